@@ -33,7 +33,7 @@ if ! "$venv/bin/python" -c 'import pip' >/dev/null 2>&1 ||
     "$python" -m venv "$venv"
 fi
 
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check -qq "$@"; }
 say "installing $lock into $venv"
 pip install --require-hashes -r "$lock"
 pip install --no-deps --no-build-isolation --no-index -e .

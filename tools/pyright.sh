@@ -7,7 +7,7 @@ venv=$1
 
 if ! command -v node >/dev/null 2>&1 && [ ! -e "$venv/bin/node" ]; then
     echo "penstock: pyright needs node and there is none on PATH: installing requirements/node.txt into $venv" >&2
-    "$venv/bin/python" -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/node.txt || {
+    "$venv/bin/python" -m pip --disable-pip-version-check -qq install --require-hashes -r requirements/node.txt || {
         echo "penstock: that failed. Install node (Debian: apt-get install nodejs), then run make check again." >&2
         exit 1
     }

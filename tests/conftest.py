@@ -1,0 +1,54 @@
+"""What holds for every test: nothing is left running, and the accounts of every pool balance."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import penstock
+
+LINGER = 5.0  # seconds that threads may take to end after their test; joined, not slept
+
+# These serve the whole process and outlive any pool: the clock's thread, and the few that run users' callbacks.
+LASTING = ("penstock-timers", "penstock-callbacks")
+
+
+@pytest.fixture(autouse=True)
+def accounts_balance(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every pool that a test made, and still has, ends with each accepted job in exactly one place."""
+    if not hasattr(penstock, "ThreadPool"):
+        yield
+        return
+    pools: list[weakref.ref[penstock.ThreadPool]] = []  # weak: a test may be about a pool that goes away
+    make = penstock.ThreadPool.__init__
+
+    @functools.wraps(make)
+    def remembered(self: penstock.ThreadPool, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        pools.append(weakref.ref(self))
+
+    monkeypatch.setattr(penstock.ThreadPool, "__init__", remembered)
+    yield
+    for report in [pool.report for ref in pools if (pool := ref())]:
+        assert report.balanced, f"the accounts do not balance: {report!r}"
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_running(accounts_balance: None) -> Iterator[None]:
+    """A test that leaves a thread or process behind fails here, by name. Stuck on purpose? Then the test frees it."""
+    before = set(threading.enumerate())
+    yield
+    patience = time.monotonic() + LINGER
+    started = [t for t in threading.enumerate() if t not in before and not t.name.startswith(LASTING)]
+    for thread in started:
+        thread.join(max(0.0, patience - time.monotonic()))
+    left = [t.name for t in started if t.is_alive()]
+    assert not left, f"threads still running: {left}"
+    assert not multiprocessing.active_children(), "processes still running"

@@ -1,0 +1,81 @@
+"""The promise: these names, and a standard-library-only import."""
+
+import json
+import subprocess
+import sys
+from types import ModuleType
+
+import penstock
+
+PUBLIC = {
+    "BacklogFull",
+    "Cancelled",
+    "Context",
+    "DeadlineExceeded",
+    "Incomplete",
+    "Job",
+    "JobAbandoned",
+    "JobCancelled",
+    "JobState",
+    "NestedWait",
+    "NoResult",
+    "PenstockError",
+    "PoolBroken",
+    "PoolClosed",
+    "Refused",
+    "Report",
+    "Retry",
+    "Stats",
+    "ThreadPool",
+    "current_context",
+    "current_job",
+    "graceful",
+    "lifespan",
+}
+
+# What an import must not cost anybody who does not use it.
+HEAVY = {"asyncio", "sqlite3", "multiprocessing", "ssl", "http.client", "email", "click", "rich"}
+
+LOADED = """
+import json, sys
+before = set(sys.modules)
+import penstock
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+
+
+def loaded_by_importing_penstock() -> set[str]:
+    # -I: neither the environment nor the current folder decides what is found.
+    told = subprocess.run([sys.executable, "-I", "-c", LOADED], capture_output=True, text=True, timeout=30, check=True)
+    return set(json.loads(told.stdout))
+
+
+def test_all_is_exactly_the_public_names() -> None:
+    assert set(penstock.__all__) == PUBLIC
+    assert len(penstock.__all__) == len(PUBLIC), "a name stands twice"
+
+
+def test_the_package_shows_nothing_but_its_public_names() -> None:
+    shown = {
+        name
+        for name, value in vars(penstock).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType) and name != "annotations"
+    }
+    assert shown == PUBLIC
+
+
+def test_every_public_class_and_function_says_where_it_is_at_home_and_what_it_gives() -> None:
+    for name in PUBLIC:
+        value = getattr(penstock, name)
+        assert value.__module__.partition(".")[0] == "penstock", name
+        assert value.__doc__, f"{name} has no docstring"
+
+
+def test_importing_penstock_loads_the_standard_library_only() -> None:
+    foreign = {name.partition(".")[0] for name in loaded_by_importing_penstock()} - sys.stdlib_module_names
+
+    assert foreign == {"penstock"}
+
+
+def test_importing_penstock_loads_nothing_heavy() -> None:
+    assert not loaded_by_importing_penstock() & HEAVY
