@@ -19,10 +19,12 @@ help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "  %-15s %s\n", $$1, $$2}'
 	@echo "  PYTHON=python3.12 picks the interpreter, ARGS='-k context -x' goes to pytest, VENV=.venv picks the folder."
 
-# --- environments: a stamp says which lock a folder was filled from -------------------------------------------------
+# --- environments ---------------------------------------------------------------------------------------------------
 
-run_stamp := $(VENV)/.penstock-run
-dev_stamp := $(VENV)/.penstock-dev
+# A stamp says which lock the folder was filled from and for which PYTHON: another PYTHON has another stamp.
+stamp := $(VENV)/.filled-for$(subst /,-,-$(PYTHON))
+run_stamp := $(stamp).run
+dev_stamp := $(stamp).dev
 
 $(run_stamp): requirements/run.txt pyproject.toml tools/install.sh
 	@sh tools/install.sh "$(PYTHON)" "$(VENV)" requirements/run.txt

@@ -14,15 +14,16 @@ command -v "$python" >/dev/null 2>&1 || die "there is no '$python' here. Penstoc
         "(PYTHON=/path/to/python3.12 make ... picks one)."
 
 # Debian and its kin ship python3 without ensurepip: a venv made there would have no pip.
-if ! "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; then
+has_venv() { "$python" -c 'import venv, ensurepip' >/dev/null 2>&1; }
+if ! has_venv; then
     package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         say "this Python has no venv: installing the package $package"
-        { apt-get update -q && apt-get install -q -y "$package"; } >/dev/null 2>&1 ||
-            die "apt-get could not install $package; install it by hand, then run make again."
-    else
-        die "this Python has no venv or ensurepip. On Debian or Ubuntu: sudo apt-get install $package; then run make again."
+        export DEBIAN_FRONTEND=noninteractive
+        { apt-get update -q && apt-get install -q -y "$package"; } >/dev/null 2>&1 || say "apt-get could not install it"
     fi
+    has_venv || die "this Python has no venv, or no ensurepip in it. On Debian and Ubuntu: sudo apt-get install $package;" \
+        "then run make again."
 fi
 
 # A folder left by another interpreter, or by a run that was cut short, is made anew.
