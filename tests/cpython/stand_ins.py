@@ -1,0 +1,118 @@
+"""What takes the places of the suite's futures and, to see it fail, of its pool."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextvars
+from collections.abc import Callable
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, RUNNING
+from dataclasses import dataclass, field
+from typing import Any
+
+from penstock.context import Context
+from penstock.errors import JobCancelled
+from penstock.job import FINAL, Crew, Job, JobState
+
+
+class Future(Job[Any]):
+    """A Job that no pool owns, for tests that make their futures with `Future()` and move them by hand.
+
+    Whoever calls `set_result` plays the worker; writing the private fields that the suite writes puts the job where a
+    pool would have put it. Everything that reads the job is Job's own, and that is what the tests are after.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_Terms(), 1, _never_called, (), None, contextvars.Context(), 0.0)
+
+    def set_result(self, result: Any) -> None:
+        if self._stage in FINAL:
+            super().set_result(result)  # refused, as always
+        self._settle(JobState.DONE, result)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        if self._stage in FINAL:
+            super().set_exception(exception)
+        self._settle(JobState.FAILED, exception)
+
+    # The suite writes `_state`, then `_exception`, then `_result`.
+
+    @property
+    def _state(self) -> str:
+        # "Cancelled, and the pool has not heard of it yet" is a moment that a Job doesn't have.
+        return CANCELLED if self.__dict__.get("unheard") else super()._state
+
+    @_state.setter
+    def _state(self, state: str) -> None:
+        self.__dict__["unheard"] = state == CANCELLED
+        if state == RUNNING:
+            self._attempt, self._stage = 1, JobState.RUNNING
+        elif state in (CANCELLED, CANCELLED_AND_NOTIFIED):
+            self.cancel()
+        elif state == FINISHED:
+            self._value, self._stage = None, JobState.DONE
+
+    @property
+    def _exception(self) -> BaseException | None:
+        return super()._exception
+
+    @_exception.setter
+    def _exception(self, exception: BaseException | None) -> None:
+        if exception is not None:
+            self._value, self._stage = exception, JobState.FAILED
+
+    @property
+    def _result(self) -> Any:
+        return super()._result
+
+    @_result.setter
+    def _result(self, result: Any) -> None:
+        if result is not None:
+            self._value = result
+
+
+class _Nobody:
+    """The crew of a job without a pool: cancels like one whose workers are all busy."""
+
+    name = "nobody"
+
+    def cancel(self, job: Job[Any], reason: str) -> bool:
+        if job.state is JobState.READY:
+            job._settle(JobState.CANCELLED, JobCancelled(job.label, reason))
+        return job.cancelled()
+
+    def forget(self, job: Job[Any]) -> bool:
+        return self.cancel(job, "forgotten")
+
+    def wait(self, job: Job[Any], block: Callable[[], bool]) -> bool:
+        return block()
+
+    def stack(self, job: Job[Any]) -> str:
+        return ""
+
+    def observed(self, job: Job[Any]) -> None:
+        pass
+
+
+@dataclass
+class _Terms:
+    crew: Crew = field(default_factory=_Nobody)
+    id: int | str | None = None
+    name: str | None = None
+    context: Context | None = None
+    inherit: bool = False
+
+
+def _never_called() -> None:
+    raise AssertionError("a job without a pool does not run")
+
+
+class Forgetful(concurrent.futures.Executor):
+    """Says that every job is done, and runs none: a test that passes with it is not looking at its pool."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        self._threads: set[object] = set()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        job: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        job.set_result(None)
+        return job
