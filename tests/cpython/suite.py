@@ -35,6 +35,7 @@ from typing import Any
 SUITE = "test.test_concurrent_futures"
 POOL = "penstock:ThreadPool"
 FUTURE = "tests.cpython.stand_ins:Future"
+SCRIPT_LIMIT = 15.0  # seconds until a script that hangs, at its exit too, shows its stacks and ends
 
 
 class Ending(enum.IntEnum):
@@ -141,11 +142,15 @@ def _scripts_import(pool: str, assert_python_ok: Callable[..., Any]) -> Callable
     """*assert_python_ok* for scripts that import *pool* where they would have imported the stdlib's.
 
     The line is replaced in its place, because when a module is imported decides the order of what runs at exit.
-    The scripts run isolated from the environment: they are told where this interpreter found its modules.
+    The scripts run isolated from the environment: they are told where this interpreter found its modules. One that
+    hangs shows its stacks and ends.
     """
     module, _, name = pool.partition(":")
     paths = [str(Path(path).resolve()) for path in sys.path]
-    prelude = f"import sys; sys.path += [path for path in {paths!r} if path not in sys.path]\n"
+    prelude = (
+        f"import sys; sys.path += [path for path in {paths!r} if path not in sys.path]\n"
+        f"import faulthandler; faulthandler.dump_traceback_later({SCRIPT_LIMIT}, exit=True)\n"
+    )
 
     @functools.wraps(assert_python_ok)
     def assert_ok(*args: str, **env: Any) -> Any:

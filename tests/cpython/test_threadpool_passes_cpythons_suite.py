@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -33,8 +35,14 @@ class Outcome:
 def run(name: str, *options: str) -> Outcome:
     """Run one test of the suite in a new interpreter. One that hangs shows its stacks and ends by itself at LIMIT."""
     command = [sys.executable, "-m", "tests.cpython.suite", "run", name, "--timeout", str(LIMIT), *options]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT + 10, check=False)
-    return Outcome(ran.returncode, ran.stdout + ran.stderr)
+    output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **output) as interpreter:
+        try:
+            says, _ = interpreter.communicate(timeout=LIMIT + 5)
+        except subprocess.TimeoutExpired:
+            os.killpg(interpreter.pid, signal.SIGKILL)  # it, and what it started and left behind
+            says, _ = interpreter.communicate()
+    return Outcome(interpreter.returncode, says)
 
 
 def names() -> list[str]:
