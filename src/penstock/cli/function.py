@@ -1,0 +1,113 @@
+"""Finding the function to run: `module:name`, or `path/to/file.py:name`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import click
+
+
+def find_function(spec: str) -> Callable[..., object]:
+    """The function that *spec* names, fit to be run on a thread.
+
+    Imports the module or runs the file, with the current folder (or the file's) first on `sys.path`. *name* may have
+    dots, as in `module:Class.method`. Raises `click.UsageError`, in one line, for everything that is wrong with it.
+    """
+    place, colon, name = spec.rpartition(":")
+    if not (colon and place and name):
+        raise click.UsageError(f"FUNCTION is module:name or path/to/file.py:name, not {spec!r}")
+    function = _named(_load(place), name, place)
+    if not callable(function):
+        raise click.UsageError(f"{spec} is not a function: it is of type {type(function).__name__}")
+    _refuse_unless_plain(function, spec)
+    return function
+
+
+def refuse_unless_one_argument(function: Callable[..., object], spec: str) -> None:
+    """Raise `click.UsageError` if *function* can't be called with one argument, as far as its signature tells."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # many builtins have none
+        return
+    try:
+        signature.bind(object())
+    except TypeError:
+        raise click.UsageError(
+            f"{spec}{signature} can't be called with one argument; --star spreads a JSON list or object over several"
+        ) from None
+
+
+def _load(place: str) -> ModuleType:
+    if place.endswith(".py"):
+        return _load_file(Path(place))
+    if any(not part.isidentifier() for part in place.split(".")):
+        raise click.UsageError(f"{place!r} is neither a module's name nor a path that ends in .py")
+    _put_first_on_path(Path.cwd())
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{place}.".startswith(f"{error.name}."):  # not one that it imports in turn
+            raise click.UsageError(f"there is no module {error.name!r} here or on the import path") from None
+        raise _import_failed(place, error) from error
+    except (Exception, SystemExit) as error:
+        raise _import_failed(place, error) from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise click.UsageError(f"there is no file {str(path)!r}")
+    # As `python path/to/file.py` would: its neighbours can be imported, and it is not its own __main__.
+    _put_first_on_path(path.parent.resolve())
+    name = path.stem if path.stem not in sys.modules else f"_penstock_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:  # pragma: no cover - a name in .py always has a loader
+        raise click.UsageError(f"{str(path)!r} can't be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise _import_failed(str(path), error) from error
+    return module
+
+
+def _put_first_on_path(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _import_failed(place: str, error: BaseException) -> click.UsageError:
+    return click.UsageError(f"importing {place} failed: {type(error).__name__}: {error}")
+
+
+def _named(module: ModuleType, name: str, place: str) -> object:
+    found: object = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            close = difflib.get_close_matches(part, dir(found), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise click.UsageError(f"{place} has no {name!r}{hint}")
+        found = getattr(found, part)
+    return found
+
+
+def _refuse_unless_plain(function: Callable[..., object], spec: str) -> None:
+    # An object with a __call__ is judged by that; a class is called to make an instance, which is plain enough.
+    for code in (function,) if inspect.isclass(function) else (function, type(function).__call__):
+        if inspect.iscoroutinefunction(code):
+            raise click.UsageError(
+                f"{spec} is a coroutine function, and threads run plain ones: "
+                f"name a function that calls asyncio.run({spec.rpartition(':')[2]}(...))"
+            )
+        if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
+            raise click.UsageError(
+                f"{spec} is a generator function, and a job gives one result: name a function that returns a list"
+            )

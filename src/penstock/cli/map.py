@@ -1,0 +1,155 @@
+"""`penstock map`: a function over many inputs, on a pool of threads."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable
+
+import click
+
+from penstock import Retry, ThreadPool
+from penstock.cli.flow import HELD, Flow
+from penstock.cli.function import find_function, refuse_unless_one_argument
+from penstock.cli.inputs import open_inputs
+from penstock.cli.output import STDOUT, open_output, standard_output
+from penstock.cli.progress import make_progress
+from penstock.cli.run import run
+
+
+def seconds(text: str) -> float:
+    """*text* as a finite length of time above zero. Raises `click.BadParameter`."""
+    length = seconds_or_zero(text)
+    if length == 0:
+        raise click.BadParameter("it must be more than zero seconds")
+    return length
+
+
+def seconds_or_zero(text: str) -> float:
+    """*text* as a finite length of time, zero or more. Raises `click.BadParameter`."""
+    try:
+        length = float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a number of seconds") from None
+    if not math.isfinite(length) or length < 0:
+        raise click.BadParameter(f"{text!r} is not a finite number of seconds, zero or more")
+    return length
+
+
+EXAMPLE = """\b
+Examples:
+  penstock map digest.py:digest *.py
+  find . -name '*.log' | penstock map shop.tools:compress --workers 8 --output results.jsonl
+  penstock map api.py:send --from orders.jsonl --jsonl --timeout 10 --retry 3 --output sent.jsonl
+
+\b
+Exit code: 0 all succeeded; 1 some did not; 2 wrong usage, nothing ran;
+130 or 143 stopped by Ctrl-C or SIGTERM, with every result so far written.
+"""
+
+
+@click.command("map", epilog=EXAMPLE)
+@click.argument("function", metavar="FUNCTION")
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...")
+@click.option("--from", "source", metavar="FILE", help="Read the inputs from FILE, one a line (-: standard input).")
+@click.option("--jsonl", is_flag=True, help="Each input is a JSON value: the one argument of its call.")
+@click.option("--star", is_flag=True, help="With --jsonl: spread a list over arguments, an object over keywords.")
+@click.option(
+    "-w",
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many run at once. [default: CPUs + 4, at most 32]",
+)
+@click.option(
+    "--backlog",
+    type=click.IntRange(min=1, max=10_000_000),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="How many wait for a worker.",
+)
+@click.option("--timeout", type=seconds, metavar="SECONDS", help="Fail a job whose attempt takes longer.")
+@click.option("--retry", type=click.IntRange(min=1), metavar="N", help="Run a failing job up to N times in all.")
+@click.option(
+    "--grace",
+    type=seconds_or_zero,
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="After Ctrl-C or SIGTERM: all the time there is to end.",
+)
+@click.option("--ordered", is_flag=True, help="Write results in the order of the inputs, not as jobs end.")
+@click.option("-o", "--output", default=STDOUT, metavar="FILE", help="Where results go. [default: standard output]")
+@click.option("--append", is_flag=True, help="Add to the results that FILE has.")
+@click.option("--force", is_flag=True, help="Replace the results that FILE has.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of the first failure of each kind.")
+def map_command(
+    function: str,
+    inputs: tuple[str, ...],
+    source: str | None,
+    jsonl: bool,
+    star: bool,
+    workers: int | None,
+    backlog: int,
+    timeout: float | None,
+    retry: int | None,
+    grace: float,
+    ordered: bool,
+    output: str,
+    append: bool,
+    force: bool,
+    verbose: bool,
+) -> int:
+    """Call FUNCTION with each INPUT, many at a time on threads, and write one JSON line per result.
+
+    FUNCTION is module:name or path/to/file.py:name. The INPUTs are the arguments given, or lines of --from FILE,
+    or of standard input; they are read as they are needed, so there may be any number of them.
+
+    Ctrl-C (or SIGTERM) takes no new inputs and lets accepted jobs end within --grace; a second one cancels them.
+    """
+    if star and not jsonl:
+        raise click.UsageError("--star needs --jsonl")
+    if (append or force) and output == STDOUT:
+        raise click.UsageError("--append and --force need --output FILE")
+    with contextlib.ExitStack() as stack:
+        # First: what an import prints must not stand among the results.
+        lines = stack.enter_context(standard_output()) if output == STDOUT else None
+        call = find_function(function)
+        if star:
+            call = spread(call)
+        else:
+            refuse_unless_one_argument(call, function)
+        tasks = open_inputs(inputs, source, jsonl=jsonl)
+        stack.callback(tasks.close)
+        # Last: a mistake in anything else must not cost the results that FILE has.
+        lines = lines or stack.enter_context(open_output(output, append=append, force=force))
+        pool = ThreadPool(
+            workers,
+            "penstock-map",
+            backlog=backlog,
+            timeout=timeout,
+            retry=None if retry is None else Retry(retry),
+            grace=grace,
+            name="map",
+        )
+        flow = Flow(pool, call, tasks, lines, ordered=ordered, room=backlog + (workers or 32) + HELD)
+        progress = make_progress(bar=not lines.is_terminal())
+        return run(flow, tasks, pool, progress, grace=grace, verbose=verbose)
+
+
+def spread(call: Callable[..., object]) -> Callable[[object], object]:
+    """*call*, taking one value: a list's items become its arguments, an object's its keywords, all else the one."""
+
+    @functools.wraps(call, updated=())  # jobs and failures show its name, not ours
+    def spreading(value: object) -> object:
+        match value:
+            case list():
+                return call(*value)
+            case dict():
+                return call(**value)
+            case _:
+                return call(value)
+
+    return spreading

@@ -1,0 +1,73 @@
+"""What a run says at its end: how many of what, and the failures, grouped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from penstock import ThreadPool
+    from penstock.cli.flow import Flow
+    from penstock.cli.inputs import Input
+    from penstock.failures import Failure
+
+KINDS: Final = 20  # of failures that are shown
+LONGEST: Final = 80  # characters of an input
+
+
+def summary(flow: Flow, pool: ThreadPool, *, seconds: float, most_waiting: int) -> Iterator[str]:
+    """The lines to show, once *flow* is over and *pool* has stopped, *seconds* after the start."""
+    tally, report = flow.tally, pool.report
+    counts = [f"{tally.done:,} done", f"{tally.failed:,} failed"]
+    counts += [f"{tally.cut:,} cut short"] if tally.cut else []
+    counts += [f"{tally.invalid:,} invalid"] if tally.invalid else []
+    yield f"{', '.join(counts)} in {seconds:.1f} s, never more than {most_waiting} seen waiting"
+    yield f"results: {flow.output_name}"
+    for number, failure in enumerate(pool.failures):
+        if number == KINDS:
+            yield f"  and {len(pool.failures) - KINDS} more kinds"
+            break
+        yield from _failure(failure, flow.failed_inputs)
+    for task in flow.invalid:
+        yield f"  line {task.line}: {task.problem}"
+    if tally.invalid > len(flow.invalid):
+        yield f"  and {tally.invalid - len(flow.invalid):,} more invalid lines"
+    if not report.ok:
+        yield str(report)
+    for stuck in report.stuck:
+        yield f"{stuck.name} {stuck.outcome} and is still running, {stuck.ran:.1f} s now, on {stuck.worker}, at:"
+        yield stuck.stack.rstrip()
+    if flow.refused is not None:
+        yield f"inputs from line {flow.refused.line} on were not run"
+    if flow.reading_error is not None:
+        yield f"reading the inputs stopped early: {flow.reading_error}"
+    if flow.writing_error is not None:
+        yield f"writing to {flow.output_name} failed: {flow.writing_error}"
+    unwritten = report.accepted - tally.jobs
+    if unwritten:
+        yield f"{unwritten:,} jobs ended whose result could not be written to {flow.output_name}"
+
+
+def _failure(failure: Failure, inputs: dict[int | str, Input]) -> Iterator[str]:
+    message = failure.message.splitlines()[0] if failure.message else ""
+    yield f"  {failure.count:,} × {failure.type}: {_cut(message)}"
+    if failure.where:
+        yield f"      at {failure.where}"
+    known = [inputs[number] for number in failure.job_ids if number in inputs]
+    if known:
+        yield f"      {_places(known)}{', …' if failure.count > len(known) else ''}"
+
+
+def _places(tasks: Sequence[Input]) -> str:
+    return ", ".join(f"line {task.line}: {_cut(_text(task.value))}" for task in tasks)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        return json.dumps(value)
+    return value if value.isprintable() else ascii(value)  # a terminal must not obey an input
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
