@@ -1,0 +1,34 @@
+"""The only door through which time comes in.
+
+`monotonic` measures: deadlines, budgets, how long a job waited or ran. `wall` is for people: when a failure was
+first and last seen. Other modules call `clock.monotonic()` through the module, so that a test can put its own there.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+monotonic = time.monotonic
+wall = time.time
+
+
+def deadline_after(timeout: float | None) -> float | None:
+    """The monotonic time *timeout* seconds from now; None for no limit."""
+    return None if timeout is None else monotonic() + timeout
+
+
+def remaining(deadline: float | None) -> float | None:
+    """Seconds left until *deadline*, never below zero; None for no limit."""
+    return None if deadline is None else max(0.0, deadline - monotonic())
+
+
+def checked_seconds(name: str, value: float | None, *, zero: bool = True) -> float | None:
+    """*value* if it can be a length of time in seconds (or None), else a TypeError or ValueError that names *name*."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
+    if math.isnan(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{name} must be {'zero or more' if zero else 'more than zero'} seconds, not {value!r}")
+    return float(value)

@@ -1,0 +1,447 @@
+"""How long work may take, whether it is still wanted, and values it carries: a tree, as Go's `context` package has it.
+
+    Context(timeout=5)            deadline 5 s from now
+      ├─ job A's context          inherits the deadline; job A may be cancelled alone
+      │    └─ job B's context     submitted inside job A: inherits what is left of its time
+      └─ Context(timeout=1)       never later than its parent's deadline
+
+A context is *tripped* by `cancel`, by its deadline, or when an ancestor is. Asking (`cancelled`, `check`) walks up the
+tree and needs nobody to tell it. Being told (`on_cancel`, `sleep`) registers with the parent for as long as somebody
+listens, so that a context which nobody listens to is held by nobody and costs nothing when it goes.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import logging
+import math
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Protocol, Self
+
+from penstock import clock, timers
+from penstock.errors import Cancelled, DeadlineExceeded, JobCancelled
+
+log = logging.getLogger("penstock.context")
+
+_NO_VALUES: Final[Mapping[Any, Any]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a context is tripped, and which context of the tree it was that tripped."""
+
+    reason: str
+    by_deadline: bool
+    source: Context
+
+
+class Scope(Protocol):
+    """What the running code is part of: a `with Context` block or a job. A job makes its context when asked."""
+
+    @property
+    def context(self) -> Context: ...
+
+
+scope: Final[contextvars.ContextVar[Scope | None]] = contextvars.ContextVar("penstock.scope", default=None)
+
+
+class _Inherit:
+    """The default of `parent`: the context of the code that makes this one."""
+
+    def __repr__(self) -> str:
+        return "<current context>"
+
+
+_INHERIT: Final = _Inherit()
+_JOB: Final = object()  # the key of the listener that belongs to the context's own job
+Listener = Callable[[Cause], None]
+
+
+class Context:
+    """A deadline, a cancellation and values, for a job or for a `with` block.
+
+    *timeout*: seconds from now, never later than the parent's deadline; None for the parent's. *values*: laid over the
+    parent's. *parent*: by default the context of the calling code; None starts a tree of its own.
+
+    Hand it to jobs (`pool.options(context=ctx)`) or use it as a block: jobs submitted inside inherit it. Leaving the
+    block cancels nothing. What the block's own trip raised inside as `Cancelled` leaves it as `DeadlineExceeded` or
+    `JobCancelled`. All methods are safe from any thread; one context can be entered once at a time.
+
+    Invariants:
+      1. A tripped context stays tripped, with its first cause.
+      2. `deadline` is never later than the parent's, so the parent's need not be asked for.
+      3. A context is among its parent's listeners if and only if it has listeners of its own.
+      4. A closed context (its job has ended) can't be cancelled any more, so that descendants skip it; this keeps a
+         chain of jobs that each submit the next from growing.
+    Lock: `_tree`, one for a whole tree, guards `_cause`, `_listeners`, `_told_by` and `_timer` of all its contexts.
+    It is a leaf but for the timers' lock. No listener runs with it held.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_cause",
+        "_closed",
+        "_deadline",
+        "_inherited",
+        "_listeners",
+        "_outer",
+        "_parent",
+        "_timer",
+        "_token",
+        "_told_by",
+        "_tree",
+        "_values",
+    )
+
+    def __init__(
+        self,
+        timeout: float | None = None,
+        *,
+        values: Mapping[Any, Any] | None = None,
+        parent: Context | None | _Inherit = _INHERIT,
+    ) -> None:
+        timeout = clock.checked_seconds("timeout", timeout)
+        if isinstance(parent, _Inherit):
+            around = scope.get()
+            parent = None if around is None else around.context
+        elif parent is not None and not isinstance(parent, Context):
+            raise TypeError(f"parent must be a Context or None, not {parent!r}")
+        if values is not None and not isinstance(values, Mapping):
+            raise TypeError(f"values must be a mapping, not {values!r}")
+        deadline = clock.deadline_after(None if timeout == math.inf else timeout)
+        inherited = None if parent is None else parent._deadline
+        self._inherited = inherited
+        self._deadline = _earlier(deadline, inherited)
+        self._parent = parent
+        self._tree: threading.Lock = threading.Lock() if parent is None else parent._tree
+        below = _NO_VALUES if parent is None else parent._values
+        self._values = MappingProxyType({**below, **values}) if values else below
+        self._cause: Cause | None = None
+        self._closed = False
+        self._listeners: dict[object, Listener] | None = None
+        self._told_by: Context | None = None  # the ancestor whose listener this is
+        self._timer: timers.Timer | None = None
+        self._token: contextvars.Token[Scope | None] | None = None  # set while entered
+        self._outer: Scope | None = None  # what the block stands in, while entered
+
+    @property
+    def context(self) -> Self:
+        return self
+
+    @property
+    def deadline(self) -> float | None:
+        """The monotonic time at which this context trips; None for never."""
+        return self._deadline
+
+    @property
+    def values(self) -> Mapping[Any, Any]:
+        """The values of this context and its ancestors; read-only."""
+        return self._values
+
+    def value(self, key: object, default: Any = None) -> Any:
+        """The value for *key*, the nearest one on the way up, or *default*."""
+        return self._values.get(key, default)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether this context is tripped: cancelled, past its deadline, or below one that is."""
+        return self.cause is not None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is tripped; None if it isn't."""
+        cause = self.cause
+        return None if cause is None else cause.reason
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why and by which context this one is tripped; None if it isn't."""
+        here: Context | None = self
+        while here is not None:
+            if here._cause is not None:
+                return here._cause
+            here = here._open_parent()
+        if self._deadline is not None and clock.monotonic() >= self._deadline:
+            return self._deadline_cause()
+        return None
+
+    def remaining(self) -> float:
+        """Seconds until the deadline, never below zero; `math.inf` without one."""
+        return math.inf if self._deadline is None else max(0.0, self._deadline - clock.monotonic())
+
+    def check(self) -> None:
+        """Return at once, or raise `Cancelled` if this context is tripped. Call it between steps of long work."""
+        cause = self.cause
+        if cause is not None:
+            raise Cancelled(cause.reason, source=cause.source, by_deadline=cause.by_deadline)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait *seconds*, or raise `Cancelled` as soon as this context trips."""
+        clock.checked_seconds("seconds", seconds)
+        end = clock.monotonic() + seconds
+        woken = threading.Event()
+        stop_listening = self.listen(lambda cause: woken.set(), on_time=False)
+        try:
+            while True:
+                self.check()
+                left = end - clock.monotonic()
+                if left <= 0:
+                    return
+                woken.wait(min(left, self.remaining(), threading.TIMEOUT_MAX))
+        finally:
+            stop_listening()
+
+    def cancel(self, reason: str = "cancelled") -> bool:
+        """Trip this context and all below it; False if it was tripped before. Callbacks run before this returns."""
+        cause = self.cause
+        if cause is not None or self._closed:
+            if cause is not None:
+                self.trip(cause)
+            return False
+        return self.trip(Cause(reason, by_deadline=False, source=self))
+
+    def on_cancel(self, fn: Callable[[], object]) -> Callable[[], None]:
+        """Call *fn* once when this context trips, now if it has. Returns a function that undoes this.
+
+        *fn* runs on the thread that cancels; on a thread of its own if the deadline or the pool's stop did it.
+        What it raises is logged.
+        """
+        if not callable(fn):
+            raise TypeError(f"on_cancel needs a callable, not {fn!r}")
+        return self.listen(_UserCallback(fn))
+
+    def __enter__(self) -> Self:
+        if self._token is not None:
+            raise RuntimeError("this Context is entered already; make one for each block")
+        self._outer = scope.get()
+        self._token = scope.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        token, self._token, self._outer = self._token, None, None
+        if token is not None:
+            scope.reset(token)
+        if isinstance(error, Cancelled) and error.source is self:
+            if error.by_deadline:
+                raise DeadlineExceeded("the block") from error
+            raise JobCancelled("the block", error.reason) from error
+
+    def __repr__(self) -> str:
+        reason = self.reason
+        left = "no deadline" if self._deadline is None else f"{self.remaining():.3g} s left"
+        return f"<Context {left if reason is None else 'tripped: ' + reason}>"
+
+    # For the pools: not part of the public promise.
+
+    def listen(self, told: Listener, *, on_time: bool = True) -> Callable[[], None]:
+        """Call *told* once with the cause when this context trips, now if it has; returns a function that undoes this.
+
+        *on_time=False*: the caller watches the deadline itself, so that no timer is needed for it.
+        """
+        key = object()
+        with self._tree:
+            cause = self.cause
+            if cause is None:
+                self._add_listener(key, told)
+        if cause is not None:
+            told(cause)
+            return _nothing
+        if on_time and self._deadline is not None:
+            self._watch_deadline()
+        return lambda: self._stop_telling(key)
+
+    def trip(self, cause: Cause, *, hand_over: bool = False) -> bool:
+        """Mark this context and those below as tripped and tell all listeners; False if it was marked before.
+
+        *hand_over*: the calling thread must not run users' callbacks; they get a thread of their own.
+        """
+        told: list[Listener] = []
+        with self._tree:
+            if self._cause is not None:
+                return False
+            waiting = [self]
+            while waiting:
+                here = waiting.pop()
+                if here._cause is not None:
+                    continue
+                here._cause = cause
+                listeners, here._listeners, here._told_by = here._listeners, None, None
+                timer, here._timer = here._timer, None
+                if timer is not None:
+                    timer.cancel()
+                for listener in (listeners or {}).values():
+                    if isinstance(listener, _Child):
+                        waiting.append(listener.context)
+                    else:
+                        told.append(listener)
+        hand_over = hand_over or timers.on_timers_thread()
+        for listener in told:
+            if isinstance(listener, _UserCallback) and hand_over:
+                timers.hand_over(functools.partial(listener, cause))
+            else:
+                listener(cause)
+        return True
+
+    def listen_for_job(self, told: Listener) -> None:
+        """As `listen`, for the job whose context this is; `close` undoes it. Once at a time."""
+        with self._tree:
+            cause = self.cause
+            if cause is None:
+                self._add_listener(_JOB, told)
+        if cause is not None:
+            told(cause)
+        elif self._deadline is not None:
+            self._watch_deadline()
+
+    def limit(self, timeout: float | None) -> None:
+        """Set the time of the attempt that begins now, at most what was inherited; None: only what was inherited."""
+        with self._tree:
+            self._deadline = _earlier(clock.deadline_after(timeout), self._inherited)
+            timer, self._timer = self._timer, None
+            if timer is not None:
+                timer.cancel()
+        if self._deadline is not None and self._listeners is not None:
+            self._watch_deadline()
+
+    def close(self) -> None:
+        """The job of this context has ended: `cancel` has no effect any more; ancestors and the deadline still have."""
+        self._closed = True
+        if self._listeners is not None:
+            self._stop_telling(_JOB)
+
+    def _open_parent(self) -> Context | None:
+        parent = self._parent
+        while parent is not None and parent._closed and parent._cause is None:
+            # Racing threads write the same or a higher ancestor: each is right (invariant 4).
+            parent = self._parent = parent._parent
+        return parent
+
+    def _deadline_owner(self) -> Context:
+        """The highest ancestor with this very deadline: the one that it was set for."""
+        owner = self
+        while owner._parent is not None and owner._parent._deadline == owner._deadline:
+            owner = owner._parent
+        return owner
+
+    def _deadline_cause(self) -> Cause:
+        return Cause("its deadline passed", by_deadline=True, source=self._deadline_owner())
+
+    def _add_listener(self, key: object, told: Listener) -> None:
+        """Keep *told*, and make sure that the ancestors tell this context. Holds `_tree`."""
+        here: Context | None = self
+        while here is not None:
+            if here._listeners is not None:
+                here._listeners[key] = told
+                return
+            here._listeners = {key: told}
+            key, told = here, _Child(here)
+            here._told_by = here._open_parent()
+            here = here._told_by
+
+    def _stop_telling(self, key: object) -> None:
+        with self._tree:
+            if self._listeners is None or self._listeners.pop(key, None) is None or self._listeners:
+                return
+            self._listeners = None
+            self._detach()
+
+    def _detach(self) -> None:
+        """Nobody listens here any more: leave the ancestors that are told for our sake only. Holds `_tree`."""
+        here = self
+        while True:
+            if here._timer is not None:
+                here._timer.cancel()
+                here._timer = None
+            above, here._told_by = here._told_by, None
+            if above is None or above._listeners is None:
+                return
+            above._listeners.pop(here, None)
+            if above._listeners:
+                return
+            above._listeners = None
+            here = above
+
+    def _watch_deadline(self) -> None:
+        """Have the timers trip the context that owns our deadline when it comes."""
+        with self._tree:
+            owner = self._deadline_owner()
+            if owner._listeners is None:  # the owner isn't told for our sake: it ended before we began to listen
+                owner = self
+            if owner._timer is None and owner._listeners is not None and owner._deadline is not None:
+                owner._timer = timers.call_at(owner._deadline, owner._expire)
+
+    def _expire(self) -> None:
+        if self._deadline is not None and clock.monotonic() >= self._deadline:
+            self.trip(self._deadline_cause())
+
+
+class _UserCallback:
+    """A user's `on_cancel` callback: it may block or raise, which our own listeners never do."""
+
+    def __init__(self, fn: Callable[[], object]) -> None:
+        self._fn = fn
+
+    def __call__(self, cause: Cause) -> None:
+        try:
+            self._fn()
+        except Exception:
+            log.exception("an on_cancel callback raised")
+
+
+class _Child:
+    """A context among the listeners of its parent: it is tripped in the same step."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def __call__(self, cause: Cause) -> None:
+        self.context.trip(cause)
+
+
+class _Nowhere(Context):
+    """The context of code that no job and no block surrounds: it never trips."""
+
+    __slots__ = ()
+
+    def cancel(self, reason: str = "cancelled") -> bool:
+        """Nothing to cancel here: False."""
+        return False
+
+    def __enter__(self) -> Self:
+        raise RuntimeError("there is no Context here to enter; make one: `with Context(timeout=…):`")
+
+
+def _earlier(a: float | None, b: float | None) -> float | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return min(a, b)
+
+
+def _nothing() -> None:
+    pass
+
+
+_nowhere = _Nowhere(parent=None)
+
+
+def current_context() -> Context:
+    """The context of the running job or of the innermost `with Context` block; outside of both one that never trips."""
+    around = scope.get()
+    return _nowhere if around is None else around.context
+
+
+def _start_afresh() -> None:
+    """A forked child may find the lock of `_nowhere` held by a thread that it doesn't have."""
+    global _nowhere  # noqa: PLW0603 - the process-wide default
+    _nowhere = _Nowhere(parent=None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)

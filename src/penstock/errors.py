@@ -1,0 +1,173 @@
+"""Every error that Penstock raises.
+
+PenstockError
+├── Refused                not accepted: the job will never run
+│   ├── BacklogFull        no place within the caller's time
+│   ├── PoolClosed         the pool takes no more jobs (also a RuntimeError)
+│   └── PoolBroken         an initializer failed (also a BrokenThreadPool)
+├── NestedWait             waiting here could never end (also a RuntimeError)
+├── NoResult               accepted, but there is no result to give
+│   ├── JobCancelled       it was cancelled (also a concurrent.futures.CancelledError)
+│   ├── DeadlineExceeded   its time ran out; deliberately not a TimeoutError
+│   └── JobAbandoned       its pool had to stop and left its thread behind
+└── Incomplete             a block ended although accepted jobs were cut short
+
+Cancelled                  a BaseException: unwinds a job whose context was tripped
+
+An error keeps its parts in `args` and makes its sentence in `__str__`, so that it survives pickling.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import concurrent.futures.thread
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from penstock.context import Context
+    from penstock.report import Report
+
+
+class PenstockError(Exception):
+    """The root of everything that Penstock raises, but for `Cancelled`."""
+
+
+class Refused(PenstockError):
+    """The job was not accepted, and will never run. Submitting it again is safe."""
+
+
+class BacklogFull(Refused):
+    """The backlog had no place for one more job.
+
+    *backlog* is its size in jobs, *waited* how many seconds the caller was made to wait for a place, and
+    *hint* what to do instead, where there is something.
+    """
+
+    def __init__(self, backlog: int, waited: float = 0.0, hint: str = "") -> None:
+        super().__init__(backlog, waited, hint)
+        self.backlog = backlog
+        self.waited = waited
+        self.hint = hint
+
+    def __str__(self) -> str:
+        waited = f" after {self.waited:.3g} s of waiting" if self.waited else ""
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"the backlog is full ({self.backlog} jobs wait){waited}{hint}"
+
+
+class PoolClosed(Refused, RuntimeError):
+    """The pool takes no more jobs: it was closed, is being stopped, or belongs to the parent of a fork."""
+
+    def __init__(self, pool: str, why: str = "it was closed") -> None:
+        super().__init__(pool, why)
+        self.pool = pool
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"cannot schedule new futures: pool {self.pool!r} takes no more jobs, {self.why}"
+
+
+class PoolBroken(Refused, concurrent.futures.thread.BrokenThreadPool):
+    """A worker could not be made ready: the pool's initializer raised. Its error is the `__cause__`."""
+
+    def __init__(self, pool: str, why: str) -> None:
+        super().__init__(pool, why)
+        self.pool = pool
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"pool {self.pool!r} is broken: {self.why}"
+
+
+class NestedWait(PenstockError, RuntimeError):
+    """A job asked to wait for something that could not happen while it waits."""
+
+    def __init__(self, waiter: str, target: str, why: str) -> None:
+        super().__init__(waiter, target, why)
+        self.waiter = waiter
+        self.target = target
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"{self.waiter} can't wait for {self.target}: {self.why}"
+
+
+class NoResult(PenstockError):
+    """The job was accepted, but there is no result to give. A `Retry` repeats these only if it names them."""
+
+
+class JobCancelled(NoResult, concurrent.futures.CancelledError):
+    """The job was cancelled before its end. *started* is True if it was running, so that it may have run in part."""
+
+    def __init__(self, job: str, reason: str = "cancelled", *, started: bool = False) -> None:
+        super().__init__(job, reason)
+        self.job = job
+        self.reason = reason
+        self.started = started
+
+    def __str__(self) -> str:
+        return f"{self.job} was cancelled{' while it ran' if self.started else ''}: {self.reason}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), self.args, {"started": self.started})
+
+
+class DeadlineExceeded(NoResult):
+    """Time ran out. *started* is False if the job never began to run.
+
+    Not a `TimeoutError`: that is an `OSError`, so that `except OSError` around file or network calls would swallow
+    it, and `job.result(timeout)` in a loop could not tell its own time-out from the job's.
+    """
+
+    def __init__(self, job: str, limit: float | None = None, *, started: bool = True) -> None:
+        super().__init__(job, limit)
+        self.job = job
+        self.limit = limit
+        self.started = started
+
+    def __str__(self) -> str:
+        limit = "its deadline" if self.limit is None else f"its limit of {self.limit:.6g} s"
+        return f"{self.job} {'exceeded' if self.started else 'never started within'} {limit}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), self.args, {"started": self.started})
+
+
+class JobAbandoned(NoResult):
+    """The pool's time to stop was over while the job ran; its thread was left behind and may still be running."""
+
+    def __init__(self, job: str, seconds: float) -> None:
+        super().__init__(job, seconds)
+        self.job = job
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"{self.job} was still running after {self.seconds:.3g} s when its pool had to stop; it was left behind"
+
+
+class Incomplete(PenstockError):
+    """A block ended although accepted jobs were cut short. `report` says what became of every one."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report)
+        self.report = report
+
+    def __str__(self) -> str:
+        return f"not every accepted job ran to its end: {self.report}"
+
+
+class Cancelled(BaseException):  # noqa: N818 - the word asyncio and trio use
+    """Raised inside a job (or a `with Context` block) by `check` and `sleep` once its context was tripped.
+
+    A `BaseException`, as in asyncio and trio, so that `except Exception` can't eat it. Clean up and let it pass:
+    outside, the job's handle raises `DeadlineExceeded` or `JobCancelled`.
+    """
+
+    def __init__(self, reason: str, *, source: Context | None = None, by_deadline: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.source = source  # the context whose own trip this is; not carried across processes
+        self.by_deadline = by_deadline
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), self.args, {"by_deadline": self.by_deadline})

@@ -1,0 +1,529 @@
+"""A job: one accepted call, and the handle that its submitter holds.
+
+A `Job` is a `concurrent.futures.Future` that is also its own work item. The stdlib's Future makes a Condition and three
+lists for each call; a Job makes them (a `_Bell`) when somebody first waits, so that one nobody waits for costs little.
+
+Who may change a job: every accepted job without an outcome is in exactly one *room* of its crew (the backlog, the
+running ones, …). Taking it out of its room is one atomic step, and whoever did it makes the job's next move, alone.
+
+    submit -> [backlog] -> [running] -> settle      worker
+                  |            |  └──-> [retrying] -> [due] -> [running]
+                  |            └──────> settle      the timers, at the deadline; the stop, at its end
+                  └───────────────────> settle      cancel, or the deadline
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
+
+from penstock import clock, timers
+from penstock.context import Cause, Context, current_context, scope
+from penstock.errors import JobCancelled
+
+if TYPE_CHECKING:
+    from contextvars import Context as ContextVars
+
+log = logging.getLogger("penstock.pool")
+
+T = TypeVar("T")
+
+
+class JobState(enum.StrEnum):
+    """Where a job is in its life. The last five are final: `job.done()` is true."""
+
+    SCHEDULED = "scheduled"  # waits for its next attempt
+    READY = "ready"  # in the backlog
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"  # it raised, or its time ran out
+    CANCELLED = "cancelled"
+    KILLED = "killed"  # ended by force in a stop
+    ABANDONED = "abandoned"  # left running by a stop
+
+
+FINAL: Final = frozenset(
+    {JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.KILLED, JobState.ABANDONED},
+)
+
+MOVES: Final = {
+    JobState.SCHEDULED: frozenset({JobState.READY, JobState.FAILED, JobState.CANCELLED}),
+    JobState.READY: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
+    JobState.RUNNING: FINAL | {JobState.SCHEDULED},
+    **{state: frozenset[JobState]() for state in FINAL},
+}
+"""The allowed moves. docs/jobs.md shows them as a picture; a test walks random lives and checks each step."""
+
+# Local names: looking up an enum's member costs as much as the rest of a step.
+_READY, _RUNNING, _DONE, _CANCELLED = JobState.READY, JobState.RUNNING, JobState.DONE, JobState.CANCELLED
+
+
+class Crew(Protocol):
+    """What a job asks of the workers that run it."""
+
+    name: str
+
+    def cancel(self, job: Job[Any], reason: str) -> bool:
+        """Settle *job* as cancelled if no worker has started it (True), else trip its context (False)."""
+        ...
+
+    def forget(self, job: Job[Any]) -> bool:
+        """Cancel *job* if no worker has started it; a running one is not disturbed."""
+        ...
+
+    def wait(self, job: Job[Any], block: Callable[[], bool]) -> bool:
+        """Call *block*, which waits for *job*; if the caller is one of the workers, others may run meanwhile."""
+        ...
+
+    def observed(self, job: Job[Any]) -> None:
+        """Somebody has asked how *job* failed."""
+        ...
+
+    def stack(self, job: Job[Any]) -> str:
+        """Where the running *job* stands, as text; empty if it doesn't run."""
+        ...
+
+
+class Terms(Protocol):
+    """What was agreed for a job when it was submitted; shared by all jobs of one options view."""
+
+    crew: Crew
+    id: int | str | None
+    name: str | None
+    context: Context | None
+    inherit: bool
+
+
+class _Bell:
+    """What waiters of one job need, made when the first of them comes.
+
+    Lock: `condition` guards all fields. Callbacks run after it is released.
+    """
+
+    __slots__ = ("callbacks", "condition", "rung", "waiters")
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition(threading.Lock())
+        self.waiters: list[Any] = []  # the stdlib's wait() and as_completed() put theirs here
+        self.callbacks: list[Callable[[Any], object]] = []
+        self.rung = False  # the waiters were told; only then may wait() see the job as finished
+
+
+_making_bells = threading.Lock()  # a leaf: held for one assignment
+
+
+class Job(Future[T], Generic[T]):
+    """One accepted call. Made by a pool; awaitable in asyncio.
+
+    Every method may be called from any thread. `cancel` keeps the Future's contract (False once the job runs) and yet
+    reaches a running job, by tripping its context. A finished job keeps its result or error, and nothing of its
+    function or arguments.
+
+    Invariants:
+      1. `_stage` only makes moves of `MOVES`, and only whoever took the job out of its room writes it.
+      2. `_value` is written before `_stage` becomes final, and never after.
+      3. A bell, once there, is rung after the stage is final: whoever makes it and whoever settles each look at what
+         the other one writes, after their own write.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_args",
+        "_attempt",
+        "_bell",
+        "_context",
+        "_cv",
+        "_fn",
+        "_kwargs",
+        "_number",
+        "_ran",
+        "_since",
+        "_stage",
+        "_terms",
+        "_value",
+        "_waited",
+        "_worker",
+    )
+
+    _terms: Terms
+    _number: int
+    _fn: Callable[..., T] | str
+    _args: tuple[Any, ...] | None
+    _kwargs: dict[str, Any] | None
+    _cv: ContextVars | None  # the contextvars that it runs in
+    _since: float  # monotonic: when it was accepted; while it runs, when this attempt began
+    _accepted: float  # monotonic; set only if it has terms or a context
+    _stage: JobState
+    _bell: _Bell | None
+    _context: Context | None  # made when asked for
+    _attempt: int  # 0 until it starts
+    _waited: float  # seconds, set when it starts
+    _ran: float  # seconds, set when it has an outcome
+    _worker: str  # set when it starts
+    _value: Any  # its result or its error, as `_stage` tells
+
+    def __init__(
+        self,
+        terms: Terms,
+        number: int,
+        fn: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        cv: ContextVars,
+        since: float,
+    ) -> None:
+        # Not Future.__init__: it would make what the bell makes on demand.
+        self._terms = terms
+        self._number = number
+        self._fn = fn
+        self._args = args
+        self._kwargs = kwargs
+        self._cv = cv
+        self._since = since
+        self._stage = _READY
+        self._bell = None
+        self._context = None
+        self._attempt = 0
+
+    # What it is
+
+    @property
+    def id(self) -> int | str:
+        """Its id: a number that counts the jobs of its pool from 1, or what `options(id=…)` gave."""
+        given = self._terms.id
+        return self._number if given is None else given
+
+    @property
+    def name(self) -> str:
+        """The function's qualified name, or what `options(name=…)` gave."""
+        given = self._terms.name
+        if given is not None:
+            return given
+        return self._fn if isinstance(self._fn, str) else name_of(self._fn)
+
+    @property
+    def label(self) -> str:
+        """Name and id, for messages."""
+        return f"job {self.id} ({self.name})"
+
+    @property
+    def state(self) -> JobState:
+        """Where it is in its life."""
+        return self._stage
+
+    @property
+    def context(self) -> Context:
+        """Its deadline, cancellation and values."""
+        context = self._context
+        if context is None:
+            with _making_bells:
+                context = self._context
+                if context is None:
+                    context = self._context = Context(parent=None)
+                    if self._stage in FINAL:
+                        context.close()
+        return context
+
+    @property
+    def attempt(self) -> int:
+        """The number of the running or last attempt: 1 for the first, 0 if it hasn't started."""
+        return self._attempt
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds that it waited in the backlog before its last attempt; None until it starts."""
+        return getattr(self, "_waited", None)
+
+    @property
+    def ran(self) -> float | None:
+        """Seconds that its last attempt took, or has taken so far; None until it starts."""
+        if self._stage is _RUNNING:
+            return max(0.0, clock.monotonic() - self._since)
+        return getattr(self, "_ran", None)
+
+    @property
+    def worker(self) -> str | None:
+        """The name of the worker that runs or ran it; None until it starts."""
+        return getattr(self, "_worker", None)
+
+    def stack(self) -> str:
+        """Where it stands now, innermost call last, as a traceback prints it; empty if it isn't running."""
+        return self._terms.crew.stack(self)
+
+    # The Future's contract
+
+    def cancel(self, reason: str = "cancelled") -> bool:
+        """Cancel a waiting job (True), or ask a running one to stop by tripping its context (False).
+
+        True again for a job that was cancelled before it ran. Costs time in proportion to its place in the backlog.
+        """
+        return self._terms.crew.cancel(self, reason)
+
+    def forget(self) -> bool:
+        """Cancel it if no worker has started it yet; a running one is left in peace. True if it is cancelled."""
+        return self._terms.crew.forget(self)
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled before it ran. A job that stopped because it was asked to raises `JobCancelled`."""
+        return self._stage is _CANCELLED and not self._value.started
+
+    def running(self) -> bool:
+        """Whether a worker runs it now."""
+        return self._stage is _RUNNING
+
+    def done(self) -> bool:
+        """Whether it has its outcome."""
+        return self._stage in FINAL
+
+    def result(self, timeout: float | None = None) -> T:
+        """What the function returned, waiting at most *timeout* seconds for it.
+
+        Raises what the function raised; `JobCancelled`, `DeadlineExceeded` or `JobAbandoned` if there is no result to
+        give; `TimeoutError` if *timeout* passed first. In a job of the same pool the waiting worker lends its slot
+        (`NestedWait` if that can't help), and inside any job or `with Context` block the wait ends with `Cancelled`
+        when that context trips.
+        """
+        if self._stage not in FINAL:
+            self._wait(timeout)
+        if self._stage is _DONE:
+            return cast(T, self._value)
+        self._observed()
+        try:
+            raise self._value
+        finally:
+            del self  # the traceback must not keep the job: a cycle
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the function raised, None if it returned; waits and raises as `result` does.
+
+        A job that was cancelled before it ran raises `JobCancelled`.
+        """
+        if self._stage not in FINAL:
+            self._wait(timeout)
+        if self._stage is _DONE:
+            return None
+        self._observed()
+        if self.cancelled():
+            raise self._value
+        return cast(BaseException, self._value)
+
+    def wait_seen(self) -> None:
+        """Wait until it has its outcome, which counts as seen: a `stream` hands it to its caller."""
+        if self._stage not in FINAL:
+            self._wait(None)
+        if self._stage is not _DONE:
+            self._observed()
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """Call `fn(job)` when the job has its outcome, now if it has.
+
+        It runs on the thread that settles the job: a worker, the caller of `cancel`, or a thread of its own when the
+        deadline or a stop did it. What it raises is logged.
+        """
+        bell = self._get_bell()
+        with bell.condition:
+            if not bell.rung:
+                bell.callbacks.append(fn)
+                return
+        self._call_back([fn])
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """A job is moved by its pool alone: raises InvalidStateError."""
+        raise InvalidStateError(f"{self.label} is moved by its pool alone")
+
+    def set_result(self, result: T) -> None:
+        """A job is settled by its pool alone: raises InvalidStateError."""
+        raise InvalidStateError(f"{self.label} is settled by its pool alone")
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """A job is settled by its pool alone: raises InvalidStateError."""
+        raise InvalidStateError(f"{self.label} is settled by its pool alone")
+
+    def __await__(self) -> Generator[Any, None, T]:
+        import asyncio  # only for those who use it
+
+        return asyncio.wrap_future(self).__await__()
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self.name} {self._stage}>"
+
+    # For the stdlib's wait(), as_completed() and asyncio, which look inside a Future
+
+    @property
+    def _state(self) -> str:  # type: ignore[override]
+        if self._stage not in FINAL:
+            return "RUNNING" if self._stage is not _READY or self._attempt else "PENDING"
+        if self._bell is not None and not self._bell.rung:
+            return "RUNNING"  # not before its waiters were told: they would count it twice
+        return "CANCELLED_AND_NOTIFIED" if self.cancelled() else "FINISHED"
+
+    @property
+    def _result(self) -> T | None:  # type: ignore[override]
+        return self._value if self._stage is _DONE else None
+
+    @property
+    def _exception(self) -> BaseException | None:  # type: ignore[override]
+        return None if self._stage not in FINAL or self._stage is _DONE or self.cancelled() else self._value
+
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
+        return self._get_bell().condition
+
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
+        return self._get_bell().waiters
+
+    @property
+    def _done_callbacks(self) -> list[Callable[[Any], object]]:  # type: ignore[override]
+        return self._get_bell().callbacks
+
+    def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:  # newer Pythons' asyncio asks this
+        done = self._state in ("CANCELLED_AND_NOTIFIED", "FINISHED")
+        return done, self.cancelled(), self._result, self._exception
+
+    # For its crew
+
+    def _call(self) -> T:
+        """Run the function in the calling thread, as this job."""
+        scope.set(self)
+        if self._kwargs is None:
+            return self._fn(*self._args)  # type: ignore[operator, misc]
+        return self._fn(*self._args, **self._kwargs)  # type: ignore[operator, misc]
+
+    def _settle(self, stage: JobState, value: Any, *, hand_over: bool = False) -> None:
+        """Give the job its outcome. The caller has taken it out of its room, and counts it.
+
+        *hand_over*: the calling thread must not run users' callbacks.
+        """
+        self._value = value
+        self._stage = stage
+        self._let_go()
+        if self._bell is not None:
+            self._ring(hand_over)
+
+    def _let_go(self) -> None:
+        """Keep nothing of the call but the function's name."""
+        fn = self._fn
+        self._fn = fn if isinstance(fn, str) else name_of(fn)
+        self._args = self._kwargs = self._cv = None
+        if self._context is not None:
+            self._context.close()
+
+    def _ring(self, hand_over: bool = False) -> None:
+        """Tell everybody who waits. The stage is final; safe to repeat."""
+        bell = self._bell
+        assert bell is not None
+        with bell.condition:
+            if bell.rung:
+                return
+            bell.rung = True
+            for waiter in bell.waiters:
+                if self._stage is _DONE:
+                    waiter.add_result(self)
+                elif self.cancelled():
+                    waiter.add_cancelled(self)
+                else:
+                    waiter.add_exception(self)
+            bell.condition.notify_all()
+            callbacks, bell.callbacks = bell.callbacks, []
+        if not callbacks:
+            return
+        if hand_over or timers.on_timers_thread():
+            timers.hand_over(lambda: self._call_back(callbacks))
+        else:
+            self._call_back(callbacks)
+
+    def _call_back(self, callbacks: list[Callable[[Any], object]]) -> None:
+        for callback in callbacks:
+            try:
+                callback(self)
+            except Exception:
+                log.exception("a done callback of %s raised", self.label, extra={"job": self.id})
+
+    def _get_bell(self) -> _Bell:
+        bell = self._bell
+        if bell is None:
+            with _making_bells:
+                bell = self._bell
+                if bell is None:
+                    bell = self._bell = _Bell()
+            if self._stage in FINAL:
+                self._ring()  # who settled the job may have looked before the bell was there
+        return bell
+
+    def _wait(self, timeout: float | None) -> None:
+        """Block until the outcome is there, else TimeoutError, or Cancelled if the caller's context trips first."""
+        if not self._terms.crew.wait(self, lambda: self._block(timeout)):
+            raise TimeoutError
+
+    def _block(self, timeout: float | None) -> bool:
+        bell = self._get_bell()
+        around = scope.get()
+        if around is None:
+            with bell.condition:
+                return bell.condition.wait_for(lambda: self._stage in FINAL, timeout)
+        return self._block_within(current_context(), bell, timeout)
+
+    def _block_within(self, context: Context, bell: _Bell, timeout: float | None) -> bool:
+        """As `_block`, but the trip of the caller's *context* ends the wait."""
+
+        def wake(cause: Cause) -> None:
+            with bell.condition:
+                bell.condition.notify_all()
+
+        deadline = clock.deadline_after(timeout)
+        if context.deadline is not None and (deadline is None or context.deadline < deadline):
+            until = context.deadline
+        else:
+            until = deadline if deadline is not None else None
+        stop_listening = context.listen(wake, on_time=False)
+        try:
+            with bell.condition:
+                bell.condition.wait_for(
+                    lambda: self._stage in FINAL or context.cancelled,
+                    clock.remaining(until),
+                )
+        finally:
+            stop_listening()
+        if self._stage in FINAL:
+            return True
+        context.check()
+        return False
+
+    def _observed(self) -> None:
+        """Somebody has seen how it failed."""
+        self._terms.crew.observed(self)
+
+
+def name_of(fn: object) -> str:
+    """What to call *fn* in messages: its qualified name, or that of what it wraps."""
+    try:
+        return fn.__qualname__  # type: ignore[attr-defined, no-any-return]
+    except AttributeError:
+        inner = getattr(fn, "func", None)  # functools.partial
+        return type(fn).__qualname__ if inner is None else name_of(inner)
+
+
+def current_job() -> Job[Any] | None:
+    """The job that the calling code is part of; None outside jobs."""
+    around = scope.get()
+    while isinstance(around, Context):
+        around = around._outer
+    return around if isinstance(around, Job) else None
+
+
+def _start_afresh() -> None:
+    """A forked child may find the lock held by a thread that it doesn't have."""
+    global _making_bells  # noqa: PLW0603 - the process-wide lock
+    _making_bells = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)
+
+__all__ = ["FINAL", "MOVES", "CancelledError", "Crew", "Job", "JobCancelled", "JobState", "Terms", "current_job"]

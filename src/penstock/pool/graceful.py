@@ -1,0 +1,197 @@
+"""Stopping pools on SIGTERM and SIGINT, and with an ASGI server that owns the signals.
+
+    signal ──> handler (main thread): writes the signal's number to a pipe, calls what was there before
+                  │
+                  └──> watcher thread: first signal: the ladder, on a thread of its own
+                                       second:       its next rung, now
+                                       third:        the process exits at once, with 128 + signal
+
+The handler does nothing else, so that it can't dead-lock with what it interrupted; and the ladder doesn't need the main
+thread, which may be blocked in a full `submit`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from penstock import clock
+from penstock.errors import Incomplete, PoolClosed
+from penstock.pool.crew import ThreadCrew
+from penstock.pool.ladder import Stop, wait_for_all
+from penstock.pool.threads import ThreadPool
+from penstock.report import Report
+
+log = logging.getLogger("penstock.stop")
+
+_DEFAULT_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def graceful(
+    *pools: ThreadPool, timeout: float = 25.0, signals: Sequence[int] = _DEFAULT_SIGNALS
+) -> Shutdown:
+    """A block in which a signal stops *pools*, in this order, all within *timeout* seconds.
+
+    The first signal starts the stop: no new jobs, drain, cancel, leave. A second one cancels at once, a third ends the
+    process. Leaving the block closes the pools and waits for their jobs; a `PoolClosed` or `Incomplete` that a signal
+    caused does not leave it. List first the pool whose jobs submit to the others.
+
+        with graceful(pool) as shutdown:
+            for item in source:
+                pool.submit(work, item)
+        sys.exit(shutdown.exit_code)
+
+    Only in the main thread (RuntimeError elsewhere: Python handles signals there). Handlers that were set before are
+    called too, and are put back at the end.
+    """
+    return Shutdown(pools, timeout, signals)
+
+
+class Shutdown:
+    """What `graceful` gives: whether a signal came, and how the stop went."""
+
+    def __init__(self, pools: Sequence[ThreadPool], timeout: float, signals: Sequence[int]) -> None:
+        for pool in pools:
+            if not isinstance(pool, ThreadPool):
+                raise TypeError(f"graceful() takes pools, not {pool!r}")
+        if not pools:
+            raise TypeError("graceful() needs at least one pool")
+        if clock.checked_seconds("timeout", timeout) is None:
+            raise TypeError("timeout must be a number of seconds, not None")
+        self._pools = pools
+        self._crews: list[ThreadCrew] = [pool._crew for pool in pools]
+        self._timeout = timeout
+        self._signals = tuple(signal.Signals(number) for number in signals)
+        self._before: dict[int, Any] = {}
+        self._pipe: tuple[int, int] | None = None
+        self._watcher: threading.Thread | None = None
+        self._ladder: threading.Thread | None = None  # written by the watcher before `requested` is set
+        self._stop: Stop | None = None  # written by the watcher only
+        self.requested = threading.Event()
+        """Set by the first signal. `requested.wait(seconds)` is a sleep that a signal ends."""
+        self.signal: int | None = None
+        """The first signal that came; None if none did."""
+        self.reports: list[Report] = []
+        """What became of every job, one report for each pool; complete when the block is left."""
+
+    @property
+    def exit_code(self) -> int:
+        """For `sys.exit`: 128 + signal if one came, else 0 if every job of every pool ran to its end, else 1."""
+        if self.signal is not None:
+            return 128 + self.signal
+        return 0 if all(report.ok for report in self.reports) else 1
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("graceful() works in the main thread only: Python handles signals there")
+        if self._pipe is not None:
+            raise RuntimeError("this graceful() is entered already")
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        self._pipe = reader, writer
+        self._watcher = threading.Thread(target=self._watch, args=(reader,), name="penstock-signals", daemon=True)
+        self._watcher.start()
+        for number in self._signals:
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        try:
+            self._finish(error)
+        finally:
+            self._put_handlers_back()
+        caused_by_us = isinstance(error, PoolClosed | Incomplete) and self._is_ours(error)
+        return self.signal is not None and caused_by_us
+
+    def _finish(self, error: BaseException | None) -> None:
+        """Wait for the pools' end; a signal that comes meanwhile still moves it on."""
+        if error is None and not self.requested.is_set():
+            for crew in self._crews:
+                crew.close()
+                wait_for_all(crew)
+        elif not self.requested.is_set():
+            Stop(self._crews, self._timeout).climb(f"{type(error).__name__} left its block")
+        if self.requested.is_set() and self._ladder is not None:
+            self._ladder.join()
+        self.reports = [crew.report() for crew in self._crews]
+
+    def _is_ours(self, error: PoolClosed | Incomplete) -> bool:
+        names = {crew.name for crew in self._crews}
+        return (error.pool if isinstance(error, PoolClosed) else error.report.pool) in names
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._pipe is not None:
+            with contextlib.suppress(OSError):  # a full pipe: enough signals are waiting already
+                os.write(self._pipe[1], bytes([number]))
+        before = self._before.get(number)
+        if callable(before) and before is not signal.default_int_handler:
+            before(number, frame)
+
+    def _watch(self, reader: int) -> None:
+        """The watcher thread: reads the signals' numbers until the pipe is closed."""
+        count = 0
+        with open(reader, "rb", buffering=0) as pipe:
+            while number := pipe.read(1):
+                count += 1
+                self._heed(count, number[0])
+
+    def _heed(self, count: int, number: int) -> None:
+        name = signal.Signals(number).name
+        if count == 1:
+            log.info("%s: stopping, in at most %.3g s; once more to cancel", name, self._timeout)
+            self._stop = Stop(self._crews, self._timeout)
+            self._ladder = threading.Thread(
+                target=self._stop.climb, args=(f"{name} came",), name="penstock-stop", daemon=True
+            )
+            self.signal = number
+            self._ladder.start()
+            self.requested.set()
+        elif count == 2 and self._stop is not None:
+            log.warning("%s again: cancelling; once more to exit at once", name)
+            self._stop.hurry()
+        else:
+            log.warning("%s for the third time: exiting", name)
+            os._exit(128 + number)
+
+    def _put_handlers_back(self) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)
+        self._before.clear()
+        if self._pipe is not None and self._watcher is not None:
+            os.close(self._pipe[1])
+            self._watcher.join()
+            self._pipe = None
+
+
+def lifespan(
+    *pools: ThreadPool, timeout: float = 25.0
+) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+    """For ASGI servers, which own the signals: `Starlette(lifespan=lifespan(pool))`, likewise FastAPI and Litestar.
+
+    Starts all workers before the first request, and after the last one stops the pools in order, within *timeout*
+    seconds, while the loop goes on.
+    """
+    shutdown = Shutdown(pools, timeout, ())
+
+    @contextlib.asynccontextmanager
+    async def manage(app: Any) -> AsyncIterator[None]:
+        import asyncio
+
+        for pool in pools:
+            await asyncio.to_thread(pool.start)
+        try:
+            yield
+        finally:
+            stop = Stop(shutdown._crews, timeout)
+            await asyncio.shield(asyncio.to_thread(stop.climb, "its server is stopping"))
+
+    return manage

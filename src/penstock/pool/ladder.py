@@ -1,0 +1,111 @@
+"""Stopping: one budget, a ladder of rungs, each harder than the one before.
+
+    close     no new jobs                                       at once
+    drain     accepted jobs run on                              until a third of the budget (at most 5 s) is left
+    cancel    waiting jobs end cancelled, running ones are asked to stop
+    leave     what still runs is abandoned: its handle ends, its thread stays behind as a daemon
+    return    with the report
+
+Several threads may stop one pool at once, each with its own budget: every rung is done once, by whoever comes first
+to it, and the earliest deadline wins.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+from penstock import clock
+from penstock.lifecycle import Phase
+from penstock.pool.crew import ThreadCrew
+from penstock.report import Report
+
+log = logging.getLogger("penstock.stop")
+
+_LONGEST_CANCEL: Final = 5.0  # seconds that cancelled jobs get at most, to clean up
+_BETWEEN_WORDS: Final = 10.0  # seconds between two log lines of a wait that takes long; doubles up to a minute
+_A_MOMENT: Final = 0.1  # seconds for workers that are done to leave, after the budget
+
+
+class Stop:
+    """The stop of some pools under one budget of *seconds*, counted from now. Pools drain in the order given.
+
+    `climb` does it, on the calling thread; `hurry`, from any thread, moves it to its next rung at once.
+    """
+
+    def __init__(self, crews: Sequence[ThreadCrew], seconds: float) -> None:
+        self._crews = crews
+        begun = clock.monotonic()
+        self._cancel_at = begun + seconds - min(seconds / 3, _LONGEST_CANCEL)
+        self._leave_at = begun + seconds
+        for crew in crews:
+            if crew.budget is None or seconds < crew.budget:
+                crew.budget = seconds
+
+    def climb(self, why: str = "it is being stopped") -> list[Report]:
+        """Stop the pools. A KeyboardInterrupt moves to the next rung, and is raised again at the end."""
+        interrupt: KeyboardInterrupt | None = None
+        for crew in self._crews:
+            try:
+                crew.close(why)
+                crew.lifecycle.wait_for(Phase.CLOSED, clock.remaining(self._cancel_at))
+            except KeyboardInterrupt as error:
+                interrupt = error
+                self.hurry()
+        for rung in (self._cancel, self._leave):
+            try:
+                rung()
+            except KeyboardInterrupt as error:
+                interrupt = error
+        reports = [finished(crew, self._leave_at + _A_MOMENT) for crew in self._crews]
+        if interrupt is not None:
+            raise interrupt
+        return reports
+
+    def hurry(self) -> None:
+        """Cancel now, whatever time is left to drain."""
+        self._cancel_at = clock.monotonic()
+        for crew in self._crews:
+            crew.close("it is being stopped")
+            if crew.lifecycle.advance(Phase.CANCELLING):
+                crew.cancel_everything()
+
+    def _cancel(self) -> None:
+        if all(crew.lifecycle.phase is Phase.CLOSED for crew in self._crews):
+            return
+        self.hurry()
+        for crew in self._crews:
+            crew.lifecycle.wait_for(Phase.CLOSED, clock.remaining(self._leave_at))
+
+    def _leave(self) -> None:
+        for crew in self._crews:
+            if crew.lifecycle.phase is not Phase.CLOSED and crew.lifecycle.advance(Phase.LEAVING):
+                crew.abandon()
+        for crew in self._crews:  # a job between two rooms gets its outcome from the thread that moves it
+            crew.lifecycle.wait_for(Phase.CLOSED, _A_MOMENT)
+
+
+def wait_for_all(crew: ThreadCrew) -> Report:
+    """Wait for the accepted jobs of a closed pool, as long as they take; now and then the log says for which."""
+    pause = _BETWEEN_WORDS
+    while not crew.lifecycle.wait_for(Phase.CLOSED, min(pause, threading.TIMEOUT_MAX)):
+        log.warning("still waiting: %s; %s", crew.report(), crew.standing(), extra={"pool": crew.name})
+        pause = min(pause * 2, 60.0)
+    return finished(crew, None)
+
+
+def finished(crew: ThreadCrew, deadline: float | None) -> Report:
+    """The last report of a pool that has stopped, logged once; its workers have left, but for stuck ones."""
+    crew.join(deadline)
+    report = crew.report()
+    if crew.first_to_report():
+        level = logging.INFO if report.ok else logging.WARNING
+        stacks = "".join(
+            f"\n{stuck.outcome}: job {stuck.id} ({stuck.name}) on {stuck.worker}, for {stuck.ran:.3g} s, stands at:\n"
+            f"{stuck.stack.rstrip()}"
+            for stuck in report.stuck
+        )
+        log.log(level, "%s%s", report, stacks, extra={"pool": crew.name})
+    return report

@@ -1,0 +1,114 @@
+"""Those who wait for a place in the backlog: a thread in `submit`, a coroutine in `asubmit`, the inputs of a `map`."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from penstock import clock
+from penstock.job import Job
+from penstock.pool.places import Places
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class SubmitterInLine:
+    """A thread that waits in `submit`. A wake may come without a place: ask `Places.leave` after it."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def grant(self) -> None:
+        """There is a place: wake up."""
+        with contextlib.suppress(RuntimeError):  # released already, by a nudge
+            self._lock.release()
+
+    nudge = grant  # the pool was closed or the caller's context tripped: wake up and see
+
+    def sleep(self, deadline: float | None) -> None:
+        """Block the calling thread until it is woken or *deadline* has come."""
+        left = clock.remaining(deadline)
+        self._lock.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX))
+
+
+class CoroutineInLine:
+    """A coroutine that waits in `asubmit`, on the loop that made this. As with a thread, a wake may come without a place."""
+
+    __slots__ = ("_loop", "_woken")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._woken: asyncio.Future[None] = loop.create_future()
+
+    def grant(self) -> None:
+        """There is a place: wake up."""
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody will come for the place
+            self._loop.call_soon_threadsafe(self._wake)
+
+    nudge = grant
+
+    def _wake(self) -> None:
+        if not self._woken.done():
+            self._woken.set_result(None)
+
+    async def sleep(self, deadline: float | None) -> None:
+        """Wait until woken or *deadline* has come."""
+        import asyncio
+
+        await asyncio.wait([self._woken], timeout=clock.remaining(deadline))
+
+
+class Line:
+    """The accepted jobs of one `map` that found no place; each moves up when one becomes free.
+
+    It is in the line of `places` exactly while it has jobs, so that it takes its turn among the submitters.
+    """
+
+    __slots__ = ("_places", "_put", "jobs")
+
+    def __init__(self, places: Places, put: Callable[[Job[Any]], None]) -> None:
+        self._places = places
+        self._put = put
+        self.jobs: deque[Job[Any]] = deque()
+
+    def grant(self) -> None:
+        """A place for the first job; and more, as long as nobody else wants them."""
+        while True:
+            try:
+                job = self.jobs.popleft()
+            except IndexError:
+                self._places.give()  # the last ones were cancelled
+                return
+            self._put(job)
+            if not self.jobs:
+                return
+            if not self._places.take():
+                self._places.wait(self)
+                return
+
+    def nudge(self) -> None:
+        """Nothing to see: its jobs are accepted, and wait on."""
+
+    def take_out(self, job: Job[Any]) -> bool:
+        """Take *job* out of the line; False if it isn't in it."""
+        try:
+            self.jobs.remove(job)
+        except ValueError:
+            return False
+        return True
+
+    def take_all(self) -> list[Job[Any]]:
+        """Take all jobs out."""
+        taken = []
+        while True:
+            try:
+                taken.append(self.jobs.popleft())
+            except IndexError:
+                return taken

@@ -1,0 +1,186 @@
+"""One function over many inputs: `map` as the stdlib has it, and `stream` for inputs without end."""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, TypeVar
+
+from penstock import clock
+from penstock.context import scope
+from penstock.errors import PoolClosed
+from penstock.job import Job
+from penstock.pool.crew import ThreadCrew
+from penstock.pool.terms import JobTerms, check_count, check_function
+
+T = TypeVar("T")
+
+
+def map_jobs(
+    crew: ThreadCrew,
+    terms: JobTerms,
+    fn: Callable[..., T],
+    iterables: tuple[Iterable[Any], ...],
+    timeout: float | None,
+    chunksize: int,
+    buffersize: int | None,
+) -> Iterator[T]:
+    """See `ThreadPool.map`. Checks and submits at the call; the rest happens as the caller iterates."""
+    check_count("chunksize", chunksize)
+    if buffersize is not None:
+        if isinstance(buffersize, bool) or not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+    deadline = clock.deadline_after(clock.checked_seconds("timeout", timeout))
+    inputs = zip(*iterables, strict=False)
+    if buffersize is None:
+        return _results(deque(crew.accept_line(terms, fn, inputs)), deadline, None)
+    first = crew.accept_line(terms, fn, _take(inputs, buffersize))
+    return _results(deque(first), deadline, lambda: crew.accept_line(terms, fn, _take(inputs, 1)))
+
+
+def _results(
+    jobs: deque[Job[T]], deadline: float | None, more: Callable[[], list[Job[T]]] | None
+) -> Generator[T, None, None]:
+    try:
+        while jobs:
+            if more is not None:
+                jobs.extend(more())
+            # Nothing here may keep a job, and so its result, alive while the caller has it.
+            yield _result_or_forget(jobs.popleft(), deadline)
+    finally:
+        for job in jobs:
+            job.forget()
+
+
+def _result_or_forget(job: Job[T], deadline: float | None) -> T:
+    try:
+        return job.result(clock.remaining(deadline))
+    except BaseException:
+        job.forget()
+        raise
+    finally:
+        del job  # its traceback must not keep it
+
+
+def _take(inputs: Iterator[tuple[Any, ...]], count: int) -> Iterator[tuple[Any, ...]]:
+    for _ in range(count):
+        try:
+            yield next(inputs)
+        except StopIteration:
+            return
+
+
+def stream_jobs(
+    crew: ThreadCrew,
+    terms: JobTerms,
+    fn: Callable[[Any], T],
+    inputs: Iterable[Any],
+    ordered: bool,
+    buffersize: int | None,
+) -> Iterator[Job[T]]:
+    """See `ThreadPool.stream`. Checks at the call; reads and submits as the caller iterates."""
+    limit = max(crew.settings.backlog, crew.settings.max_workers + 1)
+    if buffersize is not None:
+        limit = check_count("buffersize", buffersize)
+    check_function(fn)
+    source = iter(inputs)
+    return _in_order(crew, terms, fn, source, limit) if ordered else _as_they_end(crew, terms, fn, source, limit)
+
+
+def _in_order(
+    crew: ThreadCrew, terms: JobTerms, fn: Callable[[Any], T], source: Iterator[Any], limit: int
+) -> Generator[Job[T], None, None]:
+    under_way: deque[Job[T]] = deque()
+    refused: PoolClosed | None = None
+    more = True
+    try:
+        while True:
+            while more and len(under_way) < limit:
+                try:
+                    under_way.append(crew.submit(terms, fn, (next(source),), {}))
+                except StopIteration:
+                    more = False
+                except PoolClosed as error:
+                    refused, more = error, False
+            if not under_way:
+                break
+            job = under_way.popleft()
+            job.wait_seen()
+            yield job
+            del job
+    finally:
+        for left in under_way:
+            left.forget()
+    if refused is not None:
+        raise refused
+
+
+def _as_they_end(
+    crew: ThreadCrew, terms: JobTerms, fn: Callable[[Any], T], source: Iterator[Any], limit: int
+) -> Generator[Job[T], None, None]:
+    under_way: set[Job[T]] = set()
+    ended: queue.SimpleQueue[Job[T] | None] = queue.SimpleQueue()
+    refused: PoolClosed | None = None
+    more = True
+    try:
+        while True:
+            while more and len(under_way) < limit:
+                try:
+                    job = crew.submit(terms, fn, (next(source),), {})
+                except StopIteration:
+                    more = False
+                except PoolClosed as error:
+                    refused, more = error, False
+                else:
+                    under_way.add(job)
+                    job.add_done_callback(ended.put)  # type: ignore[arg-type]
+                    del job
+            if not under_way:
+                break
+            job = _next_ended(crew, ended, under_way)
+            under_way.discard(job)
+            job.wait_seen()
+            yield job
+            del job
+    finally:
+        for left in under_way:
+            left.forget()
+    if refused is not None:
+        raise refused
+
+
+def _next_ended(crew: ThreadCrew, ended: queue.SimpleQueue[Job[T] | None], under_way: set[Job[T]]) -> Job[T]:
+    """The next job that ended. Waiting lends the slot of a worker, and ends when the caller's context trips."""
+    try:
+        job = ended.get_nowait()
+    except queue.Empty:
+        found: list[Job[T]] = []
+        crew.wait(next(iter(under_way)), lambda: _get_within_context(ended, found))
+        return found[0]
+    return _next_ended(crew, ended, under_way) if job is None else job
+
+
+def _get_within_context(ended: queue.SimpleQueue[Job[T] | None], found: list[Job[T]]) -> bool:
+    around = scope.get()
+    if around is None:
+        job = ended.get()
+        assert job is not None
+        found.append(job)
+        return True
+    context = around.context
+    stop_listening = context.listen(lambda cause: ended.put(None), on_time=False)
+    try:
+        while True:
+            try:
+                job = ended.get(timeout=clock.remaining(context.deadline))
+            except queue.Empty:
+                job = None
+            if job is not None:
+                found.append(job)
+                return True
+            context.check()
+    finally:
+        stop_listening()

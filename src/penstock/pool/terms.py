@@ -1,0 +1,132 @@
+"""What a pool and its jobs were asked for, checked at the earliest moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+from penstock import clock
+from penstock.context import Context
+from penstock.job import Crew
+from penstock.retry import Retry
+
+WhenFull = Literal["block", "reject", "caller"]
+Unobserved = Literal["log", "raise", "ignore"]
+Around = Callable[[], AbstractContextManager[Any]]
+
+_LARGEST_BACKLOG: Final = 10_000_000  # places; each costs 8 bytes up front
+_NO_PLAIN_FUNCTION: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+
+
+@dataclass(frozen=True, slots=True)
+class JobTerms:
+    """What was agreed for the jobs of one options view. One object for all its jobs.
+
+    *plain*: nothing was asked for, so that a worker can skip the parts for deadlines and retries.
+    """
+
+    crew: Crew
+    when_full: WhenFull | None
+    submit_timeout: float | None
+    timeout: float | None
+    retry: Retry | None
+    id: int | str | None = None
+    name: str | None = None
+    context: Context | None = None
+    inherit: bool = True
+    plain: bool = False
+
+    @classmethod
+    def checked(cls, **given: Any) -> JobTerms:
+        """Terms with every value checked: TypeError or ValueError that names the one that is wrong."""
+        terms = cls(**given)
+        if terms.when_full is not None and terms.when_full not in get_args(WhenFull):
+            raise ValueError(f"when_full must be 'block', 'reject', 'caller' or None, not {terms.when_full!r}")
+        clock.checked_seconds("submit_timeout", terms.submit_timeout)
+        clock.checked_seconds("timeout", terms.timeout, zero=False)
+        if terms.retry is not None and not isinstance(terms.retry, Retry):
+            raise TypeError(f"retry must be a Retry or None, not {terms.retry!r}; write retry=Retry(3)")
+        if isinstance(terms.id, bool) or not isinstance(terms.id, int | str | None):
+            raise TypeError(f"id must be a string or a number, not {terms.id!r}")
+        if not isinstance(terms.name, str | None):
+            raise TypeError(f"name must be a string, not {terms.name!r}")
+        if not isinstance(terms.context, Context | None):
+            raise TypeError(f"context must be a Context or None, not {terms.context!r}")
+        plain = terms.timeout is None and terms.retry is None and terms.context is None
+        return dataclasses.replace(terms, plain=plain)
+
+    def but(self, **changed: Any) -> JobTerms:
+        """These terms with some *changed*, checked."""
+        now = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return JobTerms.checked(**{**now, **changed})
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadSettings:
+    """How a pool of threads was asked to be."""
+
+    name: str
+    prefix: str
+    max_workers: int
+    backlog: int
+    grace: float
+    unobserved: Unobserved
+    around: Around | None
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+    stuck_after: float
+    max_stuck: int
+    max_lent: int
+    max_retrying: int
+
+    def __post_init__(self) -> None:
+        check_count("backlog", self.backlog, most=_LARGEST_BACKLOG)
+        for name in ("max_stuck", "max_lent", "max_retrying"):
+            check_count(name, getattr(self, name), least=0)
+        for name in ("grace", "stuck_after"):
+            if clock.checked_seconds(name, getattr(self, name)) is None:
+                raise TypeError(f"{name} must be a number of seconds, not None")
+        if self.unobserved not in get_args(Unobserved):
+            raise ValueError(f"unobserved must be 'log', 'raise' or 'ignore', not {self.unobserved!r}")
+        if self.around is not None and not callable(self.around):
+            raise TypeError(
+                f"around must be a callable that gives a context manager for each job, not {self.around!r}"
+            )
+        if self.initializer is not None and not callable(self.initializer):
+            raise TypeError("initializer must be a callable")
+
+
+def check_count(name: str, value: object, *, least: int = 1, most: int | None = None) -> int:
+    """*value* if it is a whole number from *least* to *most*, else an error that names *name*."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be greater than {least - 1}" if least else f"{name} must be 0 or more")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most:,}: beyond that it is no bound")
+    return value
+
+
+def check_function(fn: Any) -> None:
+    """TypeError if *fn* can't be run as a plain call, saying what to use instead."""
+    code = getattr(fn, "__code__", None)
+    if code is not None:
+        if code.co_flags & _NO_PLAIN_FUNCTION:
+            raise TypeError(_what_to_use(fn, code.co_flags))
+    elif not callable(fn):
+        raise TypeError(f"a job needs a callable, not {fn!r}")
+    else:
+        inner = getattr(fn, "func", None) or getattr(type(fn), "__call__", None)
+        flags = getattr(getattr(inner, "__code__", None), "co_flags", 0)
+        if flags & _NO_PLAIN_FUNCTION:
+            raise TypeError(_what_to_use(fn, flags))
+
+
+def _what_to_use(fn: object, flags: int) -> str:
+    if flags & inspect.CO_COROUTINE:
+        return f"{fn!r} is a coroutine function: a thread would only make the coroutine. Submit a plain function, or run it in asyncio"
+    return f"{fn!r} is a generator function: a thread would only make the generator. Submit a function that consumes it"

@@ -1,0 +1,203 @@
+"""Calls at a given time, made by one daemon thread for the whole process; and a second room for users' callbacks.
+
+    timers.call_at(when, fn) ──> heap ──> thread "penstock-timers" ──> fn()          short, never blocks, never user code
+    timers.hand_over(fn)     ──> queue ──> threads "penstock-callbacks-N" ──> fn()   user code, may block
+
+A callback of a user must never run on the thread that keeps the time: whatever is found due there and would call
+user code is handed over. Threads start when first needed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from penstock import clock
+
+log = logging.getLogger("penstock.timers")
+
+_LONGEST_WAIT = 3600.0  # seconds; Condition.wait overflows on huge or infinite values
+_CALLBACK_THREADS = 8  # how many users' callbacks may hang before later ones have to wait behind them
+_IDLE = 5.0  # seconds that an idle callback thread stays
+
+
+class Timer:
+    """One call to come. `cancel` is safe at any time and from any thread; a call that has begun is not undone."""
+
+    __slots__ = ("_fn", "_room", "when")
+
+    def __init__(self, when: float, fn: Callable[[], None], room: Timers) -> None:
+        self.when = when
+        self._fn: Callable[[], None] | None = fn
+        self._room = room
+
+    def __lt__(self, other: Timer) -> bool:
+        return self.when < other.when
+
+    def cancel(self) -> None:
+        """The call will not be made, unless it has begun."""
+        if self._fn is not None:
+            self._fn = None
+            self._room._forget_one()
+
+    def _take(self) -> Callable[[], None] | None:
+        fn, self._fn = self._fn, None
+        return fn
+
+
+class Timers:
+    """The heap of calls to come and the thread that makes them.
+
+    Invariants:
+      1. Cancelled entries never outnumber live ones by more than 64: the heap is rebuilt then, so its size
+         follows the calls that are still to come.
+      2. `fn` runs with no lock held.
+    Lock: `_changed` guards every field. It is a leaf.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._heap: list[Timer] = []  # guarded by _changed
+        self._cancelled = 0  # entries of _heap that will do nothing; guarded by _changed
+        self._thread: threading.Thread | None = None  # guarded by _changed
+
+    def call_at(self, when: float, fn: Callable[[], None]) -> Timer:
+        """Call *fn* on the timers' thread once the monotonic clock shows *when*. *fn* must not block or raise.
+
+        Raises RuntimeError if the thread can't be started, as at the end of the interpreter.
+        """
+        timer = Timer(when, fn, self)
+        with self._changed:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="penstock-timers", daemon=True)
+                thread.start()
+                self._thread = thread
+            heapq.heappush(self._heap, timer)
+            if self._heap[0] is timer:
+                self._changed.notify()
+        return timer
+
+    def _forget_one(self) -> None:
+        with self._changed:
+            self._cancelled += 1
+            if self._cancelled > 64 and self._cancelled * 2 > len(self._heap):
+                self._heap = [timer for timer in self._heap if timer._fn is not None]
+                heapq.heapify(self._heap)
+                self._cancelled = 0
+
+    def _run(self) -> None:
+        while True:
+            due = self._wait_for_next()
+            fn = due._take()
+            if fn is None:
+                continue
+            try:
+                fn()
+            except Exception:
+                log.exception("a timed call failed; this is a bug in Penstock")
+            del due, fn  # hold nothing while waiting
+
+    def _wait_for_next(self) -> Timer:
+        with self._changed:
+            while True:
+                if not self._heap:
+                    self._changed.wait()
+                    continue
+                left = self._heap[0].when - clock.monotonic()
+                if left > 0:
+                    self._changed.wait(min(left, _LONGEST_WAIT))
+                    continue
+                timer = heapq.heappop(self._heap)
+                if timer._fn is None:
+                    self._cancelled = max(0, self._cancelled - 1)
+                return timer
+
+
+class Callbacks:
+    """Runs users' callbacks off the timers' thread, in order, on a few threads that come and go.
+
+    Lock: `_changed` guards every field. It is a leaf.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._waiting: deque[Callable[[], None]] = deque()  # guarded by _changed
+        self._idle = 0  # threads that wait for a callback; guarded by _changed
+        self._threads = 0  # guarded by _changed
+
+    def hand_over(self, fn: Callable[[], None]) -> None:
+        """Run *fn* soon, on a thread of its own kind. What it raises is logged."""
+        with self._changed:
+            self._waiting.append(fn)
+            if self._idle >= len(self._waiting):
+                self._changed.notify()
+                return
+            if self._threads >= _CALLBACK_THREADS:
+                return  # every thread is in a user's callback: the first to return takes this one
+            number = self._threads
+            self._threads += 1
+        try:
+            threading.Thread(target=self._run, name=f"penstock-callbacks-{number}", daemon=True).start()
+        except RuntimeError:  # the interpreter is ending: no thread can be had, so this caller has to do it
+            with self._changed:
+                self._threads -= 1
+                alone = self._threads == 0
+            if alone:
+                self._run_waiting()
+
+    def _run(self) -> None:
+        while True:
+            self._run_waiting()
+            with self._changed:
+                self._idle += 1
+                self._changed.wait_for(lambda: self._waiting, _IDLE)
+                self._idle -= 1
+                if not self._waiting:
+                    self._threads -= 1
+                    return
+
+    def _run_waiting(self) -> None:
+        while True:
+            with self._changed:
+                if not self._waiting:
+                    return
+                fn = self._waiting.popleft()
+            try:
+                fn()
+            except Exception:
+                log.exception("a callback raised")
+            del fn
+
+
+_timers = Timers()
+_callbacks = Callbacks()
+
+
+def call_at(when: float, fn: Callable[[], None]) -> Timer:
+    """Call *fn* on the timers' thread at monotonic time *when*; see `Timers.call_at`."""
+    return _timers.call_at(when, fn)
+
+
+def hand_over(fn: Callable[[], None]) -> None:
+    """Run the user's callback *fn* on a thread where it may block; see `Callbacks.hand_over`."""
+    _callbacks.hand_over(fn)
+
+
+def on_timers_thread() -> bool:
+    """Whether the calling thread keeps the time, and so must run no user code."""
+    return threading.current_thread() is _timers._thread
+
+
+def _start_afresh() -> None:
+    """A forked child has neither our threads nor a sound state of our locks: begin again with none."""
+    global _timers, _callbacks  # noqa: PLW0603 - the process-wide rooms
+    _timers = Timers()
+    _callbacks = Callbacks()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)
