@@ -22,10 +22,7 @@ LASTING = ("penstock-timers", "penstock-callbacks")
 
 @pytest.fixture(autouse=True)
 def accounts_balance(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every pool that a test made, and still has, ends with each accepted job in exactly one place."""
-    if not hasattr(penstock, "ThreadPool"):
-        yield
-        return
+    """Every pool that a test made, and still has, has told one outcome of each job that it accepted."""
     pools: list[weakref.ref[penstock.ThreadPool]] = []  # weak: a test may be about a pool that goes away
     make = penstock.ThreadPool.__init__
 
@@ -38,6 +35,8 @@ def accounts_balance(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for report in [pool.report for ref in pools if (pool := ref())]:
         assert report.balanced, f"the accounts do not balance: {report!r}"
+        unsettled = report.waiting + report.running + report.retrying
+        assert not unsettled, f"all threads have ended, and {unsettled} jobs have no outcome: {report!r}"
 
 
 @pytest.fixture(autouse=True)

@@ -68,6 +68,10 @@ def maps_and_streams(pool: ThreadPool) -> None:
     for job in pool.stream(half, range(3), ordered=True, buffersize=10):
         assert_type(job, Job[float])
         assert_type(job.result(), float)
+    for doubled in pool.stream(lambda n: n * 2, range(3)):
+        assert_type(doubled.result(), int)
+    for labelled in pool.stream(label, [1]):
+        assert_type(labelled, Job[str])
 
 
 async def from_a_coroutine(pool: ThreadPool) -> None:

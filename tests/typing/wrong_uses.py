@@ -23,8 +23,8 @@ def arguments_that_the_function_does_not_take(pool: ThreadPool) -> None:
     pool.submit(label, 1, "st", 2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     pool.submit(label, 1, sufix="st")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     pool.submit(label, 1, suffix=2)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    pool.submit("label", 1)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    pool.submit(label(1))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    pool.submit("label", 1)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType, reportCallIssue]
+    pool.submit(label(1))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def the_same_through_a_view(pool: ThreadPool) -> None:
@@ -40,7 +40,7 @@ async def the_same_from_a_coroutine(pool: ThreadPool) -> None:
 
 
 def items_that_the_function_does_not_take(pool: ThreadPool) -> None:
-    pool.stream(half, ["one"])  # type: ignore[list-item] # pyright: ignore[reportArgumentType]
+    pool.stream(half, ["one"])  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     pool.stream(half, 3)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
@@ -48,7 +48,7 @@ async def results_taken_for_something_else(pool: ThreadPool, job: Job[str]) -> N
     _a: int = pool.submit(label, 1).result()  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
     _b: Job[int] = job  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
     _c: int = await job  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
-    _d: int = await pool.run(label, 1)  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
+    _d: int = await pool.run(label, 1)  # type: ignore[arg-type] # pyright: ignore[reportAssignmentType]
     for found in pool.stream(half, [1]):
         _e: str = found.result()  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
 
@@ -60,7 +60,7 @@ def settings_that_do_not_exist(pool: ThreadPool) -> None:
     ThreadPool(3, retry=3)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     pool.options(timout=2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     pool.options(2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
-    pool.shutdown(True, 5)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    pool.shutdown(True, True)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     Context(values=3)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     Retry()  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
 
