@@ -17,5 +17,5 @@ def digest(path: str) -> dict[str, object]:
     return {
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
-        "compressed": len(zlib.compress(content)),
+        "compressed": len(zlib.compress(content, level=9)),
     }

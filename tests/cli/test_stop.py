@@ -125,6 +125,7 @@ def test_one_ctrl_c_takes_no_more_inputs_and_lets_running_jobs_end(runs: list[Ru
     assert run.process.returncode == 130
     assert [line["result"] for line in run.lines()] == ["opened"] * 3
     assert "3 done, 0 failed" in told
+    assert "inputs after line 3, if any, were not run" in told
 
 
 def test_a_second_ctrl_c_cancels(runs: list[Run], tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ class Flow:
         self.over = threading.Event()  # nothing more will be written; look at the errors
         self.reading_error: Exception | None = None
         self.writing_error: Exception | None = None
-        self.refused: Input | None = None  # the first input that a stop left unread or unsubmitted, if one was read
+        self.last_line = 0  # of the inputs that were run, or written as invalid
+        self.all_offered = False  # True once there are no more inputs
         self.invalid: list[Input] = []  # the first FEW
         self.failed_inputs: dict[int | str, Input] = {}  # by job id: the first FEW of each kind
         self._kinds: dict[object, int] = {}  # how many of each kind are in failed_inputs; writer thread only
@@ -115,7 +116,7 @@ class Flow:
 
     def went_well(self) -> bool:
         """True if every input was run and every job succeeded. Only once it is over."""
-        return self.tally.lines == self.tally.done and not (self.reading_error or self.writing_error or self.refused)
+        return self.all_offered and self.tally.lines == self.tally.done and self.writing_error is None
 
     def join(self, timeout: float) -> None:
         """Wait up to *timeout* seconds for each thread; one that is blocked in a read or a write is left behind."""
@@ -130,8 +131,10 @@ class Flow:
             for place in itertools.count():
                 self._room.acquire()
                 task = next(inputs, None)
+                self.all_offered = task is None
                 if task is None or not self._offer(place, task):
                     break
+                self.last_line = task.line
         except Exception as error:  # kept for the main thread, which tells it
             self.reading_error = error
         finally:
@@ -145,7 +148,6 @@ class Flow:
         try:
             job = self._pool.submit(self._call, task.value)
         except PoolClosed:
-            self.refused = task
             return False
         self._accepted += 1
         entry = Entry(place, task, job)

@@ -103,18 +103,17 @@ class Bar:
         self._rate = Rate()
         self._console = Console(stderr=True)
         self._bar: RichProgress = RichProgress(
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=24),  # room to spare on the line, where a terminal echoes ^C
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TextColumn("{task.fields[failed]}"),
-            TextColumn("{task.fields[running]} running, {task.fields[waiting]} waiting"),
+            TextColumn("{task.fields[waiting]} waiting"),
             TimeElapsedColumn(),
             console=self._console,
             auto_refresh=False,
             redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
-            expand=True,
         )
-        self._task = self._bar.add_task("map", total=None, rate="", failed="", running=0, waiting=0)
+        self._task = self._bar.add_task("map", total=None, rate="", failed="", waiting=0)
         self._bar.start()
 
     def show(self, moment: Moment) -> None:  # noqa: D102 - as in Progress
@@ -124,7 +123,6 @@ class Bar:
             total=moment.expected,
             rate=said_rate(self._rate.of(moment.finished)),
             failed=f"[red]{moment.failed:,} failed[/]" if moment.failed else "0 failed",
-            running=moment.running,
             waiting=moment.waiting,
             refresh=True,
         )

@@ -82,10 +82,10 @@ class _Handler(logging.Handler):
         self.addFilter(lambda record: record.name != "penstock.stop")  # the summary tells how it stopped
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if self._verbose and record.exc_info:
-            text += "\n" + logging.Formatter().formatException(record.exc_info)
-        self._progress.say(text)
+        if self._verbose:
+            self._progress.say(self.format(record))  # with its traceback
+        else:
+            self._progress.say(record.getMessage().partition("\n")[0])
 
 
 @contextlib.contextmanager

@@ -36,10 +36,14 @@ def summary(flow: Flow, pool: ThreadPool, *, seconds: float, most_waiting: int) 
     if not report.ok:
         yield str(report)
     for stuck in report.stuck:
-        yield f"{stuck.name} {stuck.outcome} and is still running, {stuck.ran:.1f} s now, on {stuck.worker}, at:"
-        yield stuck.stack.rstrip()
-    if flow.refused is not None:
-        yield f"inputs from line {flow.refused.line} on were not run"
+        stack = stuck.stack.rstrip().splitlines()
+        yield (
+            f"job {stuck.id} ({stuck.name}) {stuck.outcome}: still running on {stuck.worker} after {stuck.ran:.1f} s"
+            f"{', at:' if stack else ''}"
+        )
+        yield from stack
+    if not flow.all_offered:
+        yield f"inputs after line {flow.last_line:,}, if any, were not run"
     if flow.reading_error is not None:
         yield f"reading the inputs stopped early: {flow.reading_error}"
     if flow.writing_error is not None:

@@ -1,0 +1,28 @@
+"""The demo tells its story to the end, without a terminal."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
+LONGEST = 30.0  # seconds
+
+
+def test_the_demo_tells_its_four_acts_in_time_and_the_accounts_balance() -> None:
+    began = time.monotonic()
+    told = subprocess.run([sys.executable, str(DEMO)], capture_output=True, text=True, timeout=2 * LONGEST, check=False)
+
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert time.monotonic() - began < LONGEST
+    assert "\x1b" not in told.stdout + told.stderr
+    assert set(re.findall(r"Worker \d started job (\d)", told.stdout)) == set("12345")
+    assert "Shutdown complete" in told.stdout
+    for failure in ("FileNotFoundError", "IsADirectoryError", "DeadlineExceeded"):
+        assert f"1 × {failure}" in told.stdout
+    assert re.search(r"never more than (\d\d?|100) seen waiting", told.stdout)
+    assert re.search(r"penstock: out after [12]\.\d\d s, exit code 143", told.stdout)
+    assert "in hung" in told.stdout
+    assert re.search(r"ThreadPoolExecutor.* still hanging", told.stdout)
+    assert told.stdout.count("balanced") == 3
