@@ -34,9 +34,7 @@ log = logging.getLogger("penstock.stop")
 _DEFAULT_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def graceful(
-    *pools: ThreadPool, timeout: float = 25.0, signals: Sequence[int] = _DEFAULT_SIGNALS
-) -> Shutdown:
+def graceful(*pools: ThreadPool, timeout: float = 25.0, signals: Sequence[int] = _DEFAULT_SIGNALS) -> Shutdown:
     """A block in which a signal stops *pools*, in this order, all within *timeout* seconds.
 
     The first signal starts the stop: no new jobs, drain, cancel, leave. A second one cancels at once, a third ends the
@@ -172,9 +170,7 @@ class Shutdown:
             self._pipe = None
 
 
-def lifespan(
-    *pools: ThreadPool, timeout: float = 25.0
-) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+def lifespan(*pools: ThreadPool, timeout: float = 25.0) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     """For ASGI servers, which own the signals: `Starlette(lifespan=lifespan(pool))`, likewise FastAPI and Litestar.
 
     Starts all workers before the first request, and after the last one stops the pools in order, within *timeout*

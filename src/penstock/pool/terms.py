@@ -19,7 +19,7 @@ Unobserved = Literal["log", "raise", "ignore"]
 Around = Callable[[], AbstractContextManager[Any]]
 
 _LARGEST_BACKLOG: Final = 10_000_000  # places; each costs 8 bytes up front
-_NO_PLAIN_FUNCTION: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+NO_PLAIN_FUNCTION: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,7 @@ class ThreadSettings:
         if self.unobserved not in get_args(Unobserved):
             raise ValueError(f"unobserved must be 'log', 'raise' or 'ignore', not {self.unobserved!r}")
         if self.around is not None and not callable(self.around):
-            raise TypeError(
-                f"around must be a callable that gives a context manager for each job, not {self.around!r}"
-            )
+            raise TypeError(f"around must be a callable that gives a context manager for each job, not {self.around!r}")
         if self.initializer is not None and not callable(self.initializer):
             raise TypeError("initializer must be a callable")
 
@@ -115,14 +113,14 @@ def check_function(fn: Any) -> None:
     """TypeError if *fn* can't be run as a plain call, saying what to use instead."""
     code = getattr(fn, "__code__", None)
     if code is not None:
-        if code.co_flags & _NO_PLAIN_FUNCTION:
+        if code.co_flags & NO_PLAIN_FUNCTION:
             raise TypeError(_what_to_use(fn, code.co_flags))
     elif not callable(fn):
         raise TypeError(f"a job needs a callable, not {fn!r}")
     else:
         inner = getattr(fn, "func", None) or getattr(type(fn), "__call__", None)
         flags = getattr(getattr(inner, "__code__", None), "co_flags", 0)
-        if flags & _NO_PLAIN_FUNCTION:
+        if flags & NO_PLAIN_FUNCTION:
             raise TypeError(_what_to_use(fn, flags))
 
 

@@ -89,7 +89,13 @@ class _Submitting(Executor):
         return map_jobs(self._crew, self._terms, fn, iterables, timeout, chunksize, buffersize)
 
     def stream(
-        self, fn: Callable[[Any], T], iterable: Iterable[Any], /, *, ordered: bool = False, buffersize: int | None = None
+        self,
+        fn: Callable[[Any], T],
+        iterable: Iterable[Any],
+        /,
+        *,
+        ordered: bool = False,
+        buffersize: int | None = None,
     ) -> Iterator[Job[T]]:
         """Call *fn* with each input, and yield each job once it has ended, well or not.
 
@@ -269,9 +275,7 @@ class ThreadPool(_Submitting):
             raise RuntimeError("wait() is for the end: call close() first, or shutdown()")
         return self._stop(timeout)
 
-    def shutdown(
-        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
-    ) -> Report:
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> Report:
         """Close the pool, and wait for its accepted jobs: as long as they take, or at most *timeout* seconds.
 
         *wait=False*: don't wait; with a *timeout*, the stop goes on in the background. *cancel_futures*: cancel what
@@ -315,7 +319,9 @@ class ThreadPool(_Submitting):
             for failure in failures:
                 error.add_note(f"and nobody looked at: {failure!r}")
         elif report.cut:
-            raise Incomplete(report) from (ExceptionGroup("failures that nobody looked at", failures) if failures else None)
+            raise Incomplete(report) from (
+                ExceptionGroup("failures that nobody looked at", failures) if failures else None
+            )
         elif failures:
             raise ExceptionGroup(f"{len(failures)} of {report.accepted} jobs failed and nobody looked", failures)
 
