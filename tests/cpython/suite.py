@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 SUITE = "test.test_concurrent_futures"
-POOL = "penstock:ThreadPool"
+POOL = "tests.cpython.stand_ins:ThreadPool"
 FUTURE = "tests.cpython.stand_ins:Future"
 SCRIPT_LIMIT = 15.0  # seconds until a script that hangs, at its exit too, shows its stacks and ends
 

@@ -1,10 +1,13 @@
-"""What the left-out tests of CPython's `FutureTests` are about, asked of jobs that a real pool runs."""
+"""What CPython's left-out tests are about, but for words and private names. See left_out.py."""
 
 from __future__ import annotations
 
+import logging
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, InvalidStateError
+from concurrent.futures import BrokenExecutor, CancelledError, InvalidStateError
 
 import pytest
 
@@ -112,3 +115,36 @@ def test_callbacks_run_in_order_and_one_that_raises_stops_no_other(
 
     assert seen == ["first", "third"]
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_failing_initializer_breaks_the_pool_and_is_logged_as_critical(caplog: pytest.LogCaptureFixture) -> None:
+    pool = ThreadPool(2, initializer=fail)
+    with pytest.raises(BrokenExecutor):
+        pool.submit(abs, -5).result(GUARD)  # the job, or its submission if the initializer was quicker
+
+    with pytest.raises(BrokenExecutor):
+        pool.submit(abs, -5)
+
+    pool.shutdown()
+    assert [record.exc_info is not None for record in caplog.records if record.levelno == logging.CRITICAL] == [True]
+
+
+def test_submitting_at_the_end_of_the_interpreter_is_refused_with_a_runtime_error() -> None:
+    script = """
+import atexit
+
+@atexit.register
+def run_last():
+    try:
+        pool.submit(print, "it ran")
+    except RuntimeError as error:
+        print(error)
+
+from penstock import ThreadPool
+pool = ThreadPool(5)
+"""
+
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=GUARD, check=True)
+
+    assert "cannot schedule new futures" in ran.stdout
+    assert not ran.stderr
