@@ -65,13 +65,19 @@ cover: $(dev_stamp) ## run the tests and fail under 95 % branch coverage
 
 # --- checks ---------------------------------------------------------------------------------------------------------
 
-.PHONY: check
-check: $(dev_stamp) ## lint, format, types, layers
+.PHONY: check lint types layers
+check: lint types layers ## lint, format, types, layers; `make -k check` goes on after the first that fails
+
+lint: $(dev_stamp)
 	@$(VENV)/bin/ruff check $(code)
 	@$(VENV)/bin/ruff format --check $(code)
+
+types: $(dev_stamp)
 	@$(VENV)/bin/mypy $(code)
-	@$(VENV)/bin/lint-imports --no-cache
 	@sh tools/pyright.sh "$(VENV)"
+
+layers: $(dev_stamp)
+	@$(VENV)/bin/lint-imports --no-cache
 
 .PHONY: format
 format: $(dev_stamp) ## rewrite the code in the house style

@@ -6,7 +6,7 @@ set -eu
 
 compile() {
     "$UV" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-        --no-header --no-annotate --no-emit-index-url --no-emit-find-links --upgrade "$@"
+        --no-header --no-annotate --upgrade "$@"
 }
 
 compile pyproject.toml --extra cli --group dev -o requirements/dev.txt
