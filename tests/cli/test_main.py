@@ -29,5 +29,13 @@ def test_the_package_can_be_run_as_a_module() -> None:
     assert '"result": "A"' in ended.stdout
 
 
+def test_alone_it_shows_its_commands() -> None:
+    ended = run("-m", "penstock")
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("Usage: penstock")
+    assert "map" in ended.stderr
+
+
 def test_it_tells_its_version() -> None:
     assert run("-m", "penstock", "--version").stdout.startswith("penstock ")

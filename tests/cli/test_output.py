@@ -1,6 +1,7 @@
 """Result lines and where they go."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +10,8 @@ import pytest
 
 from penstock import Job, JobState
 from penstock.cli.inputs import Input
-from penstock.cli.output import described, invalid_line, open_output, result_line
+from penstock.cli.output import Output, described, invalid_line, open_output, result_line
+from tests.gates import GUARD, in_thread
 
 
 class Finished:
@@ -129,6 +131,17 @@ def test_a_line_is_in_the_file_as_soon_as_write_returns(tmp_path: Path) -> None:
     with open_output(str(path), append=False, force=False) as output:
         output.write(b"one\n")
         assert path.read_text() == "one\n"
+
+
+def test_a_line_is_written_whole_to_a_pipe_that_takes_it_in_pieces() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    line = b"x" * 300_000 + b"\n"  # more than a pipe holds
+
+    with Output(writer, "a pipe") as output, os.fdopen(reader, "rb") as pipe:
+        reading = in_thread(pipe.read, len(line))
+        output.write(line)
+        assert reading.result(GUARD) == line
 
 
 def test_a_place_that_can_not_be_written_is_said_at_once(tmp_path: Path) -> None:

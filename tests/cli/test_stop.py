@@ -168,6 +168,20 @@ def test_sigterm_with_a_hung_job_is_out_within_the_grace_and_every_job_has_its_l
     assert "time.sleep(60)" in told  # where the hung job stands
 
 
+def test_a_job_that_overran_and_hangs_does_not_hold_up_the_end(runs: list[Run], tmp_path: Path) -> None:
+    run = Run(tmp_path, "hung", "--workers", "1", "--timeout", "0.2")
+    runs.append(run)
+    run.feed("slow")
+    assert run.process.stdin is not None
+    run.process.stdin.close()
+    run.wait_for("begun")
+    told = run.rest()
+
+    assert run.process.returncode == 1
+    assert [line["error"]["type"] for line in run.lines()] == ["DeadlineExceeded"]
+    assert "overran: still running" in told
+
+
 def test_a_reader_that_stopped_reading_does_not_hold_up_a_stop(runs: list[Run], tmp_path: Path) -> None:
     reading, writing = os.pipe()
     run = Run(tmp_path, "big", "--workers", "1", "--grace", str(GRACE), stdout=writing)

@@ -28,7 +28,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return USAGE
     try:
         code = penstock.main(args=args, prog_name="penstock", standalone_mode=False)
-    except click.ClickException as error:  # one line, and the way to more
+    except click.ClickException as error:  # one line
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "penstock"
         print(f"{command}: {error.format_message()}", file=sys.stderr)

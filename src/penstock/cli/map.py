@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable
+from typing import Final
 
 import click
 
@@ -16,6 +17,19 @@ from penstock.cli.inputs import open_inputs
 from penstock.cli.output import STDOUT, open_output, standard_output
 from penstock.cli.progress import make_progress
 from penstock.cli.run import run
+
+MOST: Final = 10_000_000  # of workers, waiting jobs, attempts: beyond that a bound is none
+
+
+def count(text: str) -> int:
+    """*text* as a whole number above zero. Raises `click.BadParameter`."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a whole number") from None
+    if not 1 <= number <= MOST:
+        raise click.BadParameter(f"{number} is not a whole number from 1 to {MOST:,}")
+    return number
 
 
 def seconds(text: str) -> float:
@@ -58,24 +72,24 @@ Exit code: 0 all succeeded; 1 some did not; 2 wrong usage, nothing ran;
 @click.option(
     "-w",
     "--workers",
-    type=click.IntRange(min=1),
+    type=count,
     metavar="N",
     help="How many run at once. [default: CPUs + 4, at most 32]",
 )
 @click.option(
     "--backlog",
-    type=click.IntRange(min=1, max=10_000_000),
+    type=count,
     default=100,
     show_default=True,
     metavar="N",
     help="How many wait for a worker.",
 )
 @click.option("--timeout", type=seconds, metavar="SECONDS", help="Fail a job whose attempt takes longer.")
-@click.option("--retry", type=click.IntRange(min=1), metavar="N", help="Run a failing job up to N times in all.")
+@click.option("--retry", type=count, metavar="N", help="Run a failing job up to N times in all.")
 @click.option(
     "--grace",
     type=seconds_or_zero,
-    default=30.0,
+    default=30,
     show_default=True,
     metavar="SECONDS",
     help="After Ctrl-C or SIGTERM: all the time there is to end.",

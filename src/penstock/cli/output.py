@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import stat
 import sys
 from collections.abc import Iterator
@@ -40,7 +41,10 @@ class Output:
         """Write all of *line*. Raises `OSError`."""
         rest = memoryview(line)
         while rest:
-            rest = rest[os.write(self.descriptor, rest) :]
+            try:
+                rest = rest[os.write(self.descriptor, rest) :]
+            except BlockingIOError:  # whoever gave us this pipe has set it so
+                select.select([], [self.descriptor], [])
 
     def __enter__(self) -> Self:
         return self

@@ -22,7 +22,8 @@ def summary(flow: Flow, pool: ThreadPool, *, seconds: float, most_waiting: int) 
     counts = [f"{tally.done:,} done", f"{tally.failed:,} failed"]
     counts += [f"{tally.cut:,} cut short"] if tally.cut else []
     counts += [f"{tally.invalid:,} invalid"] if tally.invalid else []
-    yield f"{', '.join(counts)} in {seconds:.1f} s, never more than {most_waiting} seen waiting"
+    waiting = f", never more than {most_waiting} seen waiting" if most_waiting else ""
+    yield f"{', '.join(counts)} in {seconds:.1f} s{waiting}"
     yield f"results: {flow.output_name}"
     for number, failure in enumerate(pool.failures):
         if number == KINDS:
