@@ -103,7 +103,7 @@ class Context:
         timeout: float | None = None,
         *,
         values: Mapping[Any, Any] | None = None,
-        parent: Context | None | _Inherit = _INHERIT,
+        parent: Context | _Inherit | None = _INHERIT,
     ) -> None:
         timeout = clock.checked_seconds("timeout", timeout)
         if isinstance(parent, _Inherit):
@@ -114,13 +114,13 @@ class Context:
         if values is not None and not isinstance(values, Mapping):
             raise TypeError(f"values must be a mapping, not {values!r}")
         deadline = clock.deadline_after(None if timeout == math.inf else timeout)
-        inherited = None if parent is None else parent._deadline
-        self._inherited = inherited
-        self._deadline = _earlier(deadline, inherited)
+        inherited = None if parent is None else parent.deadline
+        self._inherited: float | None = inherited
+        self._deadline: float | None = _earlier(deadline, inherited)
         self._parent = parent
         self._tree: threading.Lock = threading.Lock() if parent is None else parent._tree
-        below = _NO_VALUES if parent is None else parent._values
-        self._values = MappingProxyType({**below, **values}) if values else below
+        below = _NO_VALUES if parent is None else parent.values
+        self._values: Mapping[Any, Any] = MappingProxyType({**below, **values}) if values else below
         self._cause: Cause | None = None
         self._closed = False
         self._listeners: dict[object, Listener] | None = None
@@ -239,6 +239,16 @@ class Context:
         return f"<Context {left if reason is None else 'tripped: ' + reason}>"
 
     # For the pools: not part of the public promise.
+
+    @property
+    def parent(self) -> Context | None:
+        """The nearest ancestor that can still be cancelled; None at the root."""
+        return self._open_parent()
+
+    @property
+    def is_listened_to(self) -> bool:
+        """Whether somebody is to be told when it trips."""
+        return self._listeners is not None
 
     def listen(self, told: Listener, *, on_time: bool = True) -> Callable[[], None]:
         """Call *told* once with the cause when this context trips, now if it has; returns a function that undoes this.
@@ -439,7 +449,7 @@ def current_context() -> Context:
 
 def _start_afresh() -> None:
     """A forked child may find the lock of `_nowhere` held by a thread that it doesn't have."""
-    global _nowhere  # noqa: PLW0603 - the process-wide default
+    global _nowhere
     _nowhere = _Nowhere(parent=None)
 
 

@@ -156,7 +156,7 @@ class Incomplete(PenstockError):
         return f"not every accepted job ran to its end: {self.report}"
 
 
-class Cancelled(BaseException):  # noqa: N818 - the word asyncio and trio use
+class Cancelled(BaseException):
     """Raised inside a job (or a `with Context` block) by `check` and `sleep` once its context was tripped.
 
     A `BaseException`, as in asyncio and trio, so that `except Exception` can't eat it. Clean up and let it pass:

@@ -29,6 +29,8 @@ from penstock.errors import JobCancelled
 if TYPE_CHECKING:
     from contextvars import Context as ContextVars
 
+    from penstock.retry import Retry
+
 log = logging.getLogger("penstock.pool")
 
 T = TypeVar("T")
@@ -92,11 +94,22 @@ class Crew(Protocol):
 class Terms(Protocol):
     """What was agreed for a job when it was submitted; shared by all jobs of one options view."""
 
-    crew: Crew
-    id: int | str | None
-    name: str | None
-    context: Context | None
-    inherit: bool
+    @property
+    def crew(self) -> Crew: ...
+    @property
+    def id(self) -> int | str | None: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def timeout(self) -> float | None: ...
+    @property
+    def retry(self) -> Retry | None: ...
+    @property
+    def context(self) -> Context | None: ...
+    @property
+    def inherit(self) -> bool: ...
+    @property
+    def plain(self) -> bool: ...
 
 
 class _Bell:
@@ -379,7 +392,7 @@ class Job(Future[T], Generic[T]):
         return self._get_bell().waiters
 
     @property
-    def _done_callbacks(self) -> list[Callable[[Any], object]]:  # type: ignore[override]
+    def _done_callbacks(self) -> list[Callable[[Any], object]]:
         return self._get_bell().callbacks
 
     def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:  # newer Pythons' asyncio asks this
@@ -476,11 +489,9 @@ class Job(Future[T], Generic[T]):
             with bell.condition:
                 bell.condition.notify_all()
 
-        deadline = clock.deadline_after(timeout)
-        if context.deadline is not None and (deadline is None or context.deadline < deadline):
+        until = clock.deadline_after(timeout)
+        if context.deadline is not None and (until is None or context.deadline < until):
             until = context.deadline
-        else:
-            until = deadline if deadline is not None else None
         stop_listening = context.listen(wake, on_time=False)
         try:
             with bell.condition:
@@ -519,7 +530,7 @@ def current_job() -> Job[Any] | None:
 
 def _start_afresh() -> None:
     """A forked child may find the lock held by a thread that it doesn't have."""
-    global _making_bells  # noqa: PLW0603 - the process-wide lock
+    global _making_bells
     _making_bells = threading.Lock()
 
 

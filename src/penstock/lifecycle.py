@@ -22,12 +22,14 @@ class Lifecycle:
     Invariants:
       1. The phase never decreases.
       2. At most one `advance` call returns True per phase: that caller does the phase's work.
-    Lock: `_moved` guards writes of `phase`; it may be read without. A leaf: no lock is taken and no callback runs inside.
+      3. `closing` is True from DRAINING on; `cutting` from the moment that a stop starts no job any more.
+    Lock: `_moved` guards writes; every field may be read without. A leaf: no lock is taken and no callback runs inside.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, phase: Phase = Phase.OPEN) -> None:
         self._moved = threading.Condition(threading.Lock())
-        self.phase = Phase.OPEN
+        self.phase = phase
+        self.closing = self.cutting = phase is not Phase.OPEN  # plain flags: the hot path asks for them at each job
 
     def advance(self, to: Phase) -> bool:
         """Go to *to* unless already there or further; True if this call moved."""
@@ -35,6 +37,9 @@ class Lifecycle:
             if to <= self.phase:
                 return False
             self.phase = to
+            self.closing = True
+            if to in (Phase.CANCELLING, Phase.LEAVING):
+                self.cutting = True
             self._moved.notify_all()
             return True
 

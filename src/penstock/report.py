@@ -23,9 +23,9 @@ class StuckJob:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The accounts of a pool at one moment. Once it is closed nothing waits or runs, and the accounts balance:
+    """The accounts of a pool at one moment.
 
-    accepted = done + failed + cancelled + killed + abandoned
+    Once it is closed nothing waits or runs, and accepted = done + failed + cancelled + killed + abandoned.
 
     *waiting* counts jobs that no worker has started, *retrying* those between two attempts. *cut*: jobs that a stop
     cancelled, killed or abandoned, as opposed to those that somebody cancelled by hand. *seconds*: how long the stop
@@ -43,6 +43,7 @@ class Report:
     running: int
     retrying: int
     cut: int
+    closing: bool
     closed: bool
     seconds: float
     budget: float | None
@@ -86,7 +87,7 @@ class Report:
             parts.append(f"{overran} overran, still running")
         accounts = f"{self.accepted} accepted: {', '.join(parts)}"
         if not self.closed:
-            return f"pool {self.pool!r} is open; {accounts}"
+            return f"pool {self.pool!r} is {'stopping' if self.closing else 'open'}; {accounts}"
         budget = "" if self.budget is None else f" of {self.budget:.3g} s"
         return f"pool {self.pool!r} stopped in {self.seconds:.3g} s{budget}; {accounts}"
 

@@ -1,59 +1,243 @@
-"""`asubmit`: a coroutine that waits for a place in the backlog."""
+"""Accepting jobs: from a thread, from a coroutine, for a `map`, and when the backlog is full.
+
+The race with `close`. A submit takes a place, then a number, and looks at `closing` after that. If the pool was closed
+by then, it withdraws: the number doesn't count, the place goes back, the caller gets `PoolClosed`. If not, the job is
+accepted before the close: its number is out, so the accounts can't balance, and the pool can't be closed, until it has
+ended.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
+from threading import current_thread
+from typing import TYPE_CHECKING, Any
 
 from penstock import clock
-from penstock.context import scope
+from penstock.context import Context, scope
 from penstock.errors import BacklogFull
-from penstock.job import Job
-from penstock.pool.crew import ThreadCrew
-from penstock.pool.lines import CoroutineInLine
-from penstock.pool.terms import JobTerms, check_function
+from penstock.events import JobAccepted
+from penstock.job import FINAL, Job
+from penstock.pool.caller import on_event_loop
+from penstock.pool.lines import CoroutineInLine, Line, SubmitterInLine
+from penstock.pool.terms import NO_PLAIN_FUNCTION, JobTerms, check_function
+from penstock.pool.worker import Worker
+
+if TYPE_CHECKING:
+    from penstock.pool.crew import ThreadCrew
+
+_HINT = (
+    "this thread runs an event loop, which waiting would stop: use `await pool.asubmit(…)`, "
+    "or ask for it with when_full='block'"
+)
 
 
-async def submit_from_loop(
-    crew: ThreadCrew, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Job[Any]:
-    """As `ThreadCrew.submit`, but a full backlog makes the coroutine wait, not its loop."""
-    check_function(fn)
-    if crew.closing:
-        raise crew.refusal()
-    if not crew.places.take():
-        if terms.when_full in ("reject", "caller"):
-            return crew.submit(terms, fn, args, kwargs)
-        await _line_up(crew, terms)
-    return crew.accept(terms, fn, args, kwargs)
+class Intake:
+    """The door of one pool. Any thread may call any method; it has no state of its own."""
+
+    def __init__(self, crew: ThreadCrew) -> None:
+        self._crew = crew
+        self._lifecycle = crew.lifecycle
+        self._staff = crew.staff
+        self._ledger = crew.ledger
+        self._numbers = crew.ledger.numbers
+        self._places = crew.backlog.places
+        self._free = crew.backlog.places.free
+        self._queue = crew.backlog.queue
+
+    def submit(
+        self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Job[Any]:
+        """Accept one call, waiting for a place in the backlog as *terms* say."""
+        try:
+            if fn.__code__.co_flags & NO_PLAIN_FUNCTION:
+                check_function(fn)
+        except AttributeError:
+            check_function(fn)
+        if self._lifecycle.closing:
+            raise self._crew.refusal()
+        try:
+            self._free.pop()  # Places.take, written out
+        except IndexError:
+            if terms.when_full == "caller":
+                return self._run_in_caller(terms, fn, args, kwargs)
+            self._wait_for_place(terms)
+        return self.accept(terms, fn, args, kwargs)
+
+    async def submit_from_loop(
+        self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Job[Any]:
+        """As `submit`, but a full backlog makes the coroutine wait, not its loop."""
+        check_function(fn)
+        if self._lifecycle.closing:
+            raise self._crew.refusal()
+        if not self._places.take():
+            if terms.when_full in ("reject", "caller"):
+                return self.submit(terms, fn, args, kwargs)
+            await self._line_up_from_loop(terms)
+        return self.accept(terms, fn, args, kwargs)
+
+    def accept(
+        self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Job[Any]:
+        """Accept one call; the caller holds a place for it."""
+        job: Job[Any] = Job(terms, next(self._numbers), fn, args, kwargs or None, copy_context(), clock.monotonic())
+        if self._lifecycle.closing:
+            self._places.give()
+            self._withdraw()
+        if not terms.plain or scope.get() is not None:
+            self._prepare(job)
+        if self._ledger.observers:
+            self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
+        # Backlog.put, written out.
+        self._queue.append(job)
+        staff = self._staff
+        if staff.idle:
+            if not staff.waking:
+                staff.wake_one()
+        elif staff.alive < staff.capacity:
+            staff.grow()
+        if self._lifecycle.cutting:
+            self._crew.cut_waiting()  # the stop may have looked just before the job was there
+        if job._context is not None:
+            self._crew.attempts.listen(job)
+        return job
+
+    def accept_all(self, terms: JobTerms, fn: Callable[..., Any], inputs: Iterator[tuple[Any, ...]]) -> list[Job[Any]]:
+        """Accept a call for each of *inputs*, now; those that find no place wait in a line of their own."""
+        check_function(fn)
+        jobs: list[Job[Any]] = []
+        line = Line(self._places, self._crew.backlog.put)
+        try:
+            for args in inputs:
+                if not line.jobs and self._places.take():
+                    jobs.append(self.accept(terms, fn, args, {}))
+                else:
+                    job = self._accept_without_place(terms, fn, args, None)
+                    line.jobs.append(job)
+                    jobs.append(job)
+        finally:
+            in_line = list(line.jobs)
+            self._crew.backlog.put_line(line)
+        if self._lifecycle.cutting:
+            self._crew.cut_waiting()
+        for job in in_line:
+            if job._context is not None:
+                self._crew.attempts.listen(job)
+        return jobs
+
+    def _accept_without_place(
+        self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    ) -> Job[Any]:
+        """A job that is accepted and not in the backlog yet."""
+        job: Job[Any] = Job(terms, next(self._numbers), fn, args, kwargs, copy_context(), clock.monotonic())
+        if self._lifecycle.closing:
+            self._withdraw()
+        if not terms.plain or scope.get() is not None:
+            self._prepare(job)
+        if self._ledger.observers:
+            self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
+        return job
+
+    def _withdraw(self) -> None:
+        """The pool was closed after a number was taken: the job is refused."""
+        self._ledger.withdraw()
+        self._crew.check_drained()
+        raise self._crew.refusal()
+
+    def _prepare(self, job: Job[Any]) -> None:
+        """Tie *job* to the context that it was given or is submitted in."""
+        job._accepted = job._since
+        terms = job._terms
+        parent = terms.context
+        if parent is None and terms.inherit:
+            around = scope.get()
+            parent = None if around is None else around.context
+        if parent is not None:
+            job._context = Context(parent=parent)
+
+    def _run_in_caller(
+        self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Job[Any]:
+        """The backlog is full: run the job here and now."""
+        job = self._accept_without_place(terms, fn, args, kwargs or None)
+        caller = Worker(self._crew, current_thread().name)
+        caller.thread = current_thread()
+        try:
+            caller.run(job)
+        finally:
+            self._ledger.close_tally(caller.tally)
+        if job._stage not in FINAL:
+            self._staff.call()  # it is to be tried again: from here on it is any worker's
+        return job
+
+    # Waiting for a place
+
+    def _wait_for_place(self, terms: JobTerms) -> None:
+        """Return with a place in hand, or raise `BacklogFull`, `PoolClosed`, or `Cancelled` by the caller's context."""
+        if terms.when_full == "reject":
+            raise BacklogFull(self._crew.settings.backlog)
+        if terms.when_full is None and on_event_loop():
+            raise BacklogFull(self._crew.settings.backlog, hint=_HINT)
+        self._staff.waiting_for(None, functools.partial(self._line_up, terms))
+
+    def _line_up(self, terms: JobTerms) -> bool:
+        begun = clock.monotonic()
+        context, deadline = _limits(terms, begun)
+        waiter = SubmitterInLine()
+        stop_listening = None if context is None else context.listen(lambda cause: waiter.nudge(), on_time=False)
+        self._places.wait(waiter)
+        try:
+            if not self._lifecycle.closing and not (context is not None and context.cancelled):
+                waiter.sleep(deadline)
+        except BaseException:  # a KeyboardInterrupt in the main thread
+            self._leave_line(waiter)
+            raise
+        finally:
+            if stop_listening is not None:
+                stop_listening()
+        return self._placed(waiter, context, begun)
+
+    async def _line_up_from_loop(self, terms: JobTerms) -> bool:
+        import asyncio  # only for those who use it
+
+        begun = clock.monotonic()
+        context, deadline = _limits(terms, begun)
+        waiter = CoroutineInLine(asyncio.get_running_loop())
+        stop_listening = None if context is None else context.listen(lambda cause: waiter.nudge(), on_time=False)
+        self._places.wait(waiter)
+        try:
+            if not self._lifecycle.closing and not (context is not None and context.cancelled):
+                await waiter.sleep(deadline)
+        except BaseException:  # the task was cancelled
+            self._leave_line(waiter)
+            raise
+        finally:
+            if stop_listening is not None:
+                stop_listening()
+        return self._placed(waiter, context, begun)
+
+    def _leave_line(self, waiter: SubmitterInLine | CoroutineInLine) -> None:
+        if not self._places.leave(waiter):
+            self._places.give()
+
+    def _placed(self, waiter: SubmitterInLine | CoroutineInLine, context: Context | None, begun: float) -> bool:
+        """True if *waiter* was granted a place; else it leaves the line, and the reason is raised."""
+        if not self._places.leave(waiter):
+            return True  # if the pool was closed meanwhile, `accept` will say so
+        if self._lifecycle.closing:
+            raise self._crew.refusal()
+        if context is not None:
+            context.check()
+        raise BacklogFull(self._crew.settings.backlog, clock.monotonic() - begun)
 
 
-async def _line_up(crew: ThreadCrew, terms: JobTerms) -> None:
-    """Return with a place in hand, or raise as `ThreadCrew.wait_for_place` does."""
-    begun = clock.monotonic()
-    waiter = CoroutineInLine(asyncio.get_running_loop())
+def _limits(terms: JobTerms, begun: float) -> tuple[Context | None, float | None]:
+    """The caller's context, and until when it may wait: its own deadline, or that of *terms* if it is earlier."""
     around = scope.get()
     context = None if around is None else around.context
     deadline = None if terms.submit_timeout is None else begun + terms.submit_timeout
     if context is not None and context.deadline is not None:
         deadline = context.deadline if deadline is None else min(deadline, context.deadline)
-    stop_listening = None if context is None else context.listen(lambda cause: waiter.nudge(), on_time=False)
-    crew.places.wait(waiter)
-    try:
-        if not crew.closing and not (context is not None and context.cancelled):
-            await waiter.sleep(deadline)
-    except BaseException:  # the task was cancelled
-        if not crew.places.leave(waiter):
-            crew.places.give()
-        raise
-    finally:
-        if stop_listening is not None:
-            stop_listening()
-    if not crew.places.leave(waiter):
-        return
-    if crew.closing:
-        raise crew.refusal()
-    if context is not None:
-        context.check()
-    raise BacklogFull(crew.settings.backlog, clock.monotonic() - begun)
+    return context, deadline

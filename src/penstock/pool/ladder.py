@@ -41,8 +41,7 @@ class Stop:
         self._cancel_at = begun + seconds - min(seconds / 3, _LONGEST_CANCEL)
         self._leave_at = begun + seconds
         for crew in crews:
-            if crew.budget is None or seconds < crew.budget:
-                crew.budget = seconds
+            crew.budget(seconds)
 
     def climb(self, why: str = "it is being stopped") -> list[Report]:
         """Stop the pools. A KeyboardInterrupt moves to the next rung, and is raised again at the end."""
@@ -91,14 +90,14 @@ def wait_for_all(crew: ThreadCrew) -> Report:
     """Wait for the accepted jobs of a closed pool, as long as they take; now and then the log says for which."""
     pause = _BETWEEN_WORDS
     while not crew.lifecycle.wait_for(Phase.CLOSED, min(pause, threading.TIMEOUT_MAX)):
-        log.warning("still waiting: %s; %s", crew.report(), crew.standing(), extra={"pool": crew.name})
+        log.warning("still waiting: %s; %s", crew.report(), crew.attempts.longest(), extra={"pool": crew.name})
         pause = min(pause * 2, 60.0)
     return finished(crew, None)
 
 
 def finished(crew: ThreadCrew, deadline: float | None) -> Report:
     """The last report of a pool that has stopped, logged once; its workers have left, but for stuck ones."""
-    crew.join(deadline)
+    crew.staff.join(deadline)
     report = crew.report()
     if crew.first_to_report():
         level = logging.INFO if report.ok else logging.WARNING

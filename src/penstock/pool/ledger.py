@@ -6,9 +6,9 @@ import functools
 import itertools
 import logging
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from penstock import timers
 from penstock.events import Event
@@ -17,16 +17,29 @@ from penstock.job import Job, JobState
 
 log = logging.getLogger("penstock.pool")
 
-_UNOBSERVED_KEPT = 1_000  # failed jobs that are held until the block ends, if it is to raise them
+_UNOBSERVED_KEPT: Final = 1_000  # failed jobs that are held until the block ends, if it is to raise them
+_RECENT: Final = 512  # jobs per worker whose times make the percentiles
 
 Observer = Callable[[Event], object]
+
+
+class Tally:
+    """What one worker did. Written by its thread alone, read by anybody."""
+
+    __slots__ = ("done", "ended", "runs", "waits")
+
+    def __init__(self) -> None:
+        self.done = 0  # jobs that returned
+        self.ended = 0  # the same, counted once their waiters were told
+        self.waits: deque[float] = deque(maxlen=_RECENT)  # seconds in the backlog
+        self.runs: deque[float] = deque(maxlen=_RECENT)  # seconds in the function
 
 
 class Ledger:
     """Counts of one pool that balance: accepted = done + failed + cancelled + killed + abandoned, once all has ended.
 
     *numbers* hands out the jobs' numbers, and so counts the accepted ones without a lock. Jobs that return are counted
-    by their workers (each its own number, written by nobody else); every other outcome is counted here.
+    by their workers, each in a tally of its own; every other outcome is counted here.
     Lock: `_lock` guards every field that is written here; a leaf. Observers are called without it.
     """
 
@@ -36,14 +49,16 @@ class Ledger:
         self.numbers = itertools.count(1)
         self.observers: tuple[Observer, ...] = ()  # replaced, never changed
         self._lock = threading.Lock()
+        self._tallies: set[Tally] = set()
         self._withdrawn = 0  # numbers given to jobs that were refused after all
         self._counts = dict.fromkeys(JobState, 0)
+        self._ended = 0  # jobs counted here, or by workers that have left, whose waiters were told
         self._cut = 0
-        self.ended = 0  # jobs counted here whose waiters were told; written with _lock
         self._unobserved: OrderedDict[Job[Any], None] | None = OrderedDict() if keep_unobserved else None
 
     @property
     def accepted(self) -> int:
+        """How many jobs were accepted, ever."""
         # The repr of a count is the one way to read it without advancing it: "count(7)" has handed out 1 to 6.
         # The withdrawn first: read after, one more that came and went in between would make the rest look ended.
         withdrawn = self._withdrawn
@@ -54,22 +69,52 @@ class Ledger:
         with self._lock:
             self._withdrawn += 1
 
-    def count(self, state: JobState, number: int = 1, *, cut: bool = False) -> None:
-        """*number* more jobs ended as *state*; *cut*: because the pool had to stop."""
+    def open_tally(self) -> Tally:
+        """A tally for one worker."""
+        tally = Tally()
         with self._lock:
-            self._counts[state] += number
-            if cut:
-                self._cut += number
+            self._tallies.add(tally)
+        return tally
+
+    def close_tally(self, tally: Tally) -> None:
+        """Its worker has left; what it counted is kept. Safe to repeat."""
+        with self._lock:
+            if tally in self._tallies:
+                self._tallies.discard(tally)
+                self._counts[JobState.DONE] += tally.done
+                self._ended += tally.ended
+
+    def count(self, state: JobState, *, cut: bool = False) -> None:
+        """One more job ends as *state*; *cut*: because the pool had to stop."""
+        with self._lock:
+            self._counts[state] += 1
+            self._cut += cut
 
     def one_ended(self) -> None:
-        """A job that was counted here has told its waiters: a stop may be over now, not before."""
+        """A job that was counted here has told its waiters: only now may a stop be over."""
         with self._lock:
-            self.ended += 1
+            self._ended += 1
+
+    def balances(self) -> bool:
+        """Whether every accepted job has its outcome, and its waiters know."""
+        with self._lock:
+            ended = self._ended + sum(tally.ended for tally in self._tallies)
+            return ended == self.accepted
 
     def counts(self) -> tuple[dict[JobState, int], int]:
-        """How many ended as what, without those that workers count themselves; and how many of them a stop cut."""
+        """How many jobs ended as what, and how many of them a stop cut short."""
         with self._lock:
-            return dict(self._counts), self._cut
+            counts = dict(self._counts)
+            counts[JobState.DONE] += sum(tally.done for tally in self._tallies)
+            return counts, self._cut
+
+    def times(self) -> tuple[list[float], list[float]]:
+        """Seconds that the last jobs of each worker waited and ran, both in rising order."""
+        with self._lock:
+            tallies = list(self._tallies)
+        waits = sorted(itertools.chain.from_iterable(tally.waits.copy() for tally in tallies))
+        runs = sorted(itertools.chain.from_iterable(tally.runs.copy() for tally in tallies))
+        return waits, runs
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Tell *observer* every event from now on; returns a function that ends this."""
@@ -96,7 +141,7 @@ class Ledger:
             try:
                 observer(event)
             except Exception:
-                log.exception("an observer of pool %r raised", self.pool)
+                log.exception("an observer of pool %r raised", self.pool, extra={"pool": self.pool})
 
     def failed(self, job: Job[Any]) -> None:
         """Remember that nobody has seen yet how *job* failed."""

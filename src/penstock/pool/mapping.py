@@ -36,9 +36,9 @@ def map_jobs(
     deadline = clock.deadline_after(clock.checked_seconds("timeout", timeout))
     inputs = zip(*iterables, strict=False)
     if buffersize is None:
-        return _results(deque(crew.accept_line(terms, fn, inputs)), deadline, None)
-    first = crew.accept_line(terms, fn, _take(inputs, buffersize))
-    return _results(deque(first), deadline, lambda: crew.accept_line(terms, fn, _take(inputs, 1)))
+        return _results(deque(crew.intake.accept_all(terms, fn, inputs)), deadline, None)
+    first = crew.intake.accept_all(terms, fn, _take(inputs, buffersize))
+    return _results(deque(first), deadline, lambda: crew.intake.accept_all(terms, fn, _take(inputs, 1)))
 
 
 def _results(
@@ -100,7 +100,7 @@ def _in_order(
         while True:
             while more and len(under_way) < limit:
                 try:
-                    under_way.append(crew.submit(terms, fn, (next(source),), {}))
+                    under_way.append(crew.intake.submit(terms, fn, (next(source),), {}))
                 except StopIteration:
                     more = False
                 except PoolClosed as error:
@@ -129,7 +129,7 @@ def _as_they_end(
         while True:
             while more and len(under_way) < limit:
                 try:
-                    job = crew.submit(terms, fn, (next(source),), {})
+                    job = crew.intake.submit(terms, fn, (next(source),), {})
                 except StopIteration:
                     more = False
                 except PoolClosed as error:

@@ -26,6 +26,10 @@ class Waiter(Protocol):
         """A place is yours now: called once, by the thread that gave it. Must not block or raise."""
         ...
 
+    def nudge(self) -> None:
+        """There is no place, but a reason to look whether to wait on. Must not block or raise."""
+        ...
+
 
 class Places:
     """*count* places, and a fair line of those who wait for one.

@@ -58,13 +58,11 @@ class _Submitting(Executor):
         time, or at once on a thread that runs an event loop. `PoolClosed` (a RuntimeError) once the pool takes no more
         jobs. Inside a job of the same pool the waiting worker lends its slot. Safe from any thread.
         """
-        return self._crew.submit(self._terms, fn, args, kwargs)
+        return self._crew.intake.submit(self._terms, fn, args, kwargs)
 
     async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]:
         """As `submit`, from a coroutine: a full backlog makes this coroutine wait, not its loop."""
-        from penstock.pool.intake import submit_from_loop  # loads asyncio, which only its users should pay for
-
-        return await submit_from_loop(self._crew, self._terms, fn, args, kwargs)
+        return await self._crew.intake.submit_from_loop(self._terms, fn, args, kwargs)
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Submit and await the result. Cancelling the awaiting task cancels the job, or trips its context."""
@@ -109,13 +107,13 @@ class _Submitting(Executor):
     def options(
         self,
         *,
-        timeout: float | None | _Unchanged = _UNCHANGED,
-        retry: Retry | None | _Unchanged = _UNCHANGED,
-        id: int | str | None | _Unchanged = _UNCHANGED,
-        name: str | None | _Unchanged = _UNCHANGED,
-        context: Context | None | _Unchanged = _UNCHANGED,
-        when_full: WhenFull | None | _Unchanged = _UNCHANGED,
-        submit_timeout: float | None | _Unchanged = _UNCHANGED,
+        timeout: float | _Unchanged | None = _UNCHANGED,
+        retry: Retry | _Unchanged | None = _UNCHANGED,
+        id: int | str | _Unchanged | None = _UNCHANGED,
+        name: str | _Unchanged | None = _UNCHANGED,
+        context: Context | _Unchanged | None = _UNCHANGED,
+        when_full: WhenFull | _Unchanged | None = _UNCHANGED,
+        submit_timeout: float | _Unchanged | None = _UNCHANGED,
     ) -> PoolView:
         """A view of the pool whose jobs have other terms. It is an Executor, and can be handed to whoever wants one.
 
@@ -257,7 +255,7 @@ class ThreadPool(_Submitting):
 
     def start(self) -> Self:
         """Start all workers before the first job; returns when each is ready. Raises what an initializer raised."""
-        self._crew.start()
+        self._crew.staff.start()
         return self
 
     def close(self) -> None:
@@ -271,11 +269,13 @@ class ThreadPool(_Submitting):
         and what still runs then is left behind. The report says what became of every job.
         RuntimeError if the pool is open, or inside one of its own jobs.
         """
-        if not self._crew.closing:
+        if not self._crew.lifecycle.closing:
             raise RuntimeError("wait() is for the end: call close() first, or shutdown()")
         return self._stop(timeout)
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> Report:
+    def shutdown(  # type: ignore[override]  # the Executor's gives None, and nobody looks at it
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> Report:
         """Close the pool, and wait for its accepted jobs: as long as they take, or at most *timeout* seconds.
 
         *wait=False*: don't wait; with a *timeout*, the stop goes on in the background. *cancel_futures*: cancel what
@@ -345,9 +345,10 @@ class ThreadPool(_Submitting):
         return finished(self._crew, clock.monotonic())
 
     def _refuse_own_worker(self) -> None:
-        if self._crew.is_worker() and self._crew.lifecycle.phase is not Phase.CLOSED:
+        if self._crew.staff.is_here() and self._crew.lifecycle.phase is not Phase.CLOSED:
             raise RuntimeError(
-                "a job can't wait for its own pool to stop: it would wait for itself. Use close() or shutdown(wait=False)"
+                "a job can't wait for its own pool to stop, which waits for the job; "
+                "use close() or shutdown(wait=False) there"
             )
 
     def _unobserved(self) -> list[Exception]:

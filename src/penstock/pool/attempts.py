@@ -1,0 +1,339 @@
+"""What becomes of one attempt: it raises, its time runs out, it is tried again; and how a job gets its outcome.
+
+The room of running jobs. A worker puts its job in before it calls the function, and takes it out after. At the job's
+deadline the timers take it out, at the end of a stop whoever stops; the worker then finds nothing, and leaves the job
+alone. `dict.pop` decides who was first.
+
+A job that overran and is to be tried again waits in `_overrun` until its thread has left the function, or was found to
+be stuck: two attempts of one job never run at once, but for a stuck one.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from penstock import clock, timers
+from penstock.context import Cause, Context
+from penstock.errors import Cancelled, DeadlineExceeded, JobAbandoned, JobCancelled
+from penstock.events import JobEnded, JobRetried, JobStarted, WorkerStuck
+from penstock.job import FINAL, Job, JobState
+from penstock.lifecycle import Phase
+from penstock.pool.stacks import drop_our_frames, stack_of
+from penstock.pool.worker import Overrun, Worker
+from penstock.report import StuckJob
+
+if TYPE_CHECKING:
+    from penstock.pool.crew import ThreadCrew
+
+log = logging.getLogger("penstock.pool")
+
+STOPPING: Final = "the pool is stopping"
+_FAILURES: Final = frozenset({JobState.FAILED, JobState.KILLED, JobState.ABANDONED})
+
+
+class Attempts:
+    """The running jobs of one pool, and the ways in which they end.
+
+    Lock: `_lock` guards `_overrun` and every worker's `overrun`; only the staff's lock is taken inside. `running` needs
+    none: its steps are atomic.
+    """
+
+    def __init__(self, crew: ThreadCrew) -> None:
+        self._crew = crew
+        self._name = crew.settings.name
+        self.running: dict[Job[Any], Worker] = {}
+        self._lock = threading.Lock()
+        self._overrun: dict[Job[Any], tuple[float, BaseException]] = {}  # to be tried again: after seconds, last error
+
+    # The worker's thread
+
+    def begin(self, job: Job[Any]) -> bool:
+        """What *job* needs before it runs if it has terms or a context, or the pool stops. False: it must not run."""
+        cause = None if job._context is None else job._context.cause
+        if self._crew.lifecycle.cutting or cause is not None:
+            if self.running.pop(job, None) is not None:
+                job._attempt -= 1
+                if cause is not None:
+                    self.settle(job, *_outcome_of(job, cause, started=False))
+                else:
+                    self.cut(job)
+                self._crew.check_drained()
+            return False
+        terms = job._terms
+        if terms.timeout is not None:
+            context = job.context
+            context.limit(terms.timeout)
+            if not context.is_listened_to:
+                self.listen(job)
+        if terms.retry is not None and job._cv is not None:
+            job._cv = job._cv.copy()  # what one attempt sets the next one must not see
+        return True
+
+    def failed(self, worker: Worker, job: Job[Any], error: BaseException, started: float) -> None:
+        """The function raised *error*."""
+        ran = clock.monotonic() - started
+        if self.running.pop(job, None) is None:
+            self.came_back(worker, job)
+            return
+        job._ran = ran
+        worker.tally.waits.append(job._waited)
+        worker.tally.runs.append(ran)
+        drop_our_frames(error)
+        stage = JobState.FAILED
+        if isinstance(error, Cancelled):
+            cause = None if job._context is None else job._context.cause
+            cause = cause or Cause(error.reason, error.by_deadline, error.source or job.context)
+            stage, ending = _outcome_of(job, cause, started=True)
+            ending.__cause__ = error
+            error = ending
+        delay = self._delay(job, error) if stage is JobState.FAILED else None
+        if delay is None:
+            self.settle(job, stage, error)
+        else:
+            self._try_again(job, delay, error)
+        self._crew.check_drained()
+
+    def came_back(self, worker: Worker, job: Job[Any]) -> None:
+        """The thread has left the function of a job that was taken from it."""
+        with self._lock:
+            overrun, worker.overrun = worker.overrun, None
+            to_retry = self._overrun.pop(job, None)
+        if overrun is not None and overrun.replaced:
+            self._crew.staff.stuck_came_back()
+        if to_retry is not None:
+            self._try_again(job, *to_retry)
+        self._crew.check_drained()
+
+    # Trying again
+
+    def _delay(self, job: Job[Any], error: BaseException) -> float | None:
+        """Seconds until the next attempt of *job*, whose last one failed with *error*; None if there is none."""
+        retry = job._terms.retry
+        if retry is None or self._crew.lifecycle.cutting:
+            return None
+        cause = None if job._context is None else job._context.cause
+        if cause is not None and not (cause.by_deadline and cause.source is job._context):
+            return None  # cancelled, or out of time as a whole
+        delay = retry.next_delay(error, job._attempt, clock.monotonic() - job._accepted)
+        if delay is not None and self._crew.backlog.retrying >= self._crew.settings.max_retrying:
+            error.add_note("not retried: as many jobs as may (max_retrying) wait for another attempt already")
+            return None
+        return delay
+
+    def _try_again(self, job: Job[Any], delay: float, error: BaseException) -> None:
+        """Put *job*, which is in our hands, among those that wait for another attempt."""
+        log.info(
+            "%s failed in attempt %d, next one in %.3g s: %r", job.label, job._attempt, delay, error,
+            extra={"job": job.id, "worker": job.worker, "pool": self._name},
+        )  # fmt: skip
+        if self._crew.ledger.observers:
+            self._crew.ledger.tell(JobRetried(self._name, job.id, job.name, job._attempt, delay, error))
+        job._value = error  # what it fails with if no other attempt comes
+        context = job._context
+        if context is not None and context.cause is not None:
+            # Tripped by the limit of its own attempt, or it would not be tried again: the next one needs a fresh one.
+            context.close()
+            job._context = Context(parent=context.parent, values=context.values)
+        elif context is not None:
+            context.limit(None)
+        self._crew.backlog.put_retry(job, delay)
+        if self._crew.lifecycle.cutting:
+            self._crew.cut_waiting()
+        if job._context is not None:
+            if job._context is not context:
+                self.listen(job)
+            elif (cause := job._context.cause) is not None:
+                self._tripped(job, cause)  # a cancel that came between the two rooms found it in neither
+
+    # Deadlines and cancellation: the timers' thread, or whoever cancels
+
+    def listen(self, job: Job[Any]) -> None:
+        """Have *job* end when its context trips. It must be in its room already: there must be something to take out."""
+        context = job._context
+        if context is not None and job._stage not in FINAL:
+            context.listen_for_job(functools.partial(self._tripped, job))
+            if job._stage in FINAL:
+                context.close()  # it ended meanwhile, and may have looked before there was a listener
+
+    def _tripped(self, job: Job[Any], cause: Cause) -> None:
+        """The context of *job* was cancelled or its time is over."""
+        if self._crew.backlog.take_out(job):
+            self.settle(job, *_outcome_of(job, cause, started=False))
+            self._crew.check_drained()
+        elif cause.by_deadline:
+            self._overran(job, cause)
+
+    def _overran(self, job: Job[Any], cause: Cause) -> None:
+        """*job* fails now, whatever its thread does."""
+        stage, error = _outcome_of(job, cause, started=True)
+        delay = self._delay(job, error)
+        stack = self.stack(job)
+        with self._lock:
+            worker = self.running.pop(job, None)
+            if worker is None:
+                return  # it ended just now, and has its outcome
+            overrun = worker.overrun = Overrun(job, "overran", job._since)
+            job._ran = clock.monotonic() - job._since
+            if delay is not None:
+                self._overrun[job] = delay, error
+        if delay is None:
+            self.settle(job, stage, error, stack=stack)
+        timers.call_at(
+            clock.monotonic() + self._crew.settings.stuck_after, functools.partial(self._still_there, worker, overrun)
+        )
+        self._crew.check_drained()
+
+    def _still_there(self, worker: Worker, overrun: Overrun) -> None:
+        """The margin after a deadline has passed: if the thread is still in the job, show it and replace it."""
+        job = overrun.job
+        stack = stack_of(worker.thread)
+        with self._lock:
+            if worker.overrun is not overrun:
+                return
+            replaced = self._crew.lifecycle.phase is not Phase.CLOSED and self._crew.staff.replace_stuck()
+            overrun.replaced = replaced
+            to_retry = self._overrun.pop(job, None)
+        ran = clock.monotonic() - overrun.since
+        log.warning(
+            "%s is stuck: it has run for %.3g s and did not stop at its deadline; its thread is %s. It stands at:\n%s",
+            job.label, ran, "replaced by a fresh one" if replaced else "not replaced (max_stuck)", stack,
+            extra={"job": job.id, "worker": worker.name, "pool": self._name},
+        )  # fmt: skip
+        if self._crew.ledger.observers:
+            self._crew.ledger.tell(WorkerStuck(self._name, worker.name, job.id, job.name, ran, stack, replaced))
+        if to_retry is not None:
+            self._try_again(job, *to_retry)
+        if self._crew.backlog.queue or self._crew.backlog.due:
+            self._crew.staff.call()
+
+    # A stop: whoever stops the pool
+
+    def cancel_running(self) -> None:
+        """Ask every running job to stop, by tripping its context."""
+        for job in list(self.running):
+            context = job.context
+            context.trip(Cause(STOPPING, by_deadline=False, source=context), hand_over=True)
+
+    def cut_overrun(self) -> None:
+        """Jobs that were to be tried again after their thread came back are not: they fail with what they had."""
+        with self._lock:
+            overrun, self._overrun = self._overrun, {}
+        for job, (_, error) in overrun.items():
+            job._value = error
+            self.cut(job)
+
+    def cut(self, job: Job[Any]) -> None:
+        """Settle *job*, which is in our hands, as the stop leaves it: failed with its last error if it had one."""
+        if job._attempt:
+            error: BaseException = job._value
+            error.add_note(f"not retried: {STOPPING}")
+            self.settle(job, JobState.FAILED, error, cut=True, hand_over=True)
+        else:
+            self.settle(job, JobState.CANCELLED, JobCancelled(job.label, STOPPING), cut=True, hand_over=True)
+
+    def abandon_running(self) -> None:
+        """Give every running job its outcome and leave its thread behind."""
+        for job in list(self.running):
+            with self._lock:
+                worker = self.running.pop(job, None)
+                if worker is None:
+                    continue
+                worker.overrun = Overrun(job, "abandoned", job._since)
+            ran = job._ran = clock.monotonic() - job._since
+            error = JobAbandoned(job.label, ran)
+            self.settle(job, JobState.ABANDONED, error, cut=True, stack=stack_of(worker.thread), hand_over=True)
+
+    # Outcomes
+
+    def settle(
+        self,
+        job: Job[Any],
+        stage: JobState,
+        error: BaseException,
+        *,
+        cut: bool = False,
+        stack: str = "",
+        hand_over: bool = False,
+    ) -> None:
+        """Give *job*, which is in our hands, an outcome that is not a result.
+
+        *cut*: a stop is the reason. *stack*: where its thread stood. *hand_over*: users' callbacks run elsewhere.
+        """
+        ledger = self._crew.ledger
+        if stage in _FAILURES:
+            ledger.failures.record(job.id, job.label, error, stack, job.worker or "")
+            ledger.failed(job)
+        ledger.count(stage, cut=cut)
+        job._settle(stage, error, hand_over=hand_over)
+        if ledger.observers:
+            self.tell_ended(job, error)
+        ledger.one_ended()
+
+    def tell_started(self, job: Job[Any]) -> None:
+        """Tell the observers; only called if there are some."""
+        self._crew.ledger.tell(JobStarted(self._name, job.id, job.name, job._worker, job._attempt, job._waited))
+
+    def tell_ended(self, job: Job[Any], error: BaseException | None) -> None:
+        """Tell the observers; only called if there are some."""
+        state = job._stage.value
+        self._crew.ledger.tell(
+            JobEnded(self._name, job.id, job.name, state, job._attempt, job.waited, job.ran, error),
+        )
+
+    # Looking in: any thread
+
+    @property
+    def waiting_for_thread(self) -> int:
+        """How many jobs are to be tried again once their thread has left them."""
+        return len(self._overrun)
+
+    def stack(self, job: Job[Any]) -> str:
+        """Where *job* stands, or where the thread that it left behind does; empty if it doesn't run."""
+        worker = self.running.get(job)
+        if worker is None:
+            inside = [other for other in self._crew.staff.workers() if _is_inside(other, job)]
+            worker = inside[0] if inside else None
+        return "" if worker is None else stack_of(worker.thread)
+
+    def stuck(self) -> tuple[StuckJob, ...]:
+        """The jobs that still run although they have their outcome."""
+        with self._lock:
+            inside = [(worker, worker.overrun) for worker in self._crew.staff.workers()]
+        return tuple(
+            StuckJob(
+                overrun.job.id, overrun.job.name, worker.name, clock.monotonic() - overrun.since,
+                stack_of(worker.thread), overrun.outcome,
+            )
+            for worker, overrun in inside
+            if overrun is not None
+        )  # fmt: skip
+
+    def longest(self) -> str:
+        """Which running job began first, and where it stands."""
+        running = list(self.running)
+        if not running:
+            return "no job runs"
+        job = min(running, key=lambda job: job._since)
+        return f"{job.label} has run for {job.ran or 0:.3g} s and stands at:\n{self.stack(job)}"
+
+    def start_afresh(self) -> None:
+        """In the child of a fork: the lock may be in any state, and nothing runs."""
+        self._lock = threading.Lock()
+        self.running.clear()
+        self._overrun.clear()
+
+
+def _is_inside(worker: Worker, job: Job[Any]) -> bool:
+    overrun = worker.overrun
+    return overrun is not None and overrun.job is job
+
+
+def _outcome_of(job: Job[Any], cause: Cause, *, started: bool) -> tuple[JobState, BaseException]:
+    """How a job ends whose context was tripped by *cause*."""
+    if not cause.by_deadline:
+        return JobState.CANCELLED, JobCancelled(job.label, cause.reason, started=started)
+    own = cause.source is job._context
+    return JobState.FAILED, DeadlineExceeded(job.label, job._terms.timeout if own else None, started=started)

@@ -1,0 +1,38 @@
+"""Where a thread stands, and what of a traceback is the user's: penstock's own frames tell him nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from typing import Final
+
+_HERE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_DEEPEST: Final = 30  # frames shown, the innermost ones
+
+
+def stack_of(thread: threading.Thread | None) -> str:
+    """Where *thread* stands, from the first frame of the user's code on, as a traceback prints it; empty if it has ended."""
+    frame = None if thread is None or thread.ident is None else sys._current_frames().get(thread.ident)
+    if frame is None:
+        return ""
+    frames = traceback.extract_stack(frame)
+    first = 0
+    while first < len(frames) and _begins_a_thread(frames[first]):
+        first += 1
+    return "".join(traceback.format_list(frames[first:][-_DEEPEST:]))
+
+
+def drop_our_frames(error: BaseException) -> None:
+    """Let the traceback of *error* begin in the user's code. Our frames would also keep the job alive: a cycle."""
+    tb = error.__traceback__
+    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_HERE):
+        tb = tb.tb_next
+    error.__traceback__ = tb
+
+
+def _begins_a_thread(frame: traceback.FrameSummary) -> bool:
+    return frame.filename.startswith(_HERE) or (
+        frame.filename == threading.__file__ and frame.name in ("_bootstrap", "_bootstrap_inner", "run")
+    )

@@ -1,0 +1,270 @@
+"""Who works: starting threads, waking them, lending their slots, letting them go.
+
+Who wakes whom. An idle worker puts itself on the stack `idle` and sleeps on its own lock. Whoever adds a job takes one
+off the stack and releases its lock; one such wake is under way at a time (`waking`), and a woken worker that sees more
+work wakes the next. A worker looks for work again *after* it is on the stack, and a submitter looks at the stack *after*
+it added the job: one of the two sees the other. `list.append`, `list.pop` and `list.remove` are atomic (workers compare
+by identity).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from penstock import clock
+from penstock.errors import NestedWait
+from penstock.events import WorkerStarted, WorkerStopped
+from penstock.job import Job, current_job
+from penstock.pool.worker import Worker
+
+if TYPE_CHECKING:
+    from penstock.pool.crew import ThreadCrew
+
+log = logging.getLogger("penstock.pool")
+
+
+class Staff:
+    """The threads of one pool.
+
+    Invariants:
+      1. capacity == max_workers + lent + replaced.
+      2. alive <= capacity, but for workers that have to end their job before they may leave.
+    Lock: `_lock` guards every field but `idle` and `waking`, which need none; `alive` and `capacity` are read without it
+    where a late look does no harm. A leaf; nothing is logged and no user's code runs inside.
+    """
+
+    def __init__(self, crew: ThreadCrew) -> None:
+        self._crew = crew
+        self._settings = crew.settings
+        self.idle: list[Worker] = []  # a stack: the one that slept least is woken first
+        self.waking = False  # a worker was woken and has not looked for work yet
+        self.alive = 0  # workers that have not decided to leave
+        self.capacity = self._settings.max_workers
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # notified when a worker gets ready, or can't
+        self._workers: set[Worker] = set()
+        self._here: dict[int, Worker] = {}  # by thread ident
+        self._started = 0  # workers ever
+        self._ready = 0  # workers whose initializer has returned
+        self._lent = 0
+        self._replaced = 0
+        self._said_no_thread = False
+        self.broken: BaseException | None = None  # what an initializer raised
+
+    # Waking and starting: any thread
+
+    def wake_one(self) -> None:
+        """Wake one idle worker, if there is one."""
+        try:
+            worker = self.idle.pop()
+        except IndexError:
+            return
+        self.waking = True
+        worker.lock.release()
+
+    def wake_all(self) -> None:
+        """Wake every idle worker."""
+        while self.idle:
+            self.wake_one()
+
+    def call(self) -> None:
+        """There is work: wake a worker for it, or start one if none is idle and there may be one more."""
+        if self.idle:
+            self.wake_one()
+        elif self.alive < self.capacity:
+            self.grow()
+
+    def grow(self) -> bool:
+        """Start one more worker if there may be one; True if it was started."""
+        with self._lock:
+            if self.alive >= self.capacity or self.broken is not None:
+                return False
+            self.alive += 1
+            number, self._started = self._started, self._started + 1
+        worker = Worker(self._crew, f"{self._settings.prefix}_{number}")
+        with self._lock:
+            self._workers.add(worker)
+        worker.thread = threading.Thread(target=worker.work, name=worker.name, daemon=True)
+        try:
+            worker.thread.start()
+        except RuntimeError as error:
+            self._could_not_start(worker, error)
+            return False
+        return True
+
+    def _could_not_start(self, worker: Worker, error: RuntimeError) -> None:
+        """The system, or an interpreter that is ending, gives no thread: go on with those there are."""
+        self._crew.ledger.close_tally(worker.tally)
+        with self._lock:
+            self._workers.discard(worker)
+            self.alive -= 1
+            nobody = self.alive <= self._lent
+            say, self._said_no_thread = not self._said_no_thread, True
+        if say:
+            name = self._settings.name
+            log.warning("pool %r can't start another thread: %s", name, error, extra={"pool": name})
+        if nobody:
+            self._crew.nobody_can_work(error)
+
+    def start(self) -> None:
+        """Start all workers and wait until each is ready; raises what an initializer raised."""
+        while self.grow():
+            pass
+        wanted = self._settings.max_workers
+        with self._changed:
+            self._changed.wait_for(lambda: self.broken is not None or self._ready >= min(wanted, self.alive))
+            alive, broken = self.alive, self.broken
+        if broken is not None:
+            raise broken
+        if alive < wanted:
+            raise RuntimeError(f"only {alive} of {wanted} worker threads could be started")
+
+    # Coming and going: the worker's own thread
+
+    def enter(self, worker: Worker) -> bool:
+        """First thing on the worker's thread: make it ready. False if its initializer raised."""
+        with self._lock:
+            self._here[threading.get_ident()] = worker
+        if self._settings.initializer is not None:
+            try:
+                self._settings.initializer(*self._settings.initargs)
+            except BaseException as error:
+                self._break(error)
+                return False
+        with self._changed:
+            self._ready += 1
+            self._changed.notify_all()
+        if self._crew.ledger.observers:
+            self._crew.ledger.tell(WorkerStarted(self._settings.name, worker.name))
+        return True
+
+    def _break(self, error: BaseException) -> None:
+        """An initializer raised: no job can run, now or later."""
+        with self._changed:
+            first = self.broken is None
+            if first:
+                self.broken = error
+            self._changed.notify_all()
+        if first:
+            name = self._settings.name
+            log.critical("the initializer of pool %r raised", name, exc_info=error, extra={"pool": name})
+            self._crew.broke()
+
+    def may_leave(self, worker: Worker) -> bool:
+        """Whether *worker* is one too many and has to leave; it counts no more then."""
+        with self._lock:
+            if self.alive <= self.capacity:
+                return False
+            self._forget(worker)
+        self._crew.ledger.close_tally(worker.tally)
+        if self.idle and (self._crew.backlog.queue or self._crew.backlog.due):
+            self.wake_one()  # the wake that brought us here may have been meant for a job
+        return True
+
+    def left(self, worker: Worker) -> None:
+        """Last thing on the worker's thread."""
+        with self._lock:
+            self._here.pop(threading.get_ident(), None)
+            if worker in self._workers:
+                self._forget(worker)
+        self._crew.ledger.close_tally(worker.tally)
+        if self._crew.ledger.observers:
+            self._crew.ledger.tell(WorkerStopped(self._settings.name, worker.name))
+
+    def _forget(self, worker: Worker) -> None:
+        self._workers.discard(worker)
+        self.alive -= 1
+
+    # Slots that are lent or given to a fresh thread
+
+    def waiting_for(self, job: Job[Any] | None, block: Callable[[], bool]) -> bool:
+        """Call *block*, which waits for *job* (None: for a place). If a worker does, its slot is lent meanwhile."""
+        worker = self._here.get(threading.get_ident())
+        if worker is None:
+            return block()
+        with self._lending(worker, job):
+            return block()
+
+    @contextlib.contextmanager
+    def _lending(self, worker: Worker, job: Job[Any] | None) -> Iterator[None]:
+        with self._lock:
+            self._refuse_hopeless_wait(worker, job)
+            self._lent += 1
+            self.capacity += 1
+            worker.waits_for = job
+        try:
+            if self._crew.backlog.queue or self._crew.backlog.due:
+                self.call()
+            yield
+        finally:
+            with self._lock:
+                self._lent -= 1
+                self.capacity -= 1
+                worker.waits_for = None
+
+    def _refuse_hopeless_wait(self, worker: Worker, job: Job[Any] | None) -> None:
+        """Raise NestedWait if *worker* would wait for itself, or if too many wait already. Holds `_lock`."""
+        waiter = current_job()
+        name = worker.name if waiter is None else waiter.label
+        target = "a place in the backlog of its own pool" if job is None else job.label
+        chain: list[str] = []
+        waited_for = job
+        while waited_for is not None:
+            chain.append(waited_for.label)
+            other = self._crew.attempts.running.get(waited_for)
+            if other is worker:
+                why = "a job can't wait for itself" if len(chain) == 1 else f"they wait in a circle: {', '.join(chain)}"
+                raise NestedWait(name, target, why)
+            waited_for = None if other is None else other.waits_for
+        if self._lent >= self._settings.max_lent:
+            others = [other.waits_for.label for other in self._workers if other.waits_for is not None]
+            shown = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
+            why = f"{self._lent} workers of pool {self._settings.name!r} wait for its own jobs already (max_lent): {shown}"
+            raise NestedWait(name, target, why)
+
+    def replace_stuck(self) -> bool:
+        """Give the slot of a stuck thread to a fresh one; False if as many as may be are replaced already."""
+        with self._lock:
+            if self._replaced >= self._settings.max_stuck:
+                return False
+            self._replaced += 1
+            self.capacity += 1
+        return True
+
+    def stuck_came_back(self) -> None:
+        """A stuck thread whose slot was given away has come back: there is one too many now."""
+        with self._lock:
+            self._replaced -= 1
+            self.capacity -= 1
+
+    # Looking in: any thread
+
+    def is_here(self) -> bool:
+        """Whether the calling thread is one of the workers."""
+        return threading.get_ident() in self._here
+
+    def workers(self) -> list[Worker]:
+        """Those that have not left."""
+        with self._lock:
+            return list(self._workers)
+
+    def join(self, deadline: float | None) -> None:
+        """Wait until *deadline* for the threads of a closed pool to end, but for stuck ones."""
+        for worker in self.workers():
+            thread = worker.thread
+            if worker.overrun is None and thread is not None and thread is not threading.current_thread():
+                with contextlib.suppress(RuntimeError):  # it was not started yet
+                    thread.join(clock.remaining(deadline))
+
+    def start_afresh(self) -> None:
+        """In the child of a fork: none of the threads came along, and the lock may be in any state."""
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self.idle.clear()
+        self._workers.clear()
+        self._here.clear()
+        self.alive = self.capacity = 0

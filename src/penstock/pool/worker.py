@@ -1,0 +1,141 @@
+"""One thread that runs jobs, one at a time."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from penstock import clock
+from penstock.job import Job, JobState, name_of
+from penstock.lifecycle import Phase
+from penstock.pool.ledger import Tally
+
+if TYPE_CHECKING:
+    from penstock.pool.crew import ThreadCrew
+
+_DONE, _RUNNING = JobState.DONE, JobState.RUNNING  # looked up once: each costs as much as a step of `run`
+
+
+@dataclass(eq=False, slots=True)
+class Overrun:
+    """A thread that is still in a job which has its outcome already, or waits for this to try again."""
+
+    job: Job[Any]
+    outcome: Literal["overran", "abandoned"]
+    since: float  # monotonic: when the attempt began
+    replaced: bool = False  # its slot went to a fresh thread
+
+
+class Worker:
+    """A worker of *crew*. Fields are its own thread's, if nothing else is said."""
+
+    __slots__ = ("_crew", "lock", "name", "overrun", "tally", "thread", "waits_for")
+
+    def __init__(self, crew: ThreadCrew, name: str) -> None:
+        self._crew = crew
+        self.name = name
+        self.tally: Tally = crew.ledger.open_tally()
+        self.lock = threading.Lock()  # held, but for the moment of a wake: the worker sleeps on it
+        self.lock.acquire()
+        self.thread: threading.Thread | None = None  # set by whoever starts it
+        self.overrun: Overrun | None = None  # guarded by Attempts._lock
+        self.waits_for: Job[Any] | None = None  # guarded by Staff._lock
+
+    def work(self) -> None:
+        """The thread's whole life."""
+        if self._crew.staff.enter(self):
+            while (job := self._next()) is not None:
+                self.run(job)
+                del job  # keep nothing while waiting for the next one
+        self._crew.staff.left(self)
+
+    def _next(self) -> Job[Any] | None:
+        """The next job, taken out of the backlog; None when it is time to leave."""
+        staff, backlog = self._crew.staff, self._crew.backlog
+        places = backlog.places
+        while True:
+            if staff.alive > staff.capacity and staff.may_leave(self):
+                return None
+            try:
+                if backlog.due:
+                    return backlog.due.popleft()
+                job = backlog.queue.popleft()
+            except IndexError:
+                if self._park():
+                    continue
+                return None
+            # Places.give, written out for the common case that nobody waits.
+            if places.waiting:
+                places.give()
+            else:
+                places.free.append(None)
+                if places.waiting and places.take():
+                    places.give()
+            return job
+
+    def _park(self) -> bool:
+        """Sleep until there may be work; False when the pool is closed and none is left."""
+        staff, backlog, lifecycle = self._crew.staff, self._crew.backlog, self._crew.lifecycle
+        staff.idle.append(self)
+        if backlog.queue or backlog.due or lifecycle.phase is Phase.CLOSED:
+            try:
+                staff.idle.remove(self)
+            except ValueError:
+                pass  # somebody has taken us off the stack to wake us: the wake comes, or is there
+            else:
+                return bool(backlog.queue or backlog.due) or lifecycle.phase is not Phase.CLOSED
+        self.lock.acquire()
+        staff.waking = False
+        if staff.idle and len(backlog.queue) + len(backlog.due) > 1:
+            staff.wake_one()
+        return bool(backlog.queue or backlog.due) or lifecycle.phase is not Phase.CLOSED
+
+    def run(self, job: Job[Any]) -> None:
+        """Run one attempt of *job*, which the caller took out of its room, and settle it."""
+        crew = self._crew
+        running = crew.attempts.running
+        running[job] = self
+        started = clock.monotonic()
+        job._waited = waited = started - job._since
+        job._since = started
+        job._attempt += 1
+        job._worker = self.name
+        job._stage = _RUNNING
+        if (job._context is not None or crew.lifecycle.cutting or not job._terms.plain) and not crew.attempts.begin(
+            job
+        ):
+            return
+        if crew.ledger.observers:
+            crew.attempts.tell_started(job)
+        try:
+            value = job._cv.run(crew.call, job)  # type: ignore[union-attr]
+        except BaseException as error:
+            crew.attempts.failed(self, job, error, started)
+            return
+        ran = clock.monotonic() - started
+        if running.pop(job, None) is None:
+            crew.attempts.came_back(self, job)
+            return
+        tally = self.tally
+        tally.done += 1
+        tally.waits.append(waited)
+        tally.runs.append(ran)
+        job._ran = ran
+        # From here on as Job._settle, written out: a call costs as much as all of it.
+        job._value = value
+        job._stage = _DONE
+        try:
+            job._fn = job._fn.__qualname__  # type: ignore[union-attr]
+        except AttributeError:
+            job._fn = name_of(job._fn)
+        job._args = job._kwargs = job._cv = None
+        if job._context is not None:
+            job._context.close()
+        if job._bell is not None:
+            job._ring()
+        if crew.ledger.observers:
+            crew.attempts.tell_ended(job, None)
+        tally.ended += 1
+        if crew.lifecycle.closing:
+            crew.check_drained()
