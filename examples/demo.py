@@ -205,4 +205,8 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        say("Stopped by Ctrl-C; nothing was left running.")
+        sys.exit(130)
