@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import dummy
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `python bench/threads.py` finds this room by its name, too
@@ -107,6 +107,7 @@ def dummy_pool(workers: int, _jobs: int) -> Pool:
 OURS, OURS_OPEN, OURS_SHUTDOWN = "penstock, backlog 100", "penstock, never full", "penstock, shutdown()"
 TPE, TPE_100 = "ThreadPoolExecutor", "ThreadPoolExecutor + semaphore"
 PEBBLE, DUMMY = "pebble.ThreadPool", "multiprocessing.dummy.Pool"
+NO_POOL = "no pool: called in a loop"  # the job itself, below which no pool can come
 
 CONTESTANTS: dict[str, Open] = {
     OURS: penstock,
@@ -137,6 +138,9 @@ def start_workers(pool: Pool, workers: int) -> None:
 # The jobs
 
 
+BUSY = "~10 us"
+
+
 def nothing() -> None:
     pass
 
@@ -151,7 +155,7 @@ def busy(loops: int) -> Callable[[], None]:
     return spin
 
 
-def seconds_alone(fn: Callable[[], object], calls: int = 2000) -> float:
+def seconds_alone(fn: Callable[[], object], calls: int) -> float:
     began = time.perf_counter()
     for _ in range(calls):
         fn()
@@ -159,9 +163,9 @@ def seconds_alone(fn: Callable[[], object], calls: int = 2000) -> float:
 
 
 def calibrated(seconds: float) -> Callable[[], None]:
-    """A busy job that takes about *seconds* on this machine, run in a plain loop."""
+    """A busy job that takes about *seconds* on this machine when nothing else disturbs it."""
     probe = 1000
-    alone = median(seconds_alone(busy(probe), 200) for _ in range(21))
+    alone = min(seconds_alone(busy(probe), 200) for _ in range(21))
     return busy(max(1, round(probe * seconds / alone)))
 
 
@@ -176,11 +180,9 @@ class Work:
 
 def lengths(jobs: int) -> list[Work]:
     """Jobs of no length, ~10 us, 1 ms and 100 ms; the sleeping ones are few, as their length is known."""
-    spin = calibrated(10e-6)
-    print(f"the job of ~10 us takes {seconds_alone(spin) * 1e6:.1f} us in a plain loop", file=sys.stderr)
     return [
         Work("no-op", nothing, lambda _: jobs),
-        Work("~10 us", spin, lambda _: max(jobs // 2, 1)),
+        Work(BUSY, calibrated(10e-6), lambda _: max(jobs // 2, 1)),
         Work("1 ms", partial(time.sleep, 1e-3), lambda workers: max(200, 40 * workers)),
         Work("100 ms", partial(time.sleep, 0.1), lambda workers: 2 * workers),
     ]
@@ -317,6 +319,8 @@ def throughput_case(work: Work, result: str, workers: int, scale: Scale) -> Case
         name: partial(throughput, opened, work.run, workers=workers, jobs=jobs, kept=kept)
         for name, opened in CONTESTANTS.items()
     }
+    if work.label == BUSY:
+        turns[NO_POOL] = lambda: {"us/job": seconds_alone(work.run, jobs) * 1e6}
     pairs = versus(OURS, TPE_100, TPE) + versus(OURS_OPEN, TPE, PEBBLE, DUMMY)
     return Case(f"{work.label}, {result}, {of_workers(workers)}", turns, pairs, jobs, scale.rounds)
 
@@ -371,7 +375,7 @@ class Goal:
 GOALS = [
     Goal("no-op, backlog 100", "no-op, kept, 4 workers", "us/job", OURS, TPE_100, "5x", "8.5x", speed=True),
     Goal("no-op, never full", "no-op, kept, 4 workers", "us/job", OURS_OPEN, TPE, "4x", "10x", speed=True),
-    Goal("~10 us, backlog 100", "~10 us, kept, 4 workers", "us/job", OURS, TPE_100, "2.5x", "4x", speed=True),
+    Goal(f"{BUSY}, backlog 100", f"{BUSY}, kept, 4 workers", "us/job", OURS, TPE_100, "2.5x", "4x", speed=True),
     Goal("lone job, start", "lone job, 4 workers", "start p50 us", OURS, TPE, "1.00 of it", "0.75 of it"),
     Goal("lone job, start", "lone job, 4 workers", "start p99 us", OURS, TPE, "1.00 of it", "0.75 of it"),
     Goal("lone job, round trip", "lone job, 4 workers", "trip p50 us", OURS, TPE, "1.00 of it", "0.75 of it"),
