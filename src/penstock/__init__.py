@@ -17,7 +17,7 @@ from penstock.errors import (
 )
 from penstock.failures import Failure, Failures
 from penstock.job import Job, JobState, current_job
-from penstock.pool import leaving as _leaving  # stops what is left at the end of the interpreter
+from penstock.pool import leaving as _leaving  # noqa: F401 - stops what is left at the end of the interpreter
 from penstock.pool.graceful import Shutdown, graceful, lifespan
 from penstock.pool.threads import ThreadPool
 from penstock.report import Report, Stats, StuckJob

@@ -44,7 +44,9 @@ class Scope(Protocol):
     """What the running code is part of: a `with Context` block or a job. A job makes its context when asked."""
 
     @property
-    def context(self) -> Context: ...
+    def context(self) -> Context:
+        """Its context."""
+        ...
 
 
 scope: Final[contextvars.ContextVar[Scope | None]] = contextvars.ContextVar("penstock.scope", default=None)
@@ -131,6 +133,7 @@ class Context:
 
     @property
     def context(self) -> Self:
+        """Itself: a context is its own scope."""
         return self
 
     @property

@@ -46,7 +46,7 @@ class JobRetried(Event):
 
 @dataclass(frozen=True, slots=True)
 class JobEnded(Event):
-    """The job has its outcome. *state*: done, failed, cancelled, killed or abandoned. *ran*: seconds of the last attempt."""
+    """The job has its outcome: done, failed, cancelled, killed or abandoned. *ran*: seconds of the last attempt."""
 
     id: JobId
     name: str

@@ -70,8 +70,8 @@ class Failures:
     """The failures of one pool, by kind. Iterating gives a `Failure` for each, most frequent first.
 
     At most *kinds* kinds are kept, those of the last hour before older ones; what is beyond is counted under one kind
-    of the type "other kinds", so that `total` is always exact. The first failure of each kind is logged at once with its
-    traceback, repeats after 1, 2, 4, … seconds with their count, and what was not logged yet when the pool stops.
+    of the type "other kinds", so that `total` is always exact. The first failure of each kind is logged at once with
+    its traceback, repeats after 1, 2, 4, … seconds with their count, and what was not logged yet when the pool stops.
 
     Safe from any thread. Lock: `_lock` guards every field; a leaf. Nothing is formatted or logged with it held.
     """

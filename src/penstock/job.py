@@ -95,21 +95,44 @@ class Terms(Protocol):
     """What was agreed for a job when it was submitted; shared by all jobs of one options view."""
 
     @property
-    def crew(self) -> Crew: ...
+    def crew(self) -> Crew:
+        """Whose workers run the job."""
+        ...
+
     @property
-    def id(self) -> int | str | None: ...
+    def id(self) -> int | str | None:
+        """Given in place of the number."""
+        ...
+
     @property
-    def name(self) -> str | None: ...
+    def name(self) -> str | None:
+        """Given in place of the function's."""
+        ...
+
     @property
-    def timeout(self) -> float | None: ...
+    def timeout(self) -> float | None:
+        """Seconds that one attempt may run."""
+        ...
+
     @property
-    def retry(self) -> Retry | None: ...
+    def retry(self) -> Retry | None:
+        """When a failed job runs again."""
+        ...
+
     @property
-    def context(self) -> Context | None: ...
+    def context(self) -> Context | None:
+        """The parent of the job's context."""
+        ...
+
     @property
-    def inherit(self) -> bool: ...
+    def inherit(self) -> bool:
+        """Whether the submitter's context is, if none is given."""
+        ...
+
     @property
-    def plain(self) -> bool: ...
+    def plain(self) -> bool:
+        """Nothing was asked for: no time, no retry, no context."""
+        ...
 
 
 class _Bell:
@@ -365,39 +388,44 @@ class Job(Future[T], Generic[T]):
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.name} {self._stage}>"
 
-    # For the stdlib's wait(), as_completed() and asyncio, which look inside a Future
+    # For the stdlib's wait(), as_completed() and asyncio, which look inside a Future. Hidden from type checkers: they
+    # would find a Future whose fields can't be written.
 
-    @property
-    def _state(self) -> str:  # type: ignore[override]
-        if self._stage not in FINAL:
-            return "RUNNING" if self._stage is not _READY or self._attempt else "PENDING"
-        if self._bell is not None and not self._bell.rung:
-            return "RUNNING"  # not before its waiters were told: they would count it twice
-        return "CANCELLED_AND_NOTIFIED" if self.cancelled() else "FINISHED"
+    if not TYPE_CHECKING:
 
-    @property
-    def _result(self) -> T | None:  # type: ignore[override]
-        return self._value if self._stage is _DONE else None
+        @property
+        def _state(self) -> str:
+            if self._stage not in FINAL:
+                return "RUNNING" if self._stage is not _READY or self._attempt else "PENDING"
+            if self._bell is not None and not self._bell.rung:
+                return "RUNNING"  # not before its waiters were told: they would count it twice
+            return "CANCELLED_AND_NOTIFIED" if self.cancelled() else "FINISHED"
 
-    @property
-    def _exception(self) -> BaseException | None:  # type: ignore[override]
-        return None if self._stage not in FINAL or self._stage is _DONE or self.cancelled() else self._value
+        @property
+        def _result(self) -> T | None:
+            return self._value if self._stage is _DONE else None
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
-        return self._get_bell().condition
+        @property
+        def _exception(self) -> BaseException | None:
+            return None if self._stage not in FINAL or self._stage is _DONE or self.cancelled() else self._value
 
-    @property
-    def _waiters(self) -> list[Any]:  # type: ignore[override]
-        return self._get_bell().waiters
+        @property
+        def _condition(self) -> threading.Condition:
+            return self._get_bell().condition
 
-    @property
-    def _done_callbacks(self) -> list[Callable[[Any], object]]:
-        return self._get_bell().callbacks
+        @property
+        def _waiters(self) -> list[Any]:
+            return self._get_bell().waiters
 
-    def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:  # newer Pythons' asyncio asks this
-        done = self._state in ("CANCELLED_AND_NOTIFIED", "FINISHED")
-        return done, self.cancelled(), self._result, self._exception
+        @property
+        def _done_callbacks(self) -> list[Callable[[Any], object]]:
+            return self._get_bell().callbacks
+
+        def _get_snapshot(
+            self,
+        ) -> tuple[bool, bool, T | None, BaseException | None]:  # newer Pythons' asyncio asks this
+            done = self._state in ("CANCELLED_AND_NOTIFIED", "FINISHED")
+            return done, self.cancelled(), self._result, self._exception
 
     # For its crew
 

@@ -13,9 +13,9 @@ from penstock.errors import NoResult
 class Retry:
     """Run a failed job again, up to *attempts* times in all (the first one counts).
 
-    *on*: the exception types that are worth another attempt. `DeadlineExceeded`, `JobCancelled` and the other `NoResult`
-    errors are repeated only if one of their types is named: a bare `Exception` doesn't mean them.
-    The wait before attempt n+1 is `wait * factor ** (n - 1)` seconds, at most *max_wait*, less a random share of up to
+    *on*: the exception types that are worth another attempt. `DeadlineExceeded`, `JobCancelled` and the other
+    `NoResult` errors are repeated only if one of their types is named: a bare `Exception` doesn't mean them. The wait
+    before attempt n+1 is `wait * factor ** (n - 1)` seconds, at most *max_wait*, less a random share of up to
     *jitter* (0 to 1) so that many failed jobs don't come back at one moment. *max_elapsed*: no attempt begins later
     than so many seconds after the job was accepted.
     """
@@ -55,7 +55,7 @@ class Retry:
     def delay(self, attempt: int, chance: float | None = None) -> float:
         """Seconds to wait after failed *attempt* (1 is the first). *chance*: 0 to 1, drawn if not given."""
         if chance is None:
-            chance = random.random()  # noqa: S311 - spreads load, hides nothing
+            chance = random.random()
         try:
             grown = self.wait * self.factor ** (attempt - 1)
         except OverflowError:

@@ -1,6 +1,6 @@
 """Calls at a given time, made by one daemon thread for the whole process; and a second room for users' callbacks.
 
-    timers.call_at(when, fn) ──> heap ──> thread "penstock-timers" ──> fn()          short, never blocks, never user code
+    timers.call_at(when, fn) ──> heap  ──> thread "penstock-timers"       ──> fn()   never blocks, never user code
     timers.hand_over(fn)     ──> queue ──> threads "penstock-callbacks-N" ──> fn()   user code, may block
 
 A callback of a user must never run on the thread that keeps the time: whatever is found due there and would call
@@ -194,7 +194,7 @@ def on_timers_thread() -> bool:
 
 def _start_afresh() -> None:
     """A forked child has neither our threads nor a sound state of our locks: begin again with none."""
-    global _timers, _callbacks  # noqa: PLW0603 - the process-wide rooms
+    global _timers, _callbacks
     _timers = Timers()
     _callbacks = Callbacks()
 

@@ -151,7 +151,7 @@ class Attempts:
     # Deadlines and cancellation: the timers' thread, or whoever cancels
 
     def listen(self, job: Job[Any]) -> None:
-        """Have *job* end when its context trips. It must be in its room already: there must be something to take out."""
+        """Have *job* end when its context trips. It is in its room already, so that it can be taken out."""
         context = job._context
         if context is not None and job._stage not in FINAL:
             context.listen_for_job(functools.partial(self._tripped, job))

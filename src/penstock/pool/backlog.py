@@ -7,8 +7,8 @@
 
 A job is in at most one room. Taking it out is one atomic step, and whoever did it owns the job's next move: a worker
 that runs it, somebody who cancels it, the timers at its deadline. `deque.popleft` and `deque.remove` are atomic under
-the GIL and, by the lock of each object, in free-threaded builds (a Job compares by identity, so that no Python code runs
-inside `remove`).
+the GIL and, by the lock of each object, in free-threaded builds (a Job compares by identity, so that no Python code
+runs inside `remove`).
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@
                                                      ├── deadline (timers) ──────┤
                                                      └── the stop's end ─────────┘
 
-Ownership. Every accepted job without an outcome is in exactly one room, or in the hands of the one thread that just took
-it out of one. Taking out is one atomic step, so two threads never both own a job: the worker that ends it, the timers
-that fail it at its deadline, the user who cancels it and the stop that abandons it all have to take it out first, and who
-comes too late finds nothing and leaves it alone.
+Ownership. Every accepted job without an outcome is in exactly one room, or in the hands of the one thread that just
+took it out of one. Taking out is one atomic step, so two threads never both own a job: the worker that ends it, the
+timers that fail it at its deadline, the user who cancels it and the stop that abandons it all have to take it out
+first, and who comes too late finds nothing and leaves it alone.
 
 The end. `close` moves the phase to DRAINING. Whoever gives a job its outcome after that looks whether the accounts
-balance; the last one moves the phase to CLOSED and wakes the idle workers to leave. Nobody has to wait for the end for it
-to come.
+balance; the last one moves the phase to CLOSED and wakes the idle workers to leave. Nobody has to wait for the end
+for it to come.
 
 Locks. Each part has one, and says what it guards. The order, where one is taken inside another: a context's tree, the
 backlog's or the attempts', then the staff's, the ledger's, the timers'. The hot path (submit, take, run, settle) takes

@@ -1,8 +1,8 @@
 """The end of the interpreter: every pool that is still open is stopped within its grace.
 
-With the public `atexit`, so after the program's non-daemon threads have ended: these may go on submitting after the main
-thread is through, which the stdlib's executors refuse. The workers are daemon threads: one that is stuck is left behind
-when the interpreter goes.
+With the public `atexit`, so after the program's non-daemon threads have ended: these may go on submitting after the
+main thread is through, which the stdlib's executors refuse. The workers are daemon threads: one that is stuck is left
+behind when the interpreter goes.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class SubmitterInLine:
 
 
 class CoroutineInLine:
-    """A coroutine that waits in `asubmit`, on the loop that made this. As with a thread, a wake may come without a place."""
+    """A coroutine that waits in `asubmit`, on the loop that made this. A wake may come without a place, too."""
 
     __slots__ = ("_loop", "_woken")
 

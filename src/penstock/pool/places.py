@@ -4,13 +4,13 @@
     worker:    give() ──somebody waits──> waiter.grant() <─────┘
                       └─nobody──────────> back to the free ones
 
-A place is a token that is always in exactly one hand: in `_free`, with a submitter, with a job of the backlog, or on its
-way to a waiter. So the bound is strict however many threads submit at once.
+A place is a token that is always in exactly one hand: in `_free`, with a submitter, with a job of the backlog, or on
+its way to a waiter. So the bound is strict however many threads submit at once.
 
 No lock is taken, because threads that wait for a lock while they need the GIL would form a convoy (measured: half the
-rate). It rests on `list.append`, `list.pop`, `deque.append`, `deque.popleft` and `deque.remove` each being atomic: under
-the GIL, and by the lock of each object in free-threaded builds. Whoever gives looks for waiters after putting a token
-back, and whoever waits looks for a token after lining up; so one of the two sees the other.
+rate). It rests on `list.append`, `list.pop`, `deque.append`, `deque.popleft` and `deque.remove` each being atomic:
+under the GIL, and by the lock of each object in free-threaded builds. Whoever gives looks for waiters after putting a
+token back, and whoever waits looks for a token after lining up; so one of the two sees the other.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ _DEEPEST: Final = 30  # frames shown, the innermost ones
 
 
 def stack_of(thread: threading.Thread | None) -> str:
-    """Where *thread* stands, from the first frame of the user's code on, as a traceback prints it; empty if it has ended."""
+    """Where *thread* stands, from the user's first frame on, as a traceback prints it; empty if it has ended."""
     frame = None if thread is None or thread.ident is None else sys._current_frames().get(thread.ident)
     if frame is None:
         return ""

@@ -2,9 +2,9 @@
 
 Who wakes whom. An idle worker puts itself on the stack `idle` and sleeps on its own lock. Whoever adds a job takes one
 off the stack and releases its lock; one such wake is under way at a time (`waking`), and a woken worker that sees more
-work wakes the next. A worker looks for work again *after* it is on the stack, and a submitter looks at the stack *after*
-it added the job: one of the two sees the other. `list.append`, `list.pop` and `list.remove` are atomic (workers compare
-by identity).
+work wakes the next. A worker looks for work again *after* it is on the stack, and a submitter looks at the stack
+*after* it added the job: one of the two sees the other. `list.append`, `list.pop` and `list.remove` are atomic
+(workers compare by identity).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Staff:
     Invariants:
       1. capacity == max_workers + lent + replaced.
       2. alive <= capacity, but for workers that have to end their job before they may leave.
-    Lock: `_lock` guards every field but `idle` and `waking`, which need none; `alive` and `capacity` are read without it
-    where a late look does no harm. A leaf; nothing is logged and no user's code runs inside.
+    Lock: `_lock` guards every field but `idle` and `waking`, which need none; `alive` and `capacity` are read without
+    it where a late look does no harm. A leaf; nothing is logged and no user's code runs inside.
     """
 
     def __init__(self, crew: ThreadCrew) -> None:
@@ -223,7 +223,8 @@ class Staff:
         if self._lent >= self._settings.max_lent:
             others = [other.waits_for.label for other in self._workers if other.waits_for is not None]
             shown = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
-            why = f"{self._lent} workers of pool {self._settings.name!r} wait for its own jobs already (max_lent): {shown}"
+            pool = self._settings.name
+            why = f"{self._lent} workers of pool {pool!r} wait for its own jobs already (max_lent): {shown}"
             raise NestedWait(name, target, why)
 
     def replace_stuck(self) -> bool:

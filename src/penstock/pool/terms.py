@@ -118,7 +118,7 @@ def check_function(fn: Any) -> None:
     elif not callable(fn):
         raise TypeError(f"a job needs a callable, not {fn!r}")
     else:
-        inner = getattr(fn, "func", None) or getattr(type(fn), "__call__", None)
+        inner = getattr(fn, "func", None) or type(fn).__call__  # a functools.partial, or an object that can be called
         flags = getattr(getattr(inner, "__code__", None), "co_flags", 0)
         if flags & NO_PLAIN_FUNCTION:
             raise TypeError(_what_to_use(fn, flags))
@@ -126,5 +126,8 @@ def check_function(fn: Any) -> None:
 
 def _what_to_use(fn: object, flags: int) -> str:
     if flags & inspect.CO_COROUTINE:
-        return f"{fn!r} is a coroutine function: a thread would only make the coroutine. Submit a plain function, or run it in asyncio"
+        return (
+            f"{fn!r} is a coroutine function: a thread would only make the coroutine. "
+            "Submit a plain function, or run it in asyncio"
+        )
     return f"{fn!r} is a generator function: a thread would only make the generator. Submit a function that consumes it"

@@ -29,6 +29,7 @@ from penstock.retry import Retry
 
 log = logging.getLogger("penstock.stop")
 
+A = TypeVar("A")
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -76,20 +77,20 @@ class _Submitting(Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """`map(fn, *iterables)` on the workers; results in the order of the inputs. As `Executor.map`, and returns at once.
+        """`map(fn, *iterables)` on the workers, results in the order of the inputs; returns at once.
 
-        All inputs are read at the call and all run, even if nobody iterates; those that the backlog has no place for
-        wait outside it. *buffersize*: read only so many inputs ahead of the results taken, as Python 3.14 does.
-        *timeout*: seconds from the call to the last result, then TimeoutError. *chunksize* has no effect on threads.
-        A job's error is raised where its result would be, and ends the iteration; leaving it cancels what has not
-        started.
+        As `Executor.map`: all inputs are read at the call and all run, even if nobody iterates; those that the
+        backlog has no place for wait outside it. *buffersize*: read only so many inputs ahead of the results taken,
+        as Python 3.14 does. *timeout*: seconds from the call to the last result, then TimeoutError. *chunksize* has
+        no effect on threads. A job's error is raised where its result would be, and ends the iteration; leaving it
+        cancels what has not started.
         """
         return map_jobs(self._crew, self._terms, fn, iterables, timeout, chunksize, buffersize)
 
     def stream(
         self,
-        fn: Callable[[Any], T],
-        iterable: Iterable[Any],
+        fn: Callable[[A], T],
+        iterable: Iterable[A],
         /,
         *,
         ordered: bool = False,
@@ -176,8 +177,8 @@ class ThreadPool(_Submitting):
     *max_stuck* (default: max_workers) at once. *max_lent*: how many workers may wait for jobs of their own pool at
     once. *max_retrying*: how many jobs may wait for another attempt at once.
 
-    `with` waits at its end for all accepted jobs, as long as they take. Forgetting the pool is like closing it: what was
-    accepted still runs. Every method is safe from any thread.
+    `with` waits at its end for all accepted jobs, as long as they take. Forgetting the pool is like closing it: what
+    was accepted still runs. Every method is safe from any thread.
     """
 
     def __init__(
