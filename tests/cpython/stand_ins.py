@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextvars
+import re
 import threading
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, RUNNING
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +16,7 @@ import penstock
 from penstock.context import Context
 from penstock.errors import JobCancelled
 from penstock.job import FINAL, Crew, Job, JobState
+from penstock.retry import Retry
 
 
 class ThreadPool(penstock.ThreadPool):
@@ -21,12 +24,16 @@ class ThreadPool(penstock.ThreadPool):
 
     @property
     def _threads(self) -> set[threading.Thread]:
-        with self._crew._lock:
-            return {worker.thread for worker in self._crew.workers if worker.thread is not None}
+        ours = re.compile(re.escape(self.name) + r"_\d+")
+        return {thread for thread in threading.enumerate() if ours.fullmatch(thread.name)}
 
     @property
     def _broken(self) -> bool:
-        return isinstance(self._crew.refusal(), penstock.PoolBroken)
+        try:
+            self.submit(int)
+        except BrokenExecutor:
+            return True
+        return False
 
 
 class Future(Job[Any]):
@@ -113,8 +120,11 @@ class _Terms:
     crew: Crew = field(default_factory=_Nobody)
     id: int | str | None = None
     name: str | None = None
+    timeout: float | None = None
+    retry: Retry | None = None
     context: Context | None = None
     inherit: bool = False
+    plain: bool = True
 
 
 def _never_called() -> None:
