@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import sysconfig
 import threading
@@ -29,6 +30,8 @@ _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARIES = tuple(
     {os.path.join(sysconfig.get_paths()[key], "") for key in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
+
+_PRINTED_FRAME = re.compile(r'^  File "(.*)", line (\d+), in (.*)$', re.MULTILINE)  # as the traceback module has it
 
 Fingerprint = tuple[object, ...]
 
@@ -204,12 +207,11 @@ def _exc_info(
 
 def _fingerprint(error: BaseException, stack: str) -> tuple[Fingerprint, str]:
     """What tells kinds of failures apart, and the innermost place of the user's code."""
-    frames = _frames(error.__traceback__)
+    frames = _frames(error.__traceback__) if error.__traceback__ is not None else _frames_of_stack(stack)
     own = [frame for frame in frames if not frame[0].startswith(_LIBRARIES)] or frames
     innermost = own[-_FRAMES:]
     if not innermost:
-        where = stack.strip().splitlines()[-2].strip() if stack.count("\n") > 1 else ""
-        return (type(error), where), where
+        return (type(error), ""), ""
     file, line, function = innermost[-1]
     return (type(error), *innermost), f"{_short(file)}:{line} in {function}"
 
@@ -222,6 +224,11 @@ def _frames(tb: TracebackType | None) -> list[tuple[str, int, str]]:
             found.append((code.co_filename, tb.tb_lineno, code.co_name))
         tb = tb.tb_next
     return found
+
+
+def _frames_of_stack(stack: str) -> list[tuple[str, int, str]]:
+    """The frames of a stack that was printed: its thread has moved on, and there is nothing else to ask."""
+    return [(file, int(line), function) for file, line, function in _PRINTED_FRAME.findall(stack)]
 
 
 def _short(file: str) -> str:

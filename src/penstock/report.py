@@ -88,8 +88,8 @@ class Report:
         accounts = f"{self.accepted} accepted: {', '.join(parts)}"
         if not self.closed:
             return f"pool {self.pool!r} is {'stopping' if self.closing else 'open'}; {accounts}"
-        budget = "" if self.budget is None else f" of {self.budget:.3g} s"
-        return f"pool {self.pool!r} stopped in {self.seconds:.3g} s{budget}; {accounts}"
+        budget = "" if self.budget is None else f" of {self.budget:.6g} s"
+        return f"pool {self.pool!r} stopped in {self.seconds:.2f} s{budget}; {accounts}"
 
 
 @dataclass(frozen=True, slots=True)

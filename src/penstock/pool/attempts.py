@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("penstock.pool")
 
 STOPPING: Final = "the pool is stopping"
-_FAILURES: Final = frozenset({JobState.FAILED, JobState.KILLED, JobState.ABANDONED})
 
 
 class Attempts:
@@ -244,7 +243,7 @@ class Attempts:
                 worker.overrun = Overrun(job, "abandoned", job._since)
             ran = job._ran = clock.monotonic() - job._since
             error = JobAbandoned(job.label, ran)
-            self.settle(job, JobState.ABANDONED, error, cut=True, stack=stack_of(worker.thread), hand_over=True)
+            self.settle(job, JobState.ABANDONED, error, cut=True, hand_over=True)
 
     # Outcomes
 
@@ -263,7 +262,7 @@ class Attempts:
         *cut*: a stop is the reason. *stack*: where its thread stood. *hand_over*: users' callbacks run elsewhere.
         """
         ledger = self._crew.ledger
-        if stage in _FAILURES:
+        if stage is JobState.FAILED:  # the report tells of those that a stop killed or abandoned
             ledger.failures.record(job.id, job.label, error, stack, job.worker or "")
             ledger.failed(job)
         ledger.count(stage, cut=cut)

@@ -21,7 +21,8 @@ def stack_of(thread: threading.Thread | None) -> str:
     first = 0
     while first < len(frames) and _begins_a_thread(frames[first]):
         first += 1
-    return "".join(traceback.format_list(frames[first:][-_DEEPEST:]))
+    shown = frames[first:] or frames[-1:]  # a built-in function has no frame: show who called it
+    return "".join(traceback.format_list(shown[-_DEEPEST:]))
 
 
 def drop_our_frames(error: BaseException) -> None:
