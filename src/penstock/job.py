@@ -14,6 +14,7 @@ running ones, …). Taking it out of its room is one atomic step, and whoever di
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import os
@@ -23,7 +24,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 from penstock import clock, timers
-from penstock.context import Cause, Context, current_context, scope
+from penstock.context import Context, scope
 from penstock.errors import JobCancelled
 
 if TYPE_CHECKING:
@@ -138,16 +139,38 @@ class Terms(Protocol):
 class _Bell:
     """What waiters of one job need, made when the first of them comes.
 
-    Lock: `condition` guards all fields. Callbacks run after it is released.
+    A thread in `result` sleeps on a lock of its own (a Condition would cost it ten times as much while it holds the GIL
+    that the woken worker needs). Lock: `lock` guards all fields. Callbacks run after it is released.
     """
 
-    __slots__ = ("callbacks", "condition", "rung", "waiters")
+    __slots__ = ("callbacks", "condition", "lock", "rung", "sleepers", "waiters")
 
     def __init__(self) -> None:
-        self.condition = threading.Condition(threading.Lock())
-        self.waiters: list[Any] = []  # the stdlib's wait() and as_completed() put theirs here
+        self.lock = threading.Lock()
+        self.rung = False  # everybody was told; only then may the stdlib's wait() see the job as finished
+        self.sleepers: list[_Sleeper] = []
         self.callbacks: list[Callable[[Any], object]] = []
-        self.rung = False  # the waiters were told; only then may wait() see the job as finished
+        self.waiters: list[Any] = []  # the stdlib's wait() and as_completed() put theirs here
+        self.condition: threading.Condition | None = None  # only they ask for it
+
+
+class _Sleeper:
+    """A thread that waits for a job."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wake(self) -> None:
+        """End its sleep, now or when it begins. Safe to repeat."""
+        with contextlib.suppress(RuntimeError):  # woken already
+            self._lock.release()
+
+    def sleep(self, timeout: float | None) -> None:
+        """Return when woken, or after *timeout* seconds."""
+        self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
 
 
 _making_bells = threading.Lock()  # a leaf: held for one assignment
@@ -362,7 +385,7 @@ class Job(Future[T], Generic[T]):
         deadline or a stop did it. What it raises is logged.
         """
         bell = self._get_bell()
-        with bell.condition:
+        with bell.lock:
             if not bell.rung:
                 bell.callbacks.append(fn)
                 return
@@ -411,7 +434,11 @@ class Job(Future[T], Generic[T]):
 
         @property
         def _condition(self) -> threading.Condition:
-            return self._get_bell().condition
+            bell = self._get_bell()
+            with _making_bells:  # not the bell's own lock: they ask for this again while they hold it
+                if bell.condition is None:
+                    bell.condition = threading.Condition(bell.lock)
+                return bell.condition
 
         @property
         def _waiters(self) -> list[Any]:
@@ -459,10 +486,12 @@ class Job(Future[T], Generic[T]):
         """Tell everybody who waits. The stage is final; safe to repeat."""
         bell = self._bell
         assert bell is not None
-        with bell.condition:
+        with bell.lock:
             if bell.rung:
                 return
             bell.rung = True
+            for sleeper in bell.sleepers:
+                sleeper.wake()
             for waiter in bell.waiters:
                 if self._stage is _DONE:
                     waiter.add_result(self)
@@ -470,7 +499,6 @@ class Job(Future[T], Generic[T]):
                     waiter.add_cancelled(self)
                 else:
                     waiter.add_exception(self)
-            bell.condition.notify_all()
             callbacks, bell.callbacks = bell.callbacks, []
         if not callbacks:
             return
@@ -504,35 +532,35 @@ class Job(Future[T], Generic[T]):
 
     def _block(self, timeout: float | None) -> bool:
         bell = self._get_bell()
-        around = scope.get()
-        if around is None:
-            with bell.condition:
-                return bell.condition.wait_for(lambda: self._stage in FINAL, timeout)
-        return self._block_within(current_context(), bell, timeout)
+        sleeper = _Sleeper()
+        with bell.lock:
+            if bell.rung:
+                return True
+            bell.sleepers.append(sleeper)
+        try:
+            around = scope.get()
+            if around is None:
+                sleeper.sleep(timeout)
+            else:
+                self._sleep_within(around.context, sleeper, timeout)
+        finally:
+            if self._stage not in FINAL:
+                with bell.lock:
+                    bell.sleepers.remove(sleeper)
+        return self._stage in FINAL
 
-    def _block_within(self, context: Context, bell: _Bell, timeout: float | None) -> bool:
-        """As `_block`, but the trip of the caller's *context* ends the wait."""
-
-        def wake(cause: Cause) -> None:
-            with bell.condition:
-                bell.condition.notify_all()
-
+    def _sleep_within(self, context: Context, sleeper: _Sleeper, timeout: float | None) -> None:
+        """Sleep until the outcome is there or *timeout* has passed; Cancelled if the caller's *context* trips first."""
         until = clock.deadline_after(timeout)
         if context.deadline is not None and (until is None or context.deadline < until):
             until = context.deadline
-        stop_listening = context.listen(wake, on_time=False)
+        stop_listening = context.listen(lambda cause: sleeper.wake(), on_time=False)
         try:
-            with bell.condition:
-                bell.condition.wait_for(
-                    lambda: self._stage in FINAL or context.cancelled,
-                    clock.remaining(until),
-                )
+            sleeper.sleep(clock.remaining(until))
         finally:
             stop_listening()
-        if self._stage in FINAL:
-            return True
-        context.check()
-        return False
+        if self._stage not in FINAL:
+            context.check()
 
     def _observed(self) -> None:
         """Somebody has seen how it failed."""

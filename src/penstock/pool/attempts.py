@@ -174,15 +174,14 @@ class Attempts:
             worker = self.running.pop(job, None)
             if worker is None:
                 return  # it ended just now, and has its outcome
-            overrun = worker.overrun = Overrun(job, "overran", job._since)
+            stuck_at = clock.monotonic() + self._crew.settings.stuck_after
+            overrun = worker.overrun = Overrun(job, "overran", job._since, stuck_at)
             job._ran = clock.monotonic() - job._since
             if delay is not None:
                 self._overrun[job] = delay, error
         if delay is None:
             self.settle(job, stage, error, stack=stack)
-        timers.call_at(
-            clock.monotonic() + self._crew.settings.stuck_after, functools.partial(self._still_there, worker, overrun)
-        )
+        timers.call_at(stuck_at, functools.partial(self._still_there, worker, overrun))
         self._crew.check_drained()
 
     def _still_there(self, worker: Worker, overrun: Overrun) -> None:
@@ -240,7 +239,7 @@ class Attempts:
                 worker = self.running.pop(job, None)
                 if worker is None:
                     continue
-                worker.overrun = Overrun(job, "abandoned", job._since)
+                worker.overrun = Overrun(job, "abandoned", job._since, clock.monotonic())
             ran = job._ran = clock.monotonic() - job._since
             error = JobAbandoned(job.label, ran)
             self.settle(job, JobState.ABANDONED, error, cut=True, hand_over=True)

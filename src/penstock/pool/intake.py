@@ -47,23 +47,53 @@ class Intake:
         self._queue = crew.backlog.queue
 
     def submit(
-        self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        terms: JobTerms,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        placed: bool = False,
     ) -> Job[Any]:
-        """Accept one call, waiting for a place in the backlog as *terms* say."""
+        """Accept one call, waiting for a place in the backlog as *terms* say; *placed*: the caller holds one for it.
+
+        One function for the whole way in, and steps of others written out: a call costs as much as several of them.
+        """
         try:
             if fn.__code__.co_flags & NO_PLAIN_FUNCTION:
                 check_function(fn)
         except AttributeError:
             check_function(fn)
-        if self._lifecycle.closing:
-            raise self._crew.refusal()
-        try:
-            self._free.pop()  # Places.take, written out
-        except IndexError:
-            if terms.when_full == "caller":
-                return self._run_in_caller(terms, fn, args, kwargs)
-            self._wait_for_place(terms)
-        return self.accept(terms, fn, args, kwargs)
+        lifecycle = self._lifecycle
+        if not placed:
+            if lifecycle.closing:
+                raise self._crew.refusal()
+            try:
+                self._free.pop()  # Places.take
+            except IndexError:
+                if terms.when_full == "caller":
+                    return self._run_in_caller(terms, fn, args, kwargs)
+                self._wait_for_place(terms)
+        job: Job[Any] = Job(terms, next(self._numbers), fn, args, kwargs or None, copy_context(), clock.monotonic())
+        if lifecycle.closing:
+            self._places.give()
+            self._withdraw()
+        if not terms.plain or scope.get() is not None:
+            self._prepare(job)
+        if self._ledger.observers:
+            self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
+        self._queue.append(job)  # Backlog.put
+        staff = self._staff
+        if staff.idle:
+            if not staff.waking:
+                staff.wake_one()
+        elif staff.alive < staff.capacity:
+            staff.grow()
+        if lifecycle.cutting:
+            self._crew.cut_waiting()  # the stop may have looked just before the job was there
+        if job._context is not None:
+            self._crew.attempts.listen(job)
+        return job
 
     async def submit_from_loop(
         self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -76,33 +106,7 @@ class Intake:
             if terms.when_full in ("reject", "caller"):
                 return self.submit(terms, fn, args, kwargs)
             await self._line_up_from_loop(terms)
-        return self.accept(terms, fn, args, kwargs)
-
-    def accept(
-        self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Job[Any]:
-        """Accept one call; the caller holds a place for it."""
-        job: Job[Any] = Job(terms, next(self._numbers), fn, args, kwargs or None, copy_context(), clock.monotonic())
-        if self._lifecycle.closing:
-            self._places.give()
-            self._withdraw()
-        if not terms.plain or scope.get() is not None:
-            self._prepare(job)
-        if self._ledger.observers:
-            self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
-        # Backlog.put, written out.
-        self._queue.append(job)
-        staff = self._staff
-        if staff.idle:
-            if not staff.waking:
-                staff.wake_one()
-        elif staff.alive < staff.capacity:
-            staff.grow()
-        if self._lifecycle.cutting:
-            self._crew.cut_waiting()  # the stop may have looked just before the job was there
-        if job._context is not None:
-            self._crew.attempts.listen(job)
-        return job
+        return self.submit(terms, fn, args, kwargs, placed=True)
 
     def accept_all(self, terms: JobTerms, fn: Callable[..., Any], inputs: Iterator[tuple[Any, ...]]) -> list[Job[Any]]:
         """Accept a call for each of *inputs*, now; those that find no place wait in a line of their own."""
@@ -112,7 +116,7 @@ class Intake:
         try:
             for args in inputs:
                 if not line.jobs and self._places.take():
-                    jobs.append(self.accept(terms, fn, args, {}))
+                    jobs.append(self.submit(terms, fn, args, {}, placed=True))
                 else:
                     job = self._accept_without_place(terms, fn, args, None)
                     line.jobs.append(job)
@@ -225,7 +229,7 @@ class Intake:
     def _placed(self, waiter: SubmitterInLine | CoroutineInLine, context: Context | None, begun: float) -> bool:
         """True if *waiter* was granted a place; else it leaves the line, and the reason is raised."""
         if not self._places.leave(waiter):
-            return True  # if the pool was closed meanwhile, `accept` will say so
+            return True  # if the pool was closed meanwhile, `submit` will say so
         if self._lifecycle.closing:
             raise self._crew.refusal()
         if context is not None:

@@ -254,12 +254,15 @@ class Staff:
             return list(self._workers)
 
     def join(self, deadline: float | None) -> None:
-        """Wait until *deadline* for the threads of a closed pool to end, but for stuck ones."""
+        """Wait until *deadline* for the threads of a closed pool to end; for one that overran, until it is stuck."""
         for worker in self.workers():
-            thread = worker.thread
-            if worker.overrun is None and thread is not None and thread is not threading.current_thread():
+            thread, overrun = worker.thread, worker.overrun
+            until = deadline
+            if overrun is not None:
+                until = overrun.stuck_at if deadline is None else min(deadline, overrun.stuck_at)
+            if thread is not None and thread is not threading.current_thread():
                 with contextlib.suppress(RuntimeError):  # it was not started yet
-                    thread.join(clock.remaining(deadline))
+                    thread.join(clock.remaining(until))
 
     def start_afresh(self) -> None:
         """In the child of a fork: none of the threads came along, and the lock may be in any state."""

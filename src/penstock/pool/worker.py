@@ -24,6 +24,7 @@ class Overrun:
     job: Job[Any]
     outcome: Literal["overran", "abandoned"]
     since: float  # monotonic: when the attempt began
+    stuck_at: float  # monotonic: from then on it is stuck, and nobody waits for it
     replaced: bool = False  # its slot went to a fresh thread
 
 
