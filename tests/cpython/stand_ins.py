@@ -81,6 +81,8 @@ class Future(Job[Any]):
     def _exception(self, exception: BaseException | None) -> None:
         if exception is not None:
             self._value, self._stage = exception, JobState.FAILED
+            if self._bell is not None:  # somebody waits; the suite holds the bell's lock, and lets go of it next
+                threading.Thread(target=self._ring).start()
 
     @property
     def _result(self) -> Any:
