@@ -24,7 +24,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 from penstock import clock, timers
-from penstock.context import Context, scope
+from penstock.context import Context, current_scope, scope
 from penstock.errors import JobCancelled
 
 if TYPE_CHECKING:
@@ -459,6 +459,10 @@ class Job(Future[T], Generic[T]):
     def _call(self) -> T:
         """Run the function in the calling thread, as this job."""
         scope.set(self)
+        return self._call_seated()
+
+    def _call_seated(self) -> T:
+        """The same on a thread whose seat says that it runs this job."""
         if self._kwargs is None:
             return self._fn(*self._args)  # type: ignore[operator, misc]
         return self._fn(*self._args, **self._kwargs)  # type: ignore[operator, misc]
@@ -512,7 +516,7 @@ class Job(Future[T], Generic[T]):
             try:
                 callback(self)
             except Exception:
-                log.exception("a done callback of %s raised", self.label, extra={"job": self.id})
+                log.exception("exception calling callback for %s", self.label, extra={"job": self.id})
 
     def _get_bell(self) -> _Bell:
         bell = self._bell
@@ -538,7 +542,7 @@ class Job(Future[T], Generic[T]):
                 return True
             bell.sleepers.append(sleeper)
         try:
-            around = scope.get()
+            around = current_scope()
             if around is None:
                 sleeper.sleep(timeout)
             else:
@@ -578,7 +582,7 @@ def name_of(fn: object) -> str:
 
 def current_job() -> Job[Any] | None:
     """The job that the calling code is part of; None outside jobs."""
-    around = scope.get()
+    around = current_scope()
     while isinstance(around, Context):
         around = around._outer
     return around if isinstance(around, Job) else None

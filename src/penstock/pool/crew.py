@@ -68,9 +68,10 @@ class ThreadCrew:
         self.backlog = Backlog(settings.backlog, self.staff.call)
         self.attempts = Attempts(self)
         self.intake = Intake(self)
-        self.call: Callable[[Job[Any]], Any] = (
-            Job._call if settings.around is None else functools.partial(_call_around, settings.around)
-        )
+        self.call: Callable[[Job[Any]], Any] = Job._call
+        self.call_seated: Callable[[Job[Any]], Any] = Job._call_seated
+        if settings.around is not None:
+            self.call = self.call_seated = functools.partial(_call_around, settings.around)
         self._lock = threading.Lock()
         self._asked_at: float | None = None  # monotonic: when the stop was asked for
         self._ended_at: float | None = None  # monotonic; written once, before the phase moves to CLOSED

@@ -11,11 +11,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
-from threading import current_thread
+from threading import current_thread, get_ident
 from typing import TYPE_CHECKING, Any
 
 from penstock import clock
-from penstock.context import Context, scope
+from penstock.context import Context, current_scope, scope, seats
 from penstock.errors import BacklogFull
 from penstock.events import JobAccepted
 from penstock.job import FINAL, Job
@@ -78,7 +78,7 @@ class Intake:
         if lifecycle.closing:
             self._places.give()
             self._withdraw()
-        if not terms.plain or scope.get() is not None:
+        if not terms.plain or scope.get() is not None or get_ident() in seats:
             self._prepare(job)
         if self._ledger.observers:
             self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
@@ -138,8 +138,7 @@ class Intake:
         job: Job[Any] = Job(terms, next(self._numbers), fn, args, kwargs, copy_context(), clock.monotonic())
         if self._lifecycle.closing:
             self._withdraw()
-        if not terms.plain or scope.get() is not None:
-            self._prepare(job)
+        self._prepare(job)
         if self._ledger.observers:
             self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
         return job
@@ -156,7 +155,7 @@ class Intake:
         terms = job._terms
         parent = terms.context
         if parent is None and terms.inherit:
-            around = scope.get()
+            around = current_scope()
             parent = None if around is None else around.context
         if parent is not None:
             job._context = Context(parent=parent)
@@ -239,7 +238,7 @@ class Intake:
 
 def _limits(terms: JobTerms, begun: float) -> tuple[Context | None, float | None]:
     """The caller's context, and until when it may wait: its own deadline, or that of *terms* if it is earlier."""
-    around = scope.get()
+    around = current_scope()
     context = None if around is None else around.context
     deadline = None if terms.submit_timeout is None else begun + terms.submit_timeout
     if context is not None and context.deadline is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
 from penstock import clock
-from penstock.context import scope
+from penstock.context import current_scope
 from penstock.errors import PoolClosed
 from penstock.job import Job
 from penstock.pool.crew import ThreadCrew
@@ -164,7 +164,7 @@ def _next_ended(crew: ThreadCrew, ended: queue.SimpleQueue[Job[T] | None], under
 
 
 def _get_within_context(ended: queue.SimpleQueue[Job[T] | None], found: list[Job[T]]) -> bool:
-    around = scope.get()
+    around = current_scope()
     if around is None:
         job = ended.get()
         assert job is not None

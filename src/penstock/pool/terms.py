@@ -56,7 +56,7 @@ class JobTerms:
             raise TypeError(f"name must be a string, not {terms.name!r}")
         if not isinstance(terms.context, Context | None):
             raise TypeError(f"context must be a Context or None, not {terms.context!r}")
-        plain = terms.timeout is None and terms.retry is None and terms.context is None
+        plain = terms.timeout is None and terms.retry is None and terms.context is None and terms.inherit
         return dataclasses.replace(terms, plain=plain)
 
     def but(self, **changed: Any) -> JobTerms:

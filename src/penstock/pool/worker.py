@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from penstock import clock
+from penstock.context import Seat, seats
 from penstock.job import Job, JobState, name_of
 from penstock.lifecycle import Phase
 from penstock.pool.ledger import Tally
@@ -31,11 +32,12 @@ class Overrun:
 class Worker:
     """A worker of *crew*. Fields are its own thread's, if nothing else is said."""
 
-    __slots__ = ("_crew", "lock", "name", "overrun", "tally", "thread", "waits_for")
+    __slots__ = ("_crew", "_seat", "lock", "name", "overrun", "tally", "thread", "waits_for")
 
     def __init__(self, crew: ThreadCrew, name: str) -> None:
         self._crew = crew
         self.name = name
+        self._seat: Seat | None = None  # set once the thread has begun
         self.tally: Tally = crew.ledger.open_tally()
         self.lock = threading.Lock()  # held, but for the moment of a wake: the worker sleeps on it
         self.lock.acquire()
@@ -46,9 +48,11 @@ class Worker:
     def work(self) -> None:
         """The thread's whole life."""
         if self._crew.staff.enter(self):
+            self._seat = seats[threading.get_ident()] = Seat()
             while (job := self._next()) is not None:
                 self.run(job)
                 del job  # keep nothing while waiting for the next one
+            del seats[threading.get_ident()]
         self._crew.staff.left(self)
 
     def _next(self) -> Job[Any] | None:
@@ -103,17 +107,25 @@ class Worker:
         job._attempt += 1
         job._worker = self.name
         job._stage = _RUNNING
-        if (job._context is not None or crew.lifecycle.cutting or not job._terms.plain) and not crew.attempts.begin(
-            job
-        ):
+        seat = self._seat
+        if job._context is None and job._terms.plain and seat is not None and not crew.lifecycle.cutting:
+            seat.scope = job
+            call = crew.call_seated
+        elif crew.attempts.begin(job):
+            call = crew.call
+        else:
             return
         if crew.ledger.observers:
             crew.attempts.tell_started(job)
         try:
-            value = job._cv.run(crew.call, job)  # type: ignore[union-attr]
+            value = job._cv.run(call, job)  # type: ignore[union-attr]
         except BaseException as error:
+            if seat is not None:
+                seat.scope = None
             crew.attempts.failed(self, job, error, started)
             return
+        if seat is not None:
+            seat.scope = None
         ran = clock.monotonic() - started
         if running.pop(job, None) is None:
             crew.attempts.came_back(self, job)
