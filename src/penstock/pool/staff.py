@@ -205,6 +205,7 @@ class Staff:
                 self._lent -= 1
                 self.capacity -= 1
                 worker.waits_for = None
+            self._let_one_go()
 
     def _refuse_hopeless_wait(self, worker: Worker, job: Job[Any] | None) -> None:
         """Raise NestedWait if *worker* would wait for itself, or if too many wait already. Holds `_lock`."""
@@ -241,6 +242,12 @@ class Staff:
         with self._lock:
             self._replaced -= 1
             self.capacity -= 1
+        self._let_one_go()
+
+    def _let_one_go(self) -> None:
+        """If there is one too many now, let an idle one find that out; a busy one will after its job."""
+        if self.alive > self.capacity:
+            self.wake_one()
 
     # Looking in: any thread
 

@@ -47,37 +47,35 @@ class Worker:
 
     def work(self) -> None:
         """The thread's whole life."""
-        if self._crew.staff.enter(self):
+        staff = self._crew.staff
+        if staff.enter(self):
             self._seat = seats[threading.get_ident()] = Seat()
-            while (job := self._next()) is not None:
+            self._work_until_told_to_leave()
+            del seats[threading.get_ident()]
+        staff.left(self)
+
+    def _work_until_told_to_leave(self) -> None:
+        staff, backlog = self._crew.staff, self._crew.backlog
+        queue, due, places = backlog.queue, backlog.due, backlog.places
+        while not (staff.alive > staff.capacity and staff.may_leave(self)):
+            try:
+                if due:
+                    job = due.popleft()
+                else:
+                    job = queue.popleft()
+                    # Places.give, written out for the common case that nobody waits.
+                    if places.waiting:
+                        places.give()
+                    else:
+                        places.free.append(None)
+                        if places.waiting and places.take():
+                            places.give()
+            except IndexError:
+                if not self._park():
+                    return
+            else:
                 self.run(job)
                 del job  # keep nothing while waiting for the next one
-            del seats[threading.get_ident()]
-        self._crew.staff.left(self)
-
-    def _next(self) -> Job[Any] | None:
-        """The next job, taken out of the backlog; None when it is time to leave."""
-        staff, backlog = self._crew.staff, self._crew.backlog
-        places = backlog.places
-        while True:
-            if staff.alive > staff.capacity and staff.may_leave(self):
-                return None
-            try:
-                if backlog.due:
-                    return backlog.due.popleft()
-                job = backlog.queue.popleft()
-            except IndexError:
-                if self._park():
-                    continue
-                return None
-            # Places.give, written out for the common case that nobody waits.
-            if places.waiting:
-                places.give()
-            else:
-                places.free.append(None)
-                if places.waiting and places.take():
-                    places.give()
-            return job
 
     def _park(self) -> bool:
         """Sleep until there may be work; False when the pool is closed and none is left."""
