@@ -62,9 +62,9 @@ def rest(seconds=60.0):
 class Script:
     """A script that runs. `line` and `rest` read what it says, `go` lets it go on, `end` waits for its end."""
 
-    def __init__(self, folder: Path, code: str) -> None:
+    def __init__(self, folder: Path, *code: str) -> None:
         path = folder / "script.py"
-        path.write_text(PREAMBLE + textwrap.dedent(code))
+        path.write_text(PREAMBLE + "".join(map(textwrap.dedent, code)))
         self._errors = folder / "errors.txt"
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
@@ -139,9 +139,9 @@ class Script:
 
 
 @contextlib.contextmanager
-def running(folder: Path, code: str) -> Iterator[Script]:
-    """*code* in a process of its own, which does not outlive the block."""
-    script = Script(folder, code)
+def running(folder: Path, *code: str) -> Iterator[Script]:
+    """*code* in a process of its own, which does not outlive the block. Each part may have its own indentation."""
+    script = Script(folder, *code)
     try:
         yield script
     finally:
