@@ -19,7 +19,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Protocol, Self
 
@@ -33,11 +33,15 @@ _NO_VALUES: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a context is tripped, and which context of the tree it was that tripped."""
+    """Why a context is tripped, and which context of the tree it was that tripped.
+
+    *at*: monotonic. A context goes by what came first, its deadline or the trip of an ancestor, whenever it is asked.
+    """
 
     reason: str
     by_deadline: bool
     source: Context
+    at: float = field(default_factory=lambda: clock.monotonic(), compare=False)
 
 
 class Scope(Protocol):
@@ -104,7 +108,7 @@ class Context:
     Invariants:
       1. A tripped context stays tripped, with its first cause.
       2. `deadline` is never later than the parent's, so the parent's need not be asked for.
-      3. A context is among its parent's listeners if and only if it has listeners of its own.
+      3. A context is among the listeners of its nearest open ancestor if and only if it has listeners of its own.
       4. A closed context (its job has ended) can't be cancelled any more, so that descendants skip it; this keeps a
          chain of jobs that each submit the next from growing.
     Lock: `_tree`, one for a whole tree, guards `_cause`, `_listeners`, `_told_by` and `_timer` of all its contexts.
@@ -191,14 +195,17 @@ class Context:
     @property
     def cause(self) -> Cause | None:
         """Why and by which context this one is tripped; None if it isn't."""
-        here: Context | None = self
-        while here is not None:
-            if here._cause is not None:
-                return here._cause
-            here = here._open_parent()
-        if self._deadline is not None and clock.monotonic() >= self._deadline:
+        if self._cause is not None:
+            return self._cause
+        found: Cause | None = None
+        above = self._open_parent()
+        while above is not None:
+            if above._cause is not None and (found is None or above._cause.at < found.at):
+                found = above._cause
+            above = above._open_parent()
+        if self._deadline is not None and (clock.monotonic() if found is None else found.at) >= self._deadline:
             return self._deadline_cause()
-        return None
+        return found
 
     def remaining(self) -> float:
         """Seconds until the deadline, never below zero; `math.inf` without one."""
@@ -238,6 +245,7 @@ class Context:
     def on_cancel(self, fn: Callable[[], object]) -> Callable[[], None]:
         """Call *fn* once when this context trips, now if it has. Returns a function that undoes this.
 
+        The end of the job whose context it is undoes it, too: nothing of an ended job is kept.
         *fn* runs on the thread that cancels; on a thread of its own if the deadline or the pool's stop did it.
         What it raises is logged.
         """
@@ -288,12 +296,14 @@ class Context:
         key = object()
         with self._tree:
             cause = self.cause
-            if cause is None:
+            listens = cause is None and not self._closed
+            if listens:
                 self._add_listener(key, told)
         if cause is not None:
             told(cause)
+        if not listens:
             return _nothing
-        if on_time and self._deadline is not None:
+        if on_time:
             self._watch_deadline()
         return lambda: self._stop_telling(key)
 
@@ -312,16 +322,16 @@ class Context:
                 if here._cause is not None:
                     continue
                 here._cause = cause
-                listeners, here._listeners, here._told_by = here._listeners, None, None
-                timer, here._timer = here._timer, None
-                if timer is not None:
-                    timer.cancel()
+                listeners, here._listeners = here._listeners, None
+                if listeners is not None:
+                    here._detach()
                 for listener in (listeners or {}).values():
                     if isinstance(listener, _Child):
                         waiting.append(listener.context)
                     else:
                         told.append(listener)
         hand_over = hand_over or timers.on_timers_thread()
+        told.sort(key=lambda listener: isinstance(listener, _UserCallback))  # ours first: they never raise
         for listener in told:
             if isinstance(listener, _UserCallback) and hand_over:
                 timers.hand_over(functools.partial(listener, cause))
@@ -337,8 +347,14 @@ class Context:
                 self._add_listener(_JOB, told)
         if cause is not None:
             told(cause)
-        elif self._deadline is not None:
+        else:
             self._watch_deadline()
+
+    @property
+    def job_listens(self) -> bool:
+        """Whether the job of this context is to be told."""
+        listeners = self._listeners
+        return listeners is not None and _JOB in listeners
 
     def limit(self, timeout: float | None) -> None:
         """Set the time of the attempt that begins now, at most what was inherited; None: only what was inherited."""
@@ -347,14 +363,25 @@ class Context:
             timer, self._timer = self._timer, None
             if timer is not None:
                 timer.cancel()
-        if self._deadline is not None and self._listeners is not None:
-            self._watch_deadline()
+        self._watch_deadline()
 
     def close(self) -> None:
-        """The job of this context has ended: `cancel` has no effect any more; ancestors and the deadline still have."""
+        """The job of this context has ended: nobody here needs to be told any more, and `cancel` has no effect.
+
+        Those below still follow the ancestors (they are told by the nearest open one from now on) and their deadlines.
+        """
         self._closed = True
-        if self._listeners is not None:
-            self._stop_telling(_JOB)
+        if self._listeners is None:
+            return
+        with self._tree:
+            listeners, self._listeners = self._listeners, None
+            self._detach()
+            for listener in (listeners or {}).values():
+                if isinstance(listener, _Child):
+                    below = listener.context
+                    below._told_by = below._open_parent()
+                    if below._told_by is not None:
+                        below._told_by._add_listener(below, listener)
 
     def _open_parent(self) -> Context | None:
         parent = self._parent
@@ -371,7 +398,8 @@ class Context:
         return owner
 
     def _deadline_cause(self) -> Cause:
-        return Cause("its deadline passed", by_deadline=True, source=self._deadline_owner())
+        assert self._deadline is not None
+        return Cause("its deadline passed", by_deadline=True, source=self._deadline_owner(), at=self._deadline)
 
     def _add_listener(self, key: object, told: Listener) -> None:
         """Keep *told*, and make sure that the ancestors tell this context. Holds `_tree`."""
@@ -409,13 +437,10 @@ class Context:
             here = above
 
     def _watch_deadline(self) -> None:
-        """Have the timers trip the context that owns our deadline when it comes."""
+        """Have the timers trip this context at its deadline, if somebody listens here."""
         with self._tree:
-            owner = self._deadline_owner()
-            if owner._listeners is None:  # the owner isn't told for our sake: it ended before we began to listen
-                owner = self
-            if owner._timer is None and owner._listeners is not None and owner._deadline is not None:
-                owner._timer = timers.call_at(owner._deadline, owner._expire)
+            if self._timer is None and self._listeners is not None and self._deadline is not None:
+                self._timer = timers.call_at(self._deadline, self._expire)
 
     def _expire(self) -> None:
         if self._deadline is not None and clock.monotonic() >= self._deadline:
@@ -431,7 +456,7 @@ class _UserCallback:
     def __call__(self, cause: Cause) -> None:
         try:
             self._fn()
-        except Exception:
+        except (Exception, Cancelled):  # `Cancelled`: it asked the very context that tells it
             log.exception("an on_cancel callback raised")
 
 

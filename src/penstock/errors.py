@@ -109,7 +109,7 @@ class JobCancelled(NoResult, concurrent.futures.CancelledError):
         return f"{self.job} was cancelled{' while it ran' if self.started else ''}: {self.reason}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), self.args, {"started": self.started})
+        return (type(self), self.args, vars(self))
 
 
 class DeadlineExceeded(NoResult):
@@ -130,7 +130,7 @@ class DeadlineExceeded(NoResult):
         return f"{self.job} {'exceeded' if self.started else 'never started within'} {limit}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), self.args, {"started": self.started})
+        return (type(self), self.args, vars(self))
 
 
 class JobAbandoned(NoResult):
@@ -170,4 +170,4 @@ class Cancelled(BaseException):
         self.by_deadline = by_deadline
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), self.args, {"by_deadline": self.by_deadline})
+        return (type(self), self.args, {**vars(self), "source": None})

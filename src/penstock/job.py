@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 from penstock import clock, timers
 from penstock.context import Context, current_scope, scope
-from penstock.errors import JobCancelled
+from penstock.errors import Cancelled, JobCancelled
 
 if TYPE_CHECKING:
     from contextvars import Context as ContextVars
@@ -515,7 +515,7 @@ class Job(Future[T], Generic[T]):
         for callback in callbacks:
             try:
                 callback(self)
-            except Exception:
+            except (Exception, Cancelled):
                 log.exception("exception calling callback for %s", self.label, extra={"job": self.id})
 
     def _get_bell(self) -> _Bell:

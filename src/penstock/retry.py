@@ -38,8 +38,9 @@ class Retry:
             if not (isinstance(kind, type) and issubclass(kind, BaseException)):
                 raise TypeError(f"on must name exception types, not {kind!r}")
         object.__setattr__(self, "on", on)
-        clock.checked_seconds("wait", self.wait)
-        clock.checked_seconds("max_wait", self.max_wait)
+        for name in ("wait", "max_wait"):
+            if clock.checked_seconds(name, getattr(self, name)) is None:
+                raise TypeError(f"{name} must be a number of seconds, not None")
         clock.checked_seconds("max_elapsed", self.max_elapsed)
         if not self.factor >= 1:
             raise ValueError(f"factor must be 1 or more, not {self.factor!r}")
@@ -56,6 +57,8 @@ class Retry:
         """Seconds to wait after failed *attempt* (1 is the first). *chance*: 0 to 1, drawn if not given."""
         if chance is None:
             chance = random.random()
+        if self.wait == 0:
+            return 0.0
         try:
             grown = self.wait * self.factor ** (attempt - 1)
         except OverflowError:

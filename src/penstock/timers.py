@@ -168,7 +168,7 @@ class Callbacks:
                 fn = self._waiting.popleft()
             try:
                 fn()
-            except Exception:
+            except BaseException:  # whatever it is, it must not take the thread along: there are only a few
                 log.exception("a callback raised")
             del fn
 

@@ -65,7 +65,7 @@ class Attempts:
         if terms.timeout is not None:
             context = job.context
             context.limit(terms.timeout)
-            if not context.is_listened_to:
+            if not context.job_listens:
                 self.listen(job)
         if terms.retry is not None and job._cv is not None:
             job._cv = job._cv.copy()  # what one attempt sets the next one must not see

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from penstock import timers
+from penstock.errors import Cancelled
 from penstock.events import Event
 from penstock.failures import Failures
 from penstock.job import Job, JobState
@@ -140,7 +141,7 @@ class Ledger:
         for observer in self.observers:
             try:
                 observer(event)
-            except Exception:
+            except (Exception, Cancelled):
                 log.exception("an observer of pool %r raised", self.pool, extra={"pool": self.pool})
 
     def failed(self, job: Job[Any]) -> None:

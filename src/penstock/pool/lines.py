@@ -25,12 +25,15 @@ class SubmitterInLine:
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def grant(self) -> None:
+    def grant(self) -> bool:
         """There is a place: wake up."""
-        with contextlib.suppress(RuntimeError):  # released already, by a nudge
-            self._lock.release()
+        self.nudge()
+        return True
 
-    nudge = grant  # the pool was closed or the caller's context tripped: wake up and see
+    def nudge(self) -> None:
+        """The pool was closed or the caller's context tripped: wake up and see."""
+        with contextlib.suppress(RuntimeError):  # released already
+            self._lock.release()
 
     def sleep(self, deadline: float | None) -> None:
         """Block the calling thread until it is woken or *deadline* has come."""
@@ -47,12 +50,17 @@ class CoroutineInLine:
         self._loop = loop
         self._woken: asyncio.Future[None] = loop.create_future()
 
-    def grant(self) -> None:
-        """There is a place: wake up."""
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody will come for the place
+    def grant(self) -> bool:
+        """There is a place: wake up. False if the loop was closed, so that nobody will come for it."""
+        try:
             self._loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:
+            return False
+        return True
 
-    nudge = grant
+    def nudge(self) -> None:
+        """The pool was closed or the caller's context tripped: wake up and see."""
+        self.grant()
 
     def _wake(self) -> None:
         if not self._woken.done():
@@ -78,20 +86,24 @@ class Line:
         self._put = put
         self.jobs: deque[Job[Any]] = deque()
 
-    def grant(self) -> None:
-        """A place for the first job; and more, as long as nobody else wants them."""
-        while True:
+    def grant(self) -> bool:
+        """A place for the first job; and more, as long as nobody else wants them. False if all were cancelled."""
+        try:
+            job = self.jobs.popleft()
+        except IndexError:
+            return False
+        self._put(job)
+        while self.jobs:
+            if not self._places.take():
+                self._places.wait(self)
+                break
             try:
                 job = self.jobs.popleft()
             except IndexError:
-                self._places.give()  # the last ones were cancelled
-                return
+                self._places.give()
+                break
             self._put(job)
-            if not self.jobs:
-                return
-            if not self._places.take():
-                self._places.wait(self)
-                return
+        return True
 
     def nudge(self) -> None:
         """Nothing to see: its jobs are accepted, and wait on."""

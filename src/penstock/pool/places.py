@@ -22,8 +22,8 @@ from typing import Protocol
 class Waiter(Protocol):
     """Somebody in the line for a place."""
 
-    def grant(self) -> None:
-        """A place is yours now: called once, by the thread that gave it. Must not block or raise."""
+    def grant(self) -> bool:
+        """A place is yours now, unless you answer False. Called by the thread that gives it; must not block or raise."""
         ...
 
     def nudge(self) -> None:
@@ -64,8 +64,8 @@ class Places:
                     return
                 # Somebody lined up in between, and the place is in our hand again.
             else:
-                waiter.grant()
-                return
+                if waiter.grant():
+                    return
 
     def wait(self, waiter: Waiter) -> None:
         """Line up; *waiter* is granted a place sooner or later, perhaps before this returns."""
