@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 from tests.gates import GUARD
 
 SLACK = 1.0  # seconds beyond its grace that a process may take to end, the interpreter's own end included
-LIMIT = 3 * GUARD  # seconds after which a script that hangs is killed, so that whoever reads from it goes on
+LIMIT = 2 * GUARD  # seconds after which a script that hangs is killed, so that whoever reads from it goes on
 
 PREAMBLE = r"""
 import os
@@ -86,6 +87,10 @@ class Script:
         line = self._out.readline()
         assert line, f"it ended without another word; on stderr:\n{self.errors}"
         return line.rstrip("\n")
+
+    def has_said(self, within: float = 0.05) -> bool:
+        """Whether there is something to read now, or *within* so many seconds."""
+        return bool(select.select([self._out], [], [], within)[0])
 
     def expect(self, *lines: str) -> None:
         """The next lines are these, in this order."""

@@ -272,7 +272,7 @@ def test_a_stop_then_cancels_what_waits_and_asks_what_runs() -> None:
 
     report = pool.shutdown(timeout=BUDGET)
 
-    assert (report.cancelled, report.cut, report.ok, report.exit_code) == (2, 1, False, 1)
+    assert (report.cancelled, report.cut, report.ok, report.exit_code) == (2, 2, False, 1)
     assert report.seconds < BUDGET, "nothing was left to abandon"
     assert (runs.state, waits.state) == (JobState.CANCELLED, JobState.CANCELLED)
     assert (runs.cancelled(), waits.cancelled()) == (False, True)
@@ -448,6 +448,28 @@ def test_a_block_whose_jobs_were_cut_raises_incomplete_with_the_report(hung: Gat
             pool.shutdown(timeout=0)
 
     assert (error.value.report.abandoned, error.value.report.cancelled) == (1, 1)
+
+
+def test_a_block_whose_running_job_ended_because_a_stop_asked_it_to_is_incomplete() -> None:
+    rest = Rest()
+    with pytest.raises(Incomplete) as error:
+        with ThreadPool(1) as pool:
+            pool.submit(rest)
+            assert rest.entered.wait(GUARD)
+            pool.shutdown(timeout=BUDGET)
+
+    report = error.value.report
+    assert (report.cancelled, report.cut, report.ok, report.exit_code) == (1, 1, False, 1)
+
+
+def test_a_running_job_that_somebody_cancelled_by_hand_leaves_the_block_complete() -> None:
+    rest = Rest()
+    with ThreadPool(1) as pool:
+        job = pool.submit(rest)
+        assert rest.entered.wait(GUARD)
+        job.cancel()
+
+    assert (pool.report.cancelled, pool.report.cut, pool.report.ok) == (1, 0, True)
 
 
 def test_jobs_that_somebody_cancelled_by_hand_leave_the_block_complete() -> None:
@@ -819,7 +841,7 @@ def test_the_second_ctrl_c_cancels(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert time.monotonic() - begun < GUARD
     assert (runs.state, waits.state) == (JobState.CANCELLED, JobState.CANCELLED)
-    assert pool.report.cut == 1
+    assert pool.report.cut == 2
 
 
 def test_the_third_ctrl_c_leaves_hung_threads_behind(monkeypatch: pytest.MonkeyPatch, hung: Gate) -> None:
