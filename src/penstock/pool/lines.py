@@ -51,16 +51,15 @@ class CoroutineInLine:
         self._woken: asyncio.Future[None] = loop.create_future()
 
     def grant(self) -> bool:
-        """There is a place: wake up. False if the loop was closed, so that nobody will come for it."""
-        try:
-            self._loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:
-            return False
+        """There is a place: wake up."""
+        self.nudge()
         return True
 
     def nudge(self) -> None:
         """The pool was closed or the caller's context tripped: wake up and see."""
-        self.grant()
+        # If the loop was closed, the coroutine will not wake; it gives a place that it has back when it is destroyed.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         if not self._woken.done():

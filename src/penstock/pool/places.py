@@ -23,7 +23,7 @@ class Waiter(Protocol):
     """Somebody in the line for a place."""
 
     def grant(self) -> bool:
-        """A place is yours now, unless you answer False. Called by the thread that gives it; must not block or raise."""
+        """A place is yours now, unless you answer False. The thread that gives it calls; don't block or raise."""
         ...
 
     def nudge(self) -> None:
