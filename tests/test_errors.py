@@ -1,0 +1,134 @@
+"""The tree of errors answers the caller, and every one of them survives pickling."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import concurrent.futures.thread
+import copy
+import inspect
+import pickle
+
+import pytest
+
+from penstock import Context, Report, errors
+
+REPORT = Report(
+    pool="mail", accepted=3, done=1, failed=1, cancelled=1, killed=0, abandoned=0, waiting=0, running=0, retrying=0,
+    cut=1, closing=True, closed=True, seconds=2.0, budget=5.0, stuck=(),
+)  # fmt: skip
+
+EXAMPLES: list[BaseException] = [
+    errors.PenstockError("something"),
+    errors.Refused("something"),
+    errors.BacklogFull(100),
+    errors.BacklogFull(100, 2.5, "use asubmit"),
+    errors.PoolClosed("mail"),
+    errors.PoolClosed("mail", "the process forked"),
+    errors.PoolBroken("mail", "its initializer raised KeyError('x')"),
+    errors.NestedWait("job 1 (a)", "job 2 (b)", "they wait for each other"),
+    errors.NoResult("something"),
+    errors.JobCancelled("job 1 (a)"),
+    errors.JobCancelled("job 1 (a)", "the user left", started=True),
+    errors.DeadlineExceeded("job 1 (a)"),
+    errors.DeadlineExceeded("job 1 (a)", 5.0, started=False),
+    errors.JobAbandoned("job 1 (a)", 31.5),
+    errors.Incomplete(REPORT),
+    errors.Cancelled("the user left"),
+    errors.Cancelled("its deadline passed", by_deadline=True),
+]
+
+SENTENCES = {
+    "the backlog is full (100 jobs wait)": errors.BacklogFull(100),
+    "the backlog is full (100 jobs wait) after 2.5 s of waiting; use asubmit": errors.BacklogFull(
+        100, 2.5, "use asubmit"
+    ),
+    "cannot schedule new futures: pool 'mail' takes no more jobs, it was closed": errors.PoolClosed("mail"),
+    "pool 'mail' is broken: no thread": errors.PoolBroken("mail", "no thread"),
+    "job 1 can't wait for job 2: why": errors.NestedWait("job 1", "job 2", "why"),
+    "job 1 was cancelled: cancelled": errors.JobCancelled("job 1"),
+    "job 1 was cancelled while it ran: the user left": errors.JobCancelled("job 1", "the user left", started=True),
+    "job 1 exceeded its deadline": errors.DeadlineExceeded("job 1"),
+    "job 1 exceeded its limit of 0.5 s": errors.DeadlineExceeded("job 1", 0.5),
+    "job 1 never started within its limit of 0.5 s": errors.DeadlineExceeded("job 1", 0.5, started=False),
+    "job 1 was still running after 31.5 s when its pool had to stop; it was left behind": errors.JobAbandoned(
+        "job 1", 31.5
+    ),
+    f"not every accepted job ran to its end: {REPORT}": errors.Incomplete(REPORT),
+}
+
+PARENTS = {
+    errors.Refused: {errors.PenstockError},
+    errors.BacklogFull: {errors.Refused},
+    errors.PoolClosed: {errors.Refused, RuntimeError},
+    errors.PoolBroken: {errors.Refused, concurrent.futures.thread.BrokenThreadPool},
+    errors.NestedWait: {errors.PenstockError, RuntimeError},
+    errors.NoResult: {errors.PenstockError},
+    errors.JobCancelled: {errors.NoResult, concurrent.futures.CancelledError},
+    errors.DeadlineExceeded: {errors.NoResult},
+    errors.JobAbandoned: {errors.NoResult},
+    errors.Incomplete: {errors.PenstockError},
+    errors.PenstockError: {Exception},
+    errors.Cancelled: {BaseException},
+}
+
+
+def test_the_examples_name_every_error_there_is() -> None:
+    defined = {
+        kind
+        for _, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, BaseException) and kind.__module__ == errors.__name__
+    }
+
+    assert {type(example) for example in EXAMPLES} == defined
+    assert set(PARENTS) == defined
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: f"{type(error).__name__}-{len(vars(error))}")
+def test_an_error_crosses_a_process_border(error: BaseException) -> None:
+    travelled = pickle.loads(pickle.dumps(error))
+
+    assert (type(travelled), travelled.args, str(travelled)) == (type(error), error.args, str(error))
+    assert vars(travelled) == vars(error)
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: f"{type(error).__name__}-{len(vars(error))}")
+def test_an_error_can_be_copied(error: BaseException) -> None:
+    twin = copy.copy(error)
+
+    assert (type(twin), twin.args, str(twin)) == (type(error), error.args, str(error))
+
+
+def test_the_context_that_tripped_stays_behind_when_cancelled_is_pickled() -> None:
+    error = errors.Cancelled("the user left", source=Context(parent=None), by_deadline=False)
+
+    travelled = pickle.loads(pickle.dumps(error))
+
+    assert (travelled.reason, travelled.source) == ("the user left", None)
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: f"{type(error).__name__}-{len(vars(error))}")
+def test_the_notes_of_an_error_cross_a_process_border(error: BaseException) -> None:
+    noted = copy.copy(error)
+    noted.add_note("not retried")
+
+    travelled = pickle.loads(pickle.dumps(noted))
+
+    assert travelled.__notes__ == ["not retried"]
+
+
+@pytest.mark.parametrize(("sentence", "error"), SENTENCES.items(), ids=lambda value: str(value)[:40])
+def test_an_error_says_a_sentence(sentence: str, error: BaseException) -> None:
+    assert str(error) == sentence
+
+
+@pytest.mark.parametrize(("kind", "parents"), PARENTS.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_the_tree_is_as_documented(kind: type[BaseException], parents: set[type[BaseException]]) -> None:
+    assert set(kind.__bases__) == parents
+
+
+def test_a_deadline_is_no_timeout_and_no_os_error() -> None:
+    assert not issubclass(errors.DeadlineExceeded, OSError)  # and TimeoutError is one
+
+
+def test_cancelled_passes_by_except_exception() -> None:
+    assert not issubclass(errors.Cancelled, Exception)
