@@ -56,33 +56,6 @@ class Scope(Protocol):
 scope: Final[contextvars.ContextVar[Scope | None]] = contextvars.ContextVar("penstock.scope", default=None)
 
 
-class Seat:
-    """Where a worker thread says what it runs.
-
-    To set a contextvar for each job would cost an eighth of the whole way of an empty one. A job with a deadline, a
-    retry or a parent has `scope` set; for others the worker writes its seat, and `scope` follows when it is asked for.
-    """
-
-    __slots__ = ("scope",)
-
-    def __init__(self) -> None:
-        self.scope: Scope | None = None  # written by its own thread alone
-
-
-seats: Final[dict[int, Seat]] = {}  # by thread ident; each entry is its own thread's
-
-
-def current_scope() -> Scope | None:
-    """What the calling code is part of; None outside of jobs and blocks."""
-    around = scope.get()
-    if around is None:
-        seat = seats.get(threading.get_ident())
-        if seat is not None and seat.scope is not None:
-            around = seat.scope
-            scope.set(around)  # what is started with a copy of these contextvars is part of it, too
-    return around
-
-
 class _Inherit:
     """The default of `parent`: the context of the code that makes this one."""
 
@@ -140,7 +113,7 @@ class Context:
     ) -> None:
         timeout = clock.checked_seconds("timeout", timeout)
         if isinstance(parent, _Inherit):
-            around = current_scope()
+            around = scope.get()
             parent = None if around is None else around.context
         elif parent is not None and not isinstance(parent, Context):
             raise TypeError(f"parent must be a Context or None, not {parent!r}")
@@ -256,7 +229,7 @@ class Context:
     def __enter__(self) -> Self:
         if self._token is not None:
             raise RuntimeError("this Context is entered already; make one for each block")
-        self._outer = current_scope()
+        self._outer = scope.get()
         self._token = scope.set(self)
         return self
 
@@ -307,11 +280,8 @@ class Context:
             self._watch_deadline()
         return lambda: self._stop_telling(key)
 
-    def trip(self, cause: Cause, *, hand_over: bool = False) -> bool:
-        """Mark this context and those below as tripped and tell all listeners; False if it was marked before.
-
-        *hand_over*: the calling thread must not run users' callbacks; they get a thread of their own.
-        """
+    def trip(self, cause: Cause) -> bool:
+        """Mark this context and those below as tripped and tell all listeners; False if it was marked before."""
         told: list[Listener] = []
         with self._tree:
             if self._cause is not None:
@@ -330,11 +300,10 @@ class Context:
                         waiting.append(listener.context)
                     else:
                         told.append(listener)
-        hand_over = hand_over or timers.on_timers_thread()
         told.sort(key=lambda listener: isinstance(listener, _UserCallback))  # ours first: they never raise
         for listener in told:
-            if isinstance(listener, _UserCallback) and hand_over:
-                timers.hand_over(functools.partial(listener, cause))
+            if isinstance(listener, _UserCallback):
+                timers.run_user_code(functools.partial(listener, cause))
             else:
                 listener(cause)
         return True
@@ -498,7 +467,7 @@ _nowhere = _Nowhere(parent=None)
 
 def current_context() -> Context:
     """The context of the running job or of the innermost `with Context` block; outside of both one that never trips."""
-    around = current_scope()
+    around = scope.get()
     return _nowhere if around is None else around.context
 
 

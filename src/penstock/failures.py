@@ -34,6 +34,7 @@ _LIBRARIES = tuple(
 _PRINTED_FRAME = re.compile(r'^  File "(.*)", line (\d+), in (.*)$', re.MULTILINE)  # as the traceback module has it
 
 Fingerprint = tuple[object, ...]
+_OTHERS: Fingerprint = ("other kinds",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,10 @@ class Failures:
     Safe from any thread. Lock: `_lock` guards every field; a leaf. Nothing is formatted or logged with it held.
     """
 
-    def __init__(self, pool: str, kinds: int = 1_000) -> None:
+    def __init__(self, pool: str, kinds: int = 1_000, *, quiet: bool = False) -> None:
         self._pool = pool
         self._limit = kinds
+        self._quiet = quiet
         self._lock = threading.Lock()
         self._kinds: OrderedDict[Fingerprint, _Kind] = OrderedDict()  # oldest last_seen first
         self._total = 0
@@ -107,51 +109,52 @@ class Failures:
     def record(self, job_id: int | str, label: str, error: BaseException, stack: str = "", worker: str = "") -> None:
         """Count the failure of job *job_id*. *stack*: where its thread stood, for errors that have no traceback."""
         fingerprint, where = _fingerprint(error, stack)
+        with self._lock:
+            is_known = fingerprint in self._kinds
+        # Made without the lock, since it runs the user's code (`__str__`); and given up if another thread was faster.
+        sample = None if is_known else self._sample(where, job_id, error, stack)
         now = clock.monotonic()
+        gone: _Kind | None = None
         with self._lock:
             self._total += 1
-            if fingerprint not in self._kinds and not self._make_room(now):
-                fingerprint, where = ("other kinds",), ""
-            kind = self._kinds.get(fingerprint)
-            is_new = kind is None
-        sample = self._first_of(fingerprint, where, job_id, error, stack) if is_new else None
-        with self._lock:
             kind = self._kinds.get(fingerprint)
             if kind is None:
-                # Another thread may have dropped the kind between the two blocks: then there is a new sample to make.
-                kind = _Kind(sample or self._first_of(fingerprint, where, job_id, error, stack), 0.0, _FIRST_INTERVAL)
-                self._kinds[fingerprint] = kind
+                has_room, gone = self._make_room(now)
+                if not has_room:
+                    fingerprint = _OTHERS
+                    kind = self._kinds.get(fingerprint)
+            if kind is None:
+                if fingerprint is _OTHERS or sample is None:
+                    sample = self._sample_of_others(job_id)
+                kind = self._kinds[fingerprint] = _Kind(sample, 0.0, _FIRST_INTERVAL)
             repeats = self._count(fingerprint, kind, job_id, now)
-        if repeats is None:
-            return
-        extra = {"job": job_id, "worker": worker, "pool": self._pool, "failures": kind.failure.count}
-        if repeats == kind.failure.count == 1:
-            said = _message(error) if stack == "" else f"{_message(error)}\nIts thread stood at:\n{stack}"
-            log.error("%s failed: %s: %s", label, type(error).__name__, said, exc_info=_exc_info(error), extra=extra)
-        else:
-            log.error(
-                "%s failed: %s: %s (%d more like it since the last line, %d in all)",
-                label, type(error).__name__, _message(error), repeats - 1, kind.failure.count, extra=extra,
-            )  # fmt: skip
+            failure = kind.failure
+        if gone is not None:
+            self._say_rest(gone.failure, gone.unlogged)
+        if repeats is not None:
+            self._say(label, error, stack, failure, repeats, {"job": job_id, "worker": worker, "pool": self._pool})
 
     def flush(self) -> None:
         """Log how often each kind was repeated since its last line; called when the pool has stopped."""
         with self._lock:
-            unlogged = [(kind.failure, kind.unlogged) for kind in self._kinds.values() if kind.unlogged]
+            unlogged = [(kind.failure, kind.unlogged) for kind in self._kinds.values()]
             for kind in self._kinds.values():
                 kind.unlogged = 0
         for failure, repeats in unlogged:
-            log.error("%d more failures since the last line: %s", repeats, failure, extra={"pool": self._pool})
+            self._say_rest(failure, repeats)
 
-    def _make_room(self, now: float) -> bool:
-        """Whether one more kind can be kept, if need be in the place of one that was quiet for long. Holds `_lock`."""
-        if len(self._kinds) < self._limit:
-            return True
-        oldest, kind = next(iter(self._kinds.items()))
-        if now - kind.last_seen < _QUIET or kind.unlogged:
-            return False
-        del self._kinds[oldest]
-        return True
+    def start_afresh(self) -> None:
+        """In the child of a fork: the lock may be in any state."""
+        self._lock = threading.Lock()
+
+    def _make_room(self, now: float) -> tuple[bool, _Kind | None]:
+        """Whether one more kind can be kept, and the one that was quiet for long and had to go. Holds `_lock`."""
+        if len(self._kinds) - (_OTHERS in self._kinds) < self._limit:
+            return True, None
+        oldest = next((key for key in self._kinds if key is not _OTHERS), None)
+        if oldest is None or now - self._kinds[oldest].last_seen < _QUIET:
+            return False, None
+        return True, self._kinds.pop(oldest)
 
     def _count(self, fingerprint: Fingerprint, kind: _Kind, job_id: int | str, now: float) -> int | None:
         """Count one more of *kind*; how many to log now (this one and those held back), or None. Holds `_lock`."""
@@ -170,18 +173,33 @@ class Failures:
         repeats, kind.unlogged = kind.unlogged, 0
         return repeats
 
-    def _first_of(
-        self, fingerprint: Fingerprint, where: str, job_id: int | str, error: BaseException, stack: str
-    ) -> Failure:
+    def _say(
+        self, label: str, error: BaseException, stack: str, failure: Failure, repeats: int, extra: dict[str, object]
+    ) -> None:
+        if self._quiet:
+            return
+        kind, message = type(error).__name__, _message(error)
+        extra = {**extra, "failures": failure.count}
+        if failure.count > 1:
+            said = "%s failed: %s: %s (%d more like it since the last line, %d in all)"
+            log.error(said, label, kind, message, repeats - 1, failure.count, extra=extra)
+            return
+        where = f"\nIts thread stood at:\n{stack}" if stack else ""
+        shown = _can_be_shown(error)
+        exc_info = (type(error), error, error.__traceback__) if shown and error.__traceback__ is not None else None
+        log.error("%s failed: %s: %s%s", label, kind, message, where, exc_info=exc_info, extra=extra)
+
+    def _say_rest(self, failure: Failure, repeats: int) -> None:
+        if repeats and not self._quiet:
+            log.error("%d more failures since the last line: %s", repeats, failure, extra={"pool": self._pool})
+
+    def _sample(self, where: str, job_id: int | str, error: BaseException, stack: str) -> Failure:
         """A kind's first failure, with count 0: `_count` adds this one."""
         now = clock.wall()
-        if len(fingerprint) == 1:
-            return Failure("other kinds", f"more than {self._limit} kinds of failures", "", 0, now, now, "", (job_id,))
-        text = "".join(traceback.format_exception(error, limit=-20)) + stack
-        message = _message(error)
+        text = (_traceback(error) or "") + stack
         return Failure(
             type=type(error).__qualname__,
-            message=message,
+            message=_message(error),
             where=where,
             count=0,
             first=now,
@@ -190,6 +208,22 @@ class Failures:
             job_ids=(job_id,),
         )
 
+    def _sample_of_others(self, job_id: int | str) -> Failure:
+        now = clock.wall()
+        return Failure("other kinds", f"more than {self._limit} kinds of failures", "", 0, now, now, "", (job_id,))
+
+
+def _traceback(error: BaseException) -> str | None:
+    """The traceback of *error* as text; None if the user's error keeps it from being made."""
+    try:
+        return "".join(traceback.format_exception(error, limit=-20))
+    except Exception:
+        return None
+
+
+def _can_be_shown(error: BaseException) -> bool:
+    return _traceback(error) is not None
+
 
 def _message(error: BaseException) -> str:
     try:
@@ -197,12 +231,6 @@ def _message(error: BaseException) -> str:
     except Exception:  # a user's __str__ may itself be broken
         text = "<its message could not be made>"
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "…"
-
-
-def _exc_info(
-    error: BaseException,
-) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
-    return (type(error), error, error.__traceback__) if error.__traceback__ is not None else None
 
 
 def _fingerprint(error: BaseException, stack: str) -> tuple[Fingerprint, str]:

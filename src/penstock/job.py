@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import logging
 import os
 import threading
@@ -24,7 +25,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 from penstock import clock, timers
-from penstock.context import Context, current_scope, scope
+from penstock.context import Context, scope
 from penstock.errors import Cancelled, JobCancelled
 
 if TYPE_CHECKING:
@@ -404,9 +405,32 @@ class Job(Future[T], Generic[T]):
         raise InvalidStateError(f"{self.label} is settled by its pool alone")
 
     def __await__(self) -> Generator[Any, None, T]:
+        """Its result. Cancelling the awaiting task cancels the job, or trips its context if it runs.
+
+        A job that somebody else cancelled raises `JobCancelled` here, as from `result`: not asyncio's CancelledError,
+        by which the task would take itself for cancelled.
+        """
         import asyncio  # only for those who use it
 
-        return asyncio.wrap_future(self).__await__()
+        if self._stage not in FINAL:
+            loop = asyncio.get_running_loop()
+            ended: asyncio.Future[None] = loop.create_future()
+
+            def wake() -> None:
+                if not ended.done():
+                    ended.set_result(None)
+
+            def tell(job: Future[T]) -> None:
+                with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                    loop.call_soon_threadsafe(wake)
+
+            self.add_done_callback(tell)
+            try:
+                yield from ended
+            except asyncio.CancelledError:
+                self.cancel("the task that awaited it was cancelled")
+                raise
+        return self.result()
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.name} {self._stage}>"
@@ -459,34 +483,27 @@ class Job(Future[T], Generic[T]):
     def _call(self) -> T:
         """Run the function in the calling thread, as this job."""
         scope.set(self)
-        return self._call_seated()
-
-    def _call_seated(self) -> T:
-        """The same on a thread whose seat says that it runs this job."""
         if self._kwargs is None:
             return self._fn(*self._args)  # type: ignore[operator, misc]
         return self._fn(*self._args, **self._kwargs)  # type: ignore[operator, misc]
 
-    def _settle(self, stage: JobState, value: Any, *, hand_over: bool = False) -> None:
-        """Give the job its outcome. The caller has taken it out of its room, and counts it.
-
-        *hand_over*: the calling thread must not run users' callbacks.
-        """
+    def _settle(self, stage: JobState, value: Any) -> None:
+        """Give the job its outcome. The caller has taken it out of its room, and counts it."""
         self._value = value
         self._stage = stage
         self._let_go()
         if self._bell is not None:
-            self._ring(hand_over)
+            self._ring()
 
     def _let_go(self) -> None:
         """Keep nothing of the call but the function's name."""
-        fn = self._fn
-        self._fn = fn if isinstance(fn, str) else name_of(fn)
+        if not isinstance(self._fn, str):
+            self._fn = name_of(self._fn)
         self._args = self._kwargs = self._cv = None
         if self._context is not None:
             self._context.close()
 
-    def _ring(self, hand_over: bool = False) -> None:
+    def _ring(self) -> None:
         """Tell everybody who waits. The stage is final; safe to repeat."""
         bell = self._bell
         assert bell is not None
@@ -504,12 +521,8 @@ class Job(Future[T], Generic[T]):
                 else:
                     waiter.add_exception(self)
             callbacks, bell.callbacks = bell.callbacks, []
-        if not callbacks:
-            return
-        if hand_over or timers.on_timers_thread():
-            timers.hand_over(lambda: self._call_back(callbacks))
-        else:
-            self._call_back(callbacks)
+        if callbacks:
+            timers.run_user_code(lambda: self._call_back(callbacks))
 
     def _call_back(self, callbacks: list[Callable[[Any], object]]) -> None:
         for callback in callbacks:
@@ -542,7 +555,7 @@ class Job(Future[T], Generic[T]):
                 return True
             bell.sleepers.append(sleeper)
         try:
-            around = current_scope()
+            around = scope.get()
             if around is None:
                 sleeper.sleep(timeout)
             else:
@@ -572,17 +585,19 @@ class Job(Future[T], Generic[T]):
 
 
 def name_of(fn: object) -> str:
-    """What to call *fn* in messages: its qualified name, or that of what it wraps."""
+    """What to call *fn* in messages: its qualified name, that of the function in a partial, or its type's."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
     try:
-        return fn.__qualname__  # type: ignore[attr-defined, no-any-return]
-    except AttributeError:
-        inner = getattr(fn, "func", None)  # functools.partial
-        return type(fn).__qualname__ if inner is None else name_of(inner)
+        name = fn.__qualname__  # type: ignore[attr-defined]
+    except Exception:  # a proxy may raise anything, or answer with anything
+        name = None
+    return name if isinstance(name, str) else type(fn).__qualname__
 
 
 def current_job() -> Job[Any] | None:
     """The job that the calling code is part of; None outside jobs."""
-    around = current_scope()
+    around = scope.get()
     while isinstance(around, Context):
         around = around._outer
     return around if isinstance(around, Job) else None

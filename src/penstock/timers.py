@@ -1,20 +1,22 @@
 """Calls at a given time, made by one daemon thread for the whole process; and a second room for users' callbacks.
 
-    timers.call_at(when, fn) ──> heap  ──> thread "penstock-timers"       ──> fn()   never blocks, never user code
-    timers.hand_over(fn)     ──> queue ──> threads "penstock-callbacks-N" ──> fn()   user code, may block
+    timers.call_at(when, fn)  ──> heap  ──> thread "penstock-timers"       ──> fn()   never blocks, never user code
+    timers.run_user_code(fn)  ──> queue ──> threads "penstock-callbacks-N" ──> fn()   if the caller must not block
+                              └────────────────────────────────────────────> fn()   else
 
-A callback of a user must never run on the thread that keeps the time: whatever is found due there and would call
-user code is handed over. Threads start when first needed.
+A callback of a user must never run on the thread that keeps the time, nor on one that stops a pool in so many seconds.
+Threads start when first needed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from penstock import clock
 
@@ -90,6 +92,7 @@ class Timers:
                 self._cancelled = 0
 
     def _run(self) -> None:
+        _here.must_not_block = True
         while True:
             due = self._wait_for_next()
             fn = due._take()
@@ -173,6 +176,7 @@ class Callbacks:
             del fn
 
 
+_here = threading.local()  # .must_not_block: set for threads that run no user code
 _timers = Timers()
 _callbacks = Callbacks()
 
@@ -182,14 +186,23 @@ def call_at(when: float, fn: Callable[[], None]) -> Timer:
     return _timers.call_at(when, fn)
 
 
-def hand_over(fn: Callable[[], None]) -> None:
-    """Run the user's callback *fn* on a thread where it may block; see `Callbacks.hand_over`."""
-    _callbacks.hand_over(fn)
+def run_user_code(fn: Callable[[], None]) -> None:
+    """Run the callback *fn* of a user: here, or on a thread of its own if this one must not be held up."""
+    if getattr(_here, "must_not_block", False):
+        _callbacks.hand_over(fn)
+    else:
+        fn()
 
 
-def on_timers_thread() -> bool:
-    """Whether the calling thread keeps the time, and so must run no user code."""
-    return threading.current_thread() is _timers._thread
+@contextlib.contextmanager
+def nothing_may_block() -> Iterator[None]:
+    """While the block runs, this thread runs no user's callback itself: a stop has to end in time."""
+    before = getattr(_here, "must_not_block", False)
+    _here.must_not_block = True
+    try:
+        yield
+    finally:
+        _here.must_not_block = before
 
 
 def _start_afresh() -> None:

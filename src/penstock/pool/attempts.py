@@ -67,8 +67,6 @@ class Attempts:
             context.limit(terms.timeout)
             if not context.job_listens:
                 self.listen(job)
-        if terms.retry is not None and job._cv is not None:
-            job._cv = job._cv.copy()  # what one attempt sets the next one must not see
         return True
 
     def failed(self, worker: Worker, job: Job[Any], error: BaseException, started: float) -> None:
@@ -81,16 +79,17 @@ class Attempts:
         worker.tally.waits.append(job._waited)
         worker.tally.runs.append(ran)
         drop_our_frames(error)
-        stage = JobState.FAILED
+        stage, cut = JobState.FAILED, False
         if isinstance(error, Cancelled):
             cause = None if job._context is None else job._context.cause
             cause = cause or Cause(error.reason, error.by_deadline, error.source or job.context)
             stage, ending = _outcome_of(job, cause, started=True)
             ending.__cause__ = error
             error = ending
+            cut = self._crew.lifecycle.cutting and cause.reason == STOPPING and cause.source is job._context
         delay = self._delay(job, error) if stage is JobState.FAILED else None
         if delay is None:
-            self.settle(job, stage, error)
+            self.settle(job, stage, error, cut=cut)
         else:
             self._try_again(job, delay, error)
         self._crew.check_drained()
@@ -207,13 +206,23 @@ class Attempts:
         if self._crew.backlog.queue or self._crew.backlog.due:
             self._crew.staff.call()
 
+    def take_out(self, job: Job[Any]) -> bool:
+        """Take *job* from those that wait for their thread to try again: it is the caller's now. False if not there."""
+        with self._lock:
+            return self._overrun.pop(job, None) is not None
+
+    def runs_here(self) -> bool:
+        """Whether the calling thread is inside one of the running jobs, be it as the caller who had to run it."""
+        here = threading.current_thread()
+        return any(worker.thread is here for worker in list(self.running.values()))
+
     # A stop: whoever stops the pool
 
     def cancel_running(self) -> None:
         """Ask every running job to stop, by tripping its context."""
         for job in list(self.running):
             context = job.context
-            context.trip(Cause(STOPPING, by_deadline=False, source=context), hand_over=True)
+            context.trip(Cause(STOPPING, by_deadline=False, source=context))
 
     def cut_overrun(self) -> None:
         """Jobs that were to be tried again after their thread came back are not: they fail with what they had."""
@@ -228,9 +237,9 @@ class Attempts:
         if job._attempt:
             error: BaseException = job._value
             error.add_note(f"not retried: {STOPPING}")
-            self.settle(job, JobState.FAILED, error, cut=True, hand_over=True)
+            self.settle(job, JobState.FAILED, error, cut=True)
         else:
-            self.settle(job, JobState.CANCELLED, JobCancelled(job.label, STOPPING), cut=True, hand_over=True)
+            self.settle(job, JobState.CANCELLED, JobCancelled(job.label, STOPPING), cut=True)
 
     def abandon_running(self) -> None:
         """Give every running job its outcome and leave its thread behind."""
@@ -242,7 +251,7 @@ class Attempts:
                 worker.overrun = Overrun(job, "abandoned", job._since, clock.monotonic())
             ran = job._ran = clock.monotonic() - job._since
             error = JobAbandoned(job.label, ran)
-            self.settle(job, JobState.ABANDONED, error, cut=True, hand_over=True)
+            self.settle(job, JobState.ABANDONED, error, cut=True)
 
     # Outcomes
 
@@ -254,18 +263,17 @@ class Attempts:
         *,
         cut: bool = False,
         stack: str = "",
-        hand_over: bool = False,
     ) -> None:
         """Give *job*, which is in our hands, an outcome that is not a result.
 
-        *cut*: a stop is the reason. *stack*: where its thread stood. *hand_over*: users' callbacks run elsewhere.
+        *cut*: a stop is the reason. *stack*: where its thread stood.
         """
         ledger = self._crew.ledger
         if stage is JobState.FAILED:  # the report tells of those that a stop killed or abandoned
             ledger.failures.record(job.id, job.label, error, stack, job.worker or "")
             ledger.failed(job)
         ledger.count(stage, cut=cut)
-        job._settle(stage, error, hand_over=hand_over)
+        job._settle(stage, error)
         if ledger.observers:
             self.tell_ended(job, error)
         ledger.one_ended()

@@ -25,5 +25,5 @@ def _in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     if ipython is None or threading.current_thread() is not threading.main_thread():
         return False
-    shell = ipython.get_ipython()
-    return getattr(shell, "kernel", None) is not None
+    get_shell = getattr(ipython, "get_ipython", None)  # not there while IPython is being imported
+    return get_shell is not None and getattr(get_shell(), "kernel", None) is not None

@@ -33,7 +33,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from penstock import clock
+from penstock import clock, timers
 from penstock.context import scope
 from penstock.errors import JobCancelled, PoolBroken, PoolClosed
 from penstock.events import PoolStopped, PoolStopping
@@ -63,15 +63,18 @@ class ThreadCrew:
         self.settings = settings
         self.name = settings.name
         self.lifecycle = Lifecycle()
-        self.ledger = Ledger(settings.name, keep_unobserved=settings.unobserved == "raise")
+        self.ledger = Ledger(
+            settings.name,
+            keep_unobserved=settings.unobserved == "raise",
+            log_failures=settings.unobserved != "ignore",
+        )
         self.staff = Staff(self)
         self.backlog = Backlog(settings.backlog, self.staff.call)
         self.attempts = Attempts(self)
         self.intake = Intake(self)
         self.call: Callable[[Job[Any]], Any] = Job._call
-        self.call_seated: Callable[[Job[Any]], Any] = Job._call_seated
         if settings.around is not None:
-            self.call = self.call_seated = functools.partial(_call_around, settings.around)
+            self.call = functools.partial(_call_around, settings.around)
         self._lock = threading.Lock()
         self._asked_at: float | None = None  # monotonic: when the stop was asked for
         self._ended_at: float | None = None  # monotonic; written once, before the phase moves to CLOSED
@@ -92,7 +95,7 @@ class ThreadCrew:
 
     def forget(self, job: Job[Any], reason: str = "cancelled") -> bool:
         """Cancel *job* if no worker has started it; a running one is not disturbed."""
-        if self.backlog.take_out(job):
+        if self.backlog.take_out(job) or self.attempts.take_out(job):
             self.attempts.settle(job, JobState.CANCELLED, JobCancelled(job.label, reason))
             self.check_drained()
         return job.cancelled()
@@ -135,26 +138,29 @@ class ThreadCrew:
     def cancel_waiting(self, reason: str) -> None:
         """Cancel what no worker has started, because the user asked for it."""
         for job in self.backlog.take_all():
-            self.attempts.settle(job, JobState.CANCELLED, JobCancelled(job.label, reason), hand_over=True)
+            self.attempts.settle(job, JobState.CANCELLED, JobCancelled(job.label, reason))
         self.check_drained()
 
     def cut_waiting(self) -> None:
         """A stop starts no job any more: give those that wait the outcome that this leaves them."""
-        self.attempts.cut_overrun()
-        for job in self.backlog.take_all():
-            self.attempts.cut(job)
-        self.check_drained()
+        with timers.nothing_may_block():
+            self.attempts.cut_overrun()
+            for job in self.backlog.take_all():
+                self.attempts.cut(job)
+            self.check_drained()
 
     def cancel_everything(self) -> None:
         """After CANCELLING: cancel what waits, and ask what runs to stop."""
         self.cut_waiting()
-        self.attempts.cancel_running()
+        with timers.nothing_may_block():
+            self.attempts.cancel_running()
 
     def abandon(self) -> None:
         """After LEAVING: every job gets its outcome now; threads that are still inside one are left behind."""
         self.cut_waiting()
-        self.attempts.abandon_running()
-        self.check_drained()
+        with timers.nothing_may_block():
+            self.attempts.abandon_running()
+            self.check_drained()
 
     def check_drained(self) -> None:
         """If the pool is closing and every accepted job has its outcome, it is closed."""
@@ -247,6 +253,7 @@ class ThreadCrew:
         """In the child of a fork: none of the threads came along, and the locks may be in any state."""
         self._lock = threading.Lock()
         self._why = "it belongs to the parent process; make a new one after a fork"
+        self._reported = True
         self.lifecycle.__init__(Phase.CLOSED)  # type: ignore[misc]
         self.ledger.start_afresh()
         self.backlog.start_afresh()

@@ -182,9 +182,9 @@ def lifespan(*pools: ThreadPool, timeout: float = 25.0) -> Callable[[Any], Abstr
     async def manage(app: Any) -> AsyncIterator[None]:
         import asyncio
 
-        for pool in pools:
-            await asyncio.to_thread(pool.start)
         try:
+            for pool in pools:
+                await asyncio.to_thread(pool.start)
             yield
         finally:
             stop = Stop(shutdown._crews, timeout)

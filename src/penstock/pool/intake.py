@@ -11,11 +11,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
-from threading import current_thread, get_ident
+from threading import current_thread
 from typing import TYPE_CHECKING, Any
 
 from penstock import clock
-from penstock.context import Context, current_scope, scope, seats
+from penstock.context import Context, scope
 from penstock.errors import BacklogFull
 from penstock.events import JobAccepted
 from penstock.job import FINAL, Job
@@ -60,9 +60,10 @@ class Intake:
         One function for the whole way in, and steps of others written out: a call costs as much as several of them.
         """
         try:
-            if fn.__code__.co_flags & NO_PLAIN_FUNCTION:
-                check_function(fn)
-        except AttributeError:
+            no_plain_function = fn.__code__.co_flags & NO_PLAIN_FUNCTION
+        except Exception:  # not a function; a proxy may answer with anything
+            no_plain_function = 1
+        if no_plain_function:
             check_function(fn)
         lifecycle = self._lifecycle
         if not placed:
@@ -70,7 +71,10 @@ class Intake:
                 raise self._crew.refusal()
             try:
                 self._free.pop()  # Places.take
+                placed = True
             except IndexError:
+                pass
+            if not placed:
                 if terms.when_full == "caller":
                     return self._run_in_caller(terms, fn, args, kwargs)
                 self._wait_for_place(terms)
@@ -78,7 +82,7 @@ class Intake:
         if lifecycle.closing:
             self._places.give()
             self._withdraw()
-        if not terms.plain or scope.get() is not None or get_ident() in seats:
+        if not terms.plain or scope.get() is not None:
             self._prepare(job)
         if self._ledger.observers:
             self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
@@ -124,8 +128,8 @@ class Intake:
         finally:
             in_line = list(line.jobs)
             self._crew.backlog.put_line(line)
-        if self._lifecycle.cutting:
-            self._crew.cut_waiting()
+            if self._lifecycle.cutting:
+                self._crew.cut_waiting()
         for job in in_line:
             if job._context is not None:
                 self._crew.attempts.listen(job)
@@ -155,7 +159,7 @@ class Intake:
         terms = job._terms
         parent = terms.context
         if parent is None and terms.inherit:
-            around = current_scope()
+            around = scope.get()
             parent = None if around is None else around.context
         if parent is not None:
             job._context = Context(parent=parent)
@@ -238,7 +242,7 @@ class Intake:
 
 def _limits(terms: JobTerms, begun: float) -> tuple[Context | None, float | None]:
     """The caller's context, and until when it may wait: its own deadline, or that of *terms* if it is earlier."""
-    around = current_scope()
+    around = scope.get()
     context = None if around is None else around.context
     deadline = None if terms.submit_timeout is None else begun + terms.submit_timeout
     if context is not None and context.deadline is not None:

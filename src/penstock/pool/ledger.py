@@ -44,13 +44,15 @@ class Ledger:
     Lock: `_lock` guards every field that is written here; a leaf. Observers are called without it.
     """
 
-    def __init__(self, pool: str, *, keep_unobserved: bool) -> None:
+    def __init__(self, pool: str, *, keep_unobserved: bool, log_failures: bool) -> None:
         self.pool = pool
-        self.failures = Failures(pool)
+        self.failures = Failures(pool, quiet=not log_failures)
         self.numbers = itertools.count(1)
         self.observers: tuple[Observer, ...] = ()  # replaced, never changed
         self._lock = threading.Lock()
         self._tallies: set[Tally] = set()
+        self._past = Tally()  # the times of workers that have left
+        self._accepted_at_end: int | None = None  # set once the accounts balance for good
         self._withdrawn = 0  # numbers given to jobs that were refused after all
         self._counts = dict.fromkeys(JobState, 0)
         self._ended = 0  # jobs counted here, or by workers that have left, whose waiters were told
@@ -60,6 +62,9 @@ class Ledger:
     @property
     def accepted(self) -> int:
         """How many jobs were accepted, ever."""
+        return self._counted() if self._accepted_at_end is None else self._accepted_at_end
+
+    def _counted(self) -> int:
         # The repr of a count is the one way to read it without advancing it: "count(7)" has handed out 1 to 6.
         # The withdrawn first: read after, one more that came and went in between would make the rest look ended.
         withdrawn = self._withdrawn
@@ -84,6 +89,8 @@ class Ledger:
                 self._tallies.discard(tally)
                 self._counts[JobState.DONE] += tally.done
                 self._ended += tally.ended
+                self._past.waits.extend(tally.waits)
+                self._past.runs.extend(tally.runs)
 
     def count(self, state: JobState, *, cut: bool = False) -> None:
         """One more job ends as *state*; *cut*: because the pool had to stop."""
@@ -97,10 +104,17 @@ class Ledger:
             self._ended += 1
 
     def balances(self) -> bool:
-        """Whether every accepted job has its outcome, and its waiters know."""
+        """Whether every accepted job has its outcome, and its waiters know. Asked when no more are accepted.
+
+        True stays true: a number that is taken later is withdrawn, and doesn't count even for the moment until it is.
+        """
         with self._lock:
-            ended = self._ended + sum(tally.ended for tally in self._tallies)
-            return ended == self.accepted
+            if self._accepted_at_end is None:
+                ended = self._ended + sum(tally.ended for tally in self._tallies)
+                if ended != self._counted():
+                    return False
+                self._accepted_at_end = ended
+            return True
 
     def counts(self) -> tuple[dict[JobState, int], int]:
         """How many jobs ended as what, and how many of them a stop cut short."""
@@ -112,7 +126,7 @@ class Ledger:
     def times(self) -> tuple[list[float], list[float]]:
         """Seconds that the last jobs of each worker waited and ran, both in rising order."""
         with self._lock:
-            tallies = list(self._tallies)
+            tallies = [self._past, *self._tallies]
         waits = sorted(itertools.chain.from_iterable(tally.waits.copy() for tally in tallies))
         runs = sorted(itertools.chain.from_iterable(tally.runs.copy() for tally in tallies))
         return waits, runs
@@ -131,11 +145,8 @@ class Ledger:
         return stop
 
     def tell(self, event: Event) -> None:
-        """Tell all observers, on a thread of their own if this one keeps the time. What they raise is logged."""
-        if timers.on_timers_thread():
-            timers.hand_over(functools.partial(self._tell, event))
-        else:
-            self._tell(event)
+        """Tell all observers. What they raise is logged."""
+        timers.run_user_code(functools.partial(self._tell, event))
 
     def _tell(self, event: Event) -> None:
         for observer in self.observers:
@@ -170,4 +181,4 @@ class Ledger:
     def start_afresh(self) -> None:
         """In the child of a fork: the locks may be in any state."""
         self._lock = threading.Lock()
-        self.failures = Failures(self.pool)
+        self.failures.start_afresh()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
 from penstock import clock
-from penstock.context import current_scope
+from penstock.context import scope
 from penstock.errors import PoolClosed
 from penstock.job import Job
 from penstock.pool.crew import ThreadCrew
@@ -107,10 +108,7 @@ def _in_order(
                     refused, more = error, False
             if not under_way:
                 break
-            job = under_way.popleft()
-            job.wait_seen()
-            yield job
-            del job
+            yield _seen(under_way.popleft())  # not kept in a name: nothing here may keep a job that was given away
     finally:
         for left in under_way:
             left.forget()
@@ -129,22 +127,14 @@ def _as_they_end(
         while True:
             while more and len(under_way) < limit:
                 try:
-                    job = crew.intake.submit(terms, fn, (next(source),), {})
+                    _follow(crew.intake.submit(terms, fn, (next(source),), {}), under_way, ended)
                 except StopIteration:
                     more = False
                 except PoolClosed as error:
                     refused, more = error, False
-                else:
-                    under_way.add(job)
-                    job.add_done_callback(ended.put)  # type: ignore[arg-type]
-                    del job
             if not under_way:
                 break
-            job = _next_ended(crew, ended, under_way)
-            under_way.discard(job)
-            job.wait_seen()
-            yield job
-            del job
+            yield _seen(_next_ended(crew, ended, under_way))
     finally:
         for left in under_way:
             left.forget()
@@ -152,19 +142,33 @@ def _as_they_end(
         raise refused
 
 
+def _seen(job: Job[T]) -> Job[T]:
+    """*job* once it has its outcome, which counts as seen by whoever takes it."""
+    job.wait_seen()
+    return job
+
+
+def _follow(job: Job[T], under_way: set[Job[T]], ended: queue.SimpleQueue[Job[T] | None]) -> None:
+    under_way.add(job)
+    job.add_done_callback(ended.put)  # type: ignore[arg-type]
+
+
 def _next_ended(crew: ThreadCrew, ended: queue.SimpleQueue[Job[T] | None], under_way: set[Job[T]]) -> Job[T]:
     """The next job that ended. Waiting lends the slot of a worker, and ends when the caller's context trips."""
-    try:
-        job = ended.get_nowait()
-    except queue.Empty:
-        found: list[Job[T]] = []
-        crew.wait(next(iter(under_way)), lambda: _get_within_context(ended, found))
-        return found[0]
-    return _next_ended(crew, ended, under_way) if job is None else job
+    job: Job[T] | None = None
+    while job is None:
+        try:
+            job = ended.get_nowait()  # None: a wake for a wait that was over before it came
+        except queue.Empty:
+            found: list[Job[T]] = []
+            crew.wait(next(iter(under_way)), functools.partial(_get_within_context, ended, found))
+            job = found[0]
+    under_way.discard(job)
+    return job
 
 
 def _get_within_context(ended: queue.SimpleQueue[Job[T] | None], found: list[Job[T]]) -> bool:
-    around = current_scope()
+    around = scope.get()
     if around is None:
         job = ended.get()
         assert job is not None

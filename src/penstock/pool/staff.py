@@ -185,6 +185,8 @@ class Staff:
         """Call *block*, which waits for *job* (None: for a place). If a worker does, its slot is lent meanwhile."""
         worker = self._here.get(threading.get_ident())
         if worker is None:
+            if job is not None and job is current_job():
+                raise NestedWait(job.label, job.label, "a job can't wait for itself")
             return block()
         with self._lending(worker, job):
             return block()
@@ -217,10 +219,13 @@ class Staff:
         while waited_for is not None:
             chain.append(waited_for.label)
             other = self._crew.attempts.running.get(waited_for)
-            if other is worker:
+            if other is None or other.thread is None:
+                break
+            if other.thread is worker.thread:
                 why = "a job can't wait for itself" if len(chain) == 1 else f"they wait in a circle: {', '.join(chain)}"
                 raise NestedWait(name, target, why)
-            waited_for = None if other is None else other.waits_for
+            # A job that a worker had to run as its caller is not under the worker's name: go by the thread.
+            waited_for = self._here.get(other.thread.ident or 0, other).waits_for
         if self._lent >= self._settings.max_lent:
             others = [other.waits_for.label for other in self._workers if other.waits_for is not None]
             shown = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")

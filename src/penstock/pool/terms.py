@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -111,17 +113,16 @@ def check_count(name: str, value: object, *, least: int = 1, most: int | None = 
 
 def check_function(fn: Any) -> None:
     """TypeError if *fn* can't be run as a plain call, saying what to use instead."""
-    code = getattr(fn, "__code__", None)
-    if code is not None:
-        if code.co_flags & NO_PLAIN_FUNCTION:
-            raise TypeError(_what_to_use(fn, code.co_flags))
-    elif not callable(fn):
+    if not callable(fn):
         raise TypeError(f"a job needs a callable, not {fn!r}")
-    else:
-        inner = getattr(fn, "func", None) or type(fn).__call__  # a functools.partial, or an object that can be called
-        flags = getattr(getattr(inner, "__code__", None), "co_flags", 0)
-        if flags & NO_PLAIN_FUNCTION:
-            raise TypeError(_what_to_use(fn, flags))
+    inner = fn
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if not isinstance(inner, types.FunctionType | types.MethodType):
+        inner = type(inner).__call__  # an object that can be called; by its type, since a proxy answers with anything
+    flags = getattr(getattr(inner, "__code__", None), "co_flags", 0)
+    if flags & NO_PLAIN_FUNCTION:
+        raise TypeError(_what_to_use(fn, flags))
 
 
 def _what_to_use(fn: object, flags: int) -> str:

@@ -346,7 +346,8 @@ class ThreadPool(_Submitting):
         return finished(self._crew, clock.monotonic())
 
     def _refuse_own_worker(self) -> None:
-        if self._crew.staff.is_here() and self._crew.lifecycle.phase is not Phase.CLOSED:
+        inside = self._crew.staff.is_here() or self._crew.attempts.runs_here()
+        if inside and self._crew.lifecycle.phase is not Phase.CLOSED:
             raise RuntimeError(
                 "a job can't wait for its own pool to stop, which waits for the job; "
                 "use close() or shutdown(wait=False) there"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal
 
 from penstock import clock
-from penstock.context import Seat, seats
 from penstock.job import Job, JobState, name_of
 from penstock.lifecycle import Phase
 from penstock.pool.ledger import Tally
@@ -32,12 +32,11 @@ class Overrun:
 class Worker:
     """A worker of *crew*. Fields are its own thread's, if nothing else is said."""
 
-    __slots__ = ("_crew", "_seat", "lock", "name", "overrun", "tally", "thread", "waits_for")
+    __slots__ = ("_crew", "lock", "name", "overrun", "tally", "thread", "waits_for")
 
     def __init__(self, crew: ThreadCrew, name: str) -> None:
         self._crew = crew
         self.name = name
-        self._seat: Seat | None = None  # set once the thread has begun
         self.tally: Tally = crew.ledger.open_tally()
         self.lock = threading.Lock()  # held, but for the moment of a wake: the worker sleeps on it
         self.lock.acquire()
@@ -49,9 +48,7 @@ class Worker:
         """The thread's whole life."""
         staff = self._crew.staff
         if staff.enter(self):
-            self._seat = seats[threading.get_ident()] = Seat()
             self._work_until_told_to_leave()
-            del seats[threading.get_ident()]
         staff.left(self)
 
     def _work_until_told_to_leave(self) -> None:
@@ -98,32 +95,27 @@ class Worker:
         """Run one attempt of *job*, which the caller took out of its room, and settle it."""
         crew = self._crew
         running = crew.attempts.running
-        running[job] = self
         started = clock.monotonic()
+        # The job is in our hands; all is written before it is in the room of running ones, where others can take it.
         job._waited = waited = started - job._since
         job._since = started
         job._attempt += 1
         job._worker = self.name
         job._stage = _RUNNING
-        seat = self._seat
-        if job._context is None and job._terms.plain and seat is not None and not crew.lifecycle.cutting:
-            seat.scope = job
-            call = crew.call_seated
-        elif crew.attempts.begin(job):
-            call = crew.call
-        else:
-            return
+        running[job] = self
+        cv = job._cv
+        if job._context is not None or crew.lifecycle.cutting or not job._terms.plain:
+            if not crew.attempts.begin(job):
+                return
+            if job._terms.retry is not None and cv is not None:
+                cv = cv.copy()  # what one attempt sets the next one must not see
         if crew.ledger.observers:
             crew.attempts.tell_started(job)
         try:
-            value = job._cv.run(call, job)  # type: ignore[union-attr]
+            value = cv.run(crew.call, job)  # type: ignore[union-attr]
         except BaseException as error:
-            if seat is not None:
-                seat.scope = None
             crew.attempts.failed(self, job, error, started)
             return
-        if seat is not None:
-            seat.scope = None
         ran = clock.monotonic() - started
         if running.pop(job, None) is None:
             crew.attempts.came_back(self, job)
@@ -136,10 +128,9 @@ class Worker:
         # From here on as Job._settle, written out: a call costs as much as all of it.
         job._value = value
         job._stage = _DONE
-        try:
-            job._fn = job._fn.__qualname__  # type: ignore[union-attr]
-        except AttributeError:
-            job._fn = name_of(job._fn)
+        fn = job._fn
+        job._fn = fn.__qualname__ if type(fn) is FunctionType else name_of(fn)
+        del fn
         job._args = job._kwargs = job._cv = None
         if job._context is not None:
             job._context.close()
