@@ -6,12 +6,14 @@ import contextvars
 import math
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from penstock import Context, Job, JobCancelled, Retry, ThreadPool, current_context, current_job
-from tests.gates import GUARD, in_thread
+from tests.gates import GUARD, Gate, in_thread
+from tests.pool.script import running
 from tests.pool.watching import held_pool
 
 color: contextvars.ContextVar[str] = contextvars.ContextVar("color", default="none")
@@ -139,6 +141,69 @@ def test_a_child_is_its_own_current_job() -> None:
 def test_a_thread_that_a_job_starts_is_part_of_no_job() -> None:
     with ThreadPool(1) as pool:
         assert pool.submit(lambda: in_thread(current_job).result(GUARD)).result(GUARD) is None
+
+
+def test_a_thread_with_a_copy_of_the_contextvars_of_a_job_is_part_of_it() -> None:
+    def ask_in_a_thread() -> Job[Any] | None:
+        return in_thread(contextvars.copy_context().run, current_job).result(GUARD)
+
+    with ThreadPool(1) as pool:
+        for view in (pool, pool.options(timeout=60)):
+            job = view.submit(ask_in_a_thread)
+
+            assert job.result(GUARD) is job
+
+
+def test_an_observer_that_asks_for_the_current_job_leaves_the_worker_as_it_was() -> None:
+    gate = Gate()
+    of_callbacks: list[Job[Any] | None] = []
+
+    with ThreadPool(1) as pool:
+        pool.observe(lambda event: current_job())
+        pool.submit(int).result(GUARD)
+        job = pool.submit(gate)
+        job.add_done_callback(lambda _: of_callbacks.append(current_job()))
+        gate.open()
+
+    assert of_callbacks == [None]
+
+
+def test_a_done_callback_is_part_of_no_job() -> None:
+    gate = Gate()
+    of_callbacks: list[Job[Any] | None] = []
+
+    with ThreadPool(1) as pool:
+        for view in (pool, pool.options(timeout=60)):
+            job = view.submit(gate)
+            job.add_done_callback(lambda _: of_callbacks.append(current_job()))
+        gate.open()
+
+    assert of_callbacks == [None, None]
+
+
+def test_a_fresh_thread_in_the_child_of_a_fork_is_part_of_no_job_of_the_parent(tmp_path: Path) -> None:
+    code = """
+        with ThreadPool(2) as pool:
+            inside, gate = threading.Event(), threading.Event()
+            for _ in range(2):
+                pool.submit(lambda: (inside.set(), gate.wait()))
+            inside.wait()
+            if os.fork() == 0:
+                together = threading.Barrier(8)
+                threads = [
+                    threading.Thread(target=lambda: (together.wait(), say(current_job()))) for _ in range(8)
+                ]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                os._exit(0)
+            os.wait()
+            gate.set()
+    """
+    with running(tmp_path, code) as script:
+        script.expect(*["None"] * 8)
+        assert script.end() == 0
 
 
 def test_current_job_is_found_from_within_a_block_in_the_job() -> None:
