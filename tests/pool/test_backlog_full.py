@@ -215,6 +215,7 @@ def test_close_wakes_those_who_wait_for_a_place() -> None:
         for submitter in submitting:
             with pytest.raises(PoolClosed):
                 submitter.result(GUARD)
+        assert full.running.running(), "no place became free meanwhile"
         assert full.pool.report.accepted == 2
 
 
@@ -444,6 +445,7 @@ def test_asubmit_is_woken_by_close() -> None:
         full.pool.close()
         with pytest.raises(PoolClosed):
             await submitting
+        assert full.running.running(), "no place became free meanwhile"
 
     with full_pool() as full:
         asyncio.run(main())
