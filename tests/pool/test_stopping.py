@@ -36,6 +36,7 @@ from penstock.context import Cause
 from penstock.lifecycle import Lifecycle, Phase
 from penstock.pool import ladder, lines
 from penstock.pool.ladder import Stop
+from penstock.pool.worker import Worker
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool.script import running
 
@@ -1176,26 +1177,39 @@ def test_a_backlog_that_stays_full_while_the_pool_drains_refuses_as_closed_and_n
 
 
 class AsAWorkerTakes:
-    """Does *act* in the moment in which the worker of a pool of one has taken *job* and not begun with it."""
+    """Does *act* in the moment in which the worker of a pool of one has `job` and has not begun with it.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-        self.pool = ThreadPool(1)
-        gate = Gate()
-        first = self.pool.submit(gate)
-        self.job = self.pool.submit(int)
-        self.done = False
-        monotonic, running = clock.monotonic, self.pool._crew.attempts.running
+    *moment*: "in hand" (out of the backlog, not yet among the running ones) or "among the running".
+    """
 
-        def act_in_between() -> float:
-            worker = running.get(self.job)
-            if not self.done and worker is not None and threading.current_thread() is worker.thread:
-                self.done = True
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, moment: str, act: Callable[[], object]) -> None:
+        self.pool, self.acted = ThreadPool(1), False
+        gate, monotonic = Gate(), clock.monotonic
+        jobs: list[Job[Any]] = []
+
+        def act_once() -> None:
+            if not self.acted:
+                self.acted = True
                 in_thread(act).result(GUARD)
+
+        class Running(dict[Job[Any], Worker]):
+            def __setitem__(self, job: Job[Any], worker: Worker) -> None:
+                super().__setitem__(job, worker)
+                if moment == "among the running" and job in jobs:
+                    act_once()
+
+        def asked_for_the_time() -> float:
+            if moment == "in hand" and threading.current_thread() is self._thread and first.done():
+                act_once()
             return monotonic()
 
-        monkeypatch.setattr(clock, "monotonic", act_in_between)
+        self.pool._crew.attempts.running = running = Running()
+        first = self.pool.submit(gate)
         gate.wait_entered()
-        (self._thread,) = [running[first].thread]
+        self._thread = running[first].thread
+        self.job = self.pool.submit(int)
+        jobs.append(self.job)
+        monkeypatch.setattr(clock, "monotonic", asked_for_the_time)
         gate.open()
 
     def finish(self) -> Report:
@@ -1203,33 +1217,45 @@ class AsAWorkerTakes:
         self.pool.close()
         assert self._thread is not None
         self._thread.join(GUARD)
-        assert self.done
+        assert self.acted
         return self.pool.report
 
 
-def test_a_job_that_a_stop_ends_as_a_worker_takes_it_stays_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    taking = AsAWorkerTakes(monkeypatch, lambda: taking.pool.shutdown(timeout=0))
+MOMENTS = pytest.mark.parametrize("moment", ["in hand", "among the running"])
+
+
+@MOMENTS
+def test_a_job_that_a_stop_ends_as_a_worker_takes_it_stays_ended(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    taking = AsAWorkerTakes(monkeypatch, moment, lambda: taking.pool.shutdown(timeout=0))
 
     report = taking.finish()
 
     assert taking.job.state in (JobState.ABANDONED, JobState.CANCELLED)
     assert (report.accepted, report.done, report.abandoned + report.cancelled, report.stuck) == (2, 1, 1, ())
+    assert (report.closed, report.cut) == (True, 1)
 
 
-def test_a_job_whose_deadline_comes_as_a_worker_takes_it_stays_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+@MOMENTS
+def test_a_job_whose_deadline_comes_as_a_worker_takes_it_stays_failed(
+    monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
     with Context() as context:
         cause = Cause("its deadline passed", by_deadline=True, source=context)
-        taking = AsAWorkerTakes(monkeypatch, lambda: context.trip(cause))
+        taking = AsAWorkerTakes(monkeypatch, moment, lambda: context.trip(cause))
 
     report = taking.finish()
 
     assert taking.job.state is JobState.FAILED
+    assert isinstance(taking.job.exception(), DeadlineExceeded)
     assert (report.accepted, report.done, report.failed, report.stuck) == (2, 1, 1, ())
 
 
-def test_a_job_that_is_cancelled_as_a_worker_takes_it_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+@MOMENTS
+def test_a_job_that_is_cancelled_as_a_worker_takes_it_does_not_run(
+    monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
     with Context() as context:
-        taking = AsAWorkerTakes(monkeypatch, context.cancel)
+        taking = AsAWorkerTakes(monkeypatch, moment, context.cancel)
 
     report = taking.finish()
 
