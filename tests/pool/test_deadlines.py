@@ -22,8 +22,8 @@ from penstock import (
     current_job,
 )
 from penstock.events import JobRetried, JobStarted, WorkerStopped, WorkerStuck
-from tests.gates import GUARD, Gate
-from tests.pool.watching import Seen, held_pool, until
+from tests.gates import GUARD, Gate, in_thread
+from tests.pool.watching import Seen, full_pool, held_pool, until
 
 SHORT = 0.05  # seconds: a deadline that is meant to pass
 
@@ -366,6 +366,24 @@ def test_a_thread_that_comes_back_within_the_margin_was_never_stuck() -> None:
 
         assert pool.submit(int).result(GUARD) == 0
     assert seen.of(WorkerStuck) == []
+
+
+def test_a_stuck_job_in_its_caller_is_shown_and_gives_no_workers_slot_away() -> None:
+    gate = Gate()
+
+    with full_pool(when_full="caller", stuck_after=SHORT) as full:
+        seen = Seen(full.pool)
+        submitting = in_thread(full.pool.options(timeout=SHORT, name="slow").submit, gate)
+        try:
+            event = seen.wait_for(WorkerStuck)
+            shown = [stuck.name for stuck in full.pool.report.stuck]
+
+            assert not event.replaced
+            assert full.pool.stats().workers == 1
+            assert shown == ["slow"]
+        finally:
+            gate.open()
+        deadline_error(submitting.result(GUARD))
 
 
 # Another attempt
