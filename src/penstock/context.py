@@ -282,30 +282,32 @@ class Context:
 
     def trip(self, cause: Cause) -> bool:
         """Mark this context and those below as tripped and tell all listeners; False if it was marked before."""
-        told: list[Listener] = []
+        told: list[tuple[Listener, Cause]] = []
         with self._tree:
             if self._cause is not None:
                 return False
-            waiting = [self]
+            waiting = [(self, cause)]
             while waiting:
-                here = waiting.pop()
+                here, why = waiting.pop()
                 if here._cause is not None:
                     continue
-                here._cause = cause
+                if here._deadline is not None and here._deadline < why.at:
+                    why = here._deadline_cause()  # it came first, though nobody asked or was to be told
+                here._cause = why
                 listeners, here._listeners = here._listeners, None
                 if listeners is not None:
                     here._detach()
                 for listener in (listeners or {}).values():
                     if isinstance(listener, _Child):
-                        waiting.append(listener.context)
+                        waiting.append((listener.context, why))
                     else:
-                        told.append(listener)
-        told.sort(key=lambda listener: isinstance(listener, _UserCallback))  # ours first: they never raise
-        for listener in told:
+                        told.append((listener, why))
+        told.sort(key=lambda one: isinstance(one[0], _UserCallback))  # ours first: they never raise
+        for listener, why in told:
             if isinstance(listener, _UserCallback):
-                timers.run_user_code(functools.partial(listener, cause))
+                timers.run_user_code(functools.partial(listener, why))
             else:
-                listener(cause)
+                listener(why)
         return True
 
     def listen_for_job(self, told: Listener) -> None:

@@ -483,9 +483,12 @@ class Job(Future[T], Generic[T]):
     def _call(self) -> T:
         """Run the function in the calling thread, as this job."""
         scope.set(self)
-        if self._kwargs is None:
-            return self._fn(*self._args)  # type: ignore[operator, misc]
-        return self._fn(*self._args, **self._kwargs)  # type: ignore[operator, misc]
+        try:
+            if self._kwargs is None:
+                return self._fn(*self._args)  # type: ignore[operator, misc]
+            return self._fn(*self._args, **self._kwargs)  # type: ignore[operator, misc]
+        finally:
+            del self  # the frames of an error reach this one, and the job keeps its error: a cycle
 
     def _settle(self, stage: JobState, value: Any) -> None:
         """Give the job its outcome. The caller has taken it out of its room, and counts it."""

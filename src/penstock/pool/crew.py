@@ -264,8 +264,11 @@ class ThreadCrew:
 def _call_around(around: Around, job: Job[Any]) -> Any:
     """Run *job* inside of what the pool's `around` gives."""
     scope.set(job)
-    with around():
-        return job._call()
+    try:
+        with around():
+            return job._call()
+    finally:
+        del job  # as in Job._call
 
 
 def _percentile(ordered: list[float], share: float) -> float | None:

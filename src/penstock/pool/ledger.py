@@ -44,7 +44,7 @@ class Ledger:
     Lock: `_lock` guards every field that is written here; a leaf. Observers are called without it.
     """
 
-    def __init__(self, pool: str, *, keep_unobserved: bool, log_failures: bool) -> None:
+    def __init__(self, pool: str, *, keep_unobserved: bool, log_failures: bool = True) -> None:
         self.pool = pool
         self.failures = Failures(pool, quiet=not log_failures)
         self.numbers = itertools.count(1)

@@ -14,7 +14,9 @@ _DEEPEST: Final = 30  # frames shown, the innermost ones
 
 def stack_of(thread: threading.Thread | None) -> str:
     """Where *thread* stands, from the user's first frame on, as a traceback prints it; empty if it has ended."""
-    frame = None if thread is None or thread.ident is None else sys._current_frames().get(thread.ident)
+    if thread is None or thread.ident is None or not thread.is_alive():  # the ident may be another thread's by now
+        return ""
+    frame = sys._current_frames().get(thread.ident)
     if frame is None:
         return ""
     frames = traceback.extract_stack(frame)

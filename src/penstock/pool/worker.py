@@ -115,6 +115,7 @@ class Worker:
             value = cv.run(crew.call, job)  # type: ignore[union-attr]
         except BaseException as error:
             crew.attempts.failed(self, job, error, started)
+            del job, cv  # the frames of the error reach this one, and the job keeps its error: a cycle
             return
         ran = clock.monotonic() - started
         if running.pop(job, None) is None:
