@@ -97,6 +97,7 @@ class Context:
         "_listeners",
         "_outer",
         "_parent",
+        "_passed",
         "_timer",
         "_token",
         "_told_by",
@@ -128,6 +129,7 @@ class Context:
         below = _NO_VALUES if parent is None else parent.values
         self._values: Mapping[Any, Any] = MappingProxyType({**below, **values}) if values else below
         self._cause: Cause | None = None
+        self._passed: Cause | None = None  # found by whoever asked after the deadline; the same for all who ask
         self._closed = False
         self._listeners: dict[object, Listener] | None = None
         self._told_by: Context | None = None  # the ancestor whose listener this is
@@ -331,6 +333,7 @@ class Context:
         """Set the time of the attempt that begins now, at most what was inherited; None: only what was inherited."""
         with self._tree:
             self._deadline = _earlier(clock.deadline_after(timeout), self._inherited)
+            self._passed = None
             timer, self._timer = self._timer, None
             if timer is not None:
                 timer.cancel()
@@ -369,8 +372,11 @@ class Context:
         return owner
 
     def _deadline_cause(self) -> Cause:
-        assert self._deadline is not None
-        return Cause("its deadline passed", by_deadline=True, source=self._deadline_owner(), at=self._deadline)
+        if self._passed is None:
+            assert self._deadline is not None
+            owner = self._deadline_owner()
+            self._passed = Cause("its deadline passed", by_deadline=True, source=owner, at=self._deadline)
+        return self._passed
 
     def _add_listener(self, key: object, told: Listener) -> None:
         """Keep *told*, and make sure that the ancestors tell this context. Holds `_tree`."""

@@ -29,7 +29,8 @@ class Lifecycle:
     def __init__(self, phase: Phase = Phase.OPEN) -> None:
         self._moved = threading.Condition(threading.Lock())
         self.phase = phase
-        self.closing = self.cutting = phase is not Phase.OPEN  # plain flags: the hot path asks for them at each job
+        self.closing = phase is not Phase.OPEN  # plain flags: the hot path asks for them at each job
+        self.cutting = False
 
     def advance(self, to: Phase) -> bool:
         """Go to *to* unless already there or further; True if this call moved."""

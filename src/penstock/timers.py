@@ -62,6 +62,10 @@ class Timers:
     """
 
     def __init__(self) -> None:
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Forget all, the thread and the state of the lock, too."""
         self._changed = threading.Condition(threading.Lock())
         self._heap: list[Timer] = []  # guarded by _changed
         self._cancelled = 0  # entries of _heap that will do nothing; guarded by _changed
@@ -127,6 +131,10 @@ class Callbacks:
     """
 
     def __init__(self) -> None:
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Forget all, the threads and the state of the lock, too."""
         self._changed = threading.Condition(threading.Lock())
         self._waiting: deque[Callable[[], None]] = deque()  # guarded by _changed
         self._idle = 0  # threads that wait for a callback; guarded by _changed
@@ -207,9 +215,8 @@ def nothing_may_block() -> Iterator[None]:
 
 def _start_afresh() -> None:
     """A forked child has neither our threads nor a sound state of our locks: begin again with none."""
-    global _timers, _callbacks
-    _timers = Timers()
-    _callbacks = Callbacks()
+    _timers.start_afresh()
+    _callbacks.start_afresh()
 
 
 if hasattr(os, "register_at_fork"):

@@ -238,6 +238,8 @@ class Attempts:
             error: BaseException = job._value
             error.add_note(f"not retried: {STOPPING}")
             self.settle(job, JobState.FAILED, error, cut=True)
+        elif self._crew.staff.broken is not None:
+            self.settle(job, JobState.FAILED, self._crew.refusal(), cut=True)
         else:
             self.settle(job, JobState.CANCELLED, JobCancelled(job.label, STOPPING), cut=True)
 

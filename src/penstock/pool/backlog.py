@@ -121,8 +121,13 @@ class Backlog:
             return 0.0
 
     def start_afresh(self) -> None:
-        """In the child of a fork: the lock may be in any state, and nobody will run what waits."""
+        """In the child of a fork: the lock may be in any state, and what waits is the parent's to run."""
         self._lock = threading.Lock()
+        self._retrying = {}
+        self._lines = ()
+        self.queue.clear()
+        self.due.clear()
+        self.places.waiting.clear()
 
     def _is_due(self, job: Job[Any]) -> None:
         """The time of *job* has come: on the timers' thread."""

@@ -177,17 +177,15 @@ class ThreadCrew:
     def broke(self) -> None:
         """An initializer raised: nothing that waits can ever run."""
         self.close("its initializer raised")
-        self._fail_waiting(self.refusal())
+        self.lifecycle.advance(Phase.CANCELLING)
+        self.cut_waiting()
 
     def nobody_can_work(self, error: BaseException) -> None:
         """There is no worker, and none can be started: nothing that waits can run."""
         refused = PoolBroken(self.name, f"no thread can be started: {error}")
         refused.__cause__ = error
-        self._fail_waiting(refused)
-
-    def _fail_waiting(self, error: BaseException) -> None:
         for job in self.backlog.take_all():
-            self.attempts.settle(job, JobState.FAILED, error, cut=True)
+            self.attempts.settle(job, JobState.FAILED, refused, cut=True)
         self.check_drained()
 
     def budget(self, seconds: float) -> None:

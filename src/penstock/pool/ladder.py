@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from penstock import clock
@@ -29,6 +29,11 @@ _BETWEEN_WORDS: Final = 10.0  # seconds between two log lines of a wait that tak
 _A_MOMENT: Final = 0.1  # seconds for workers that are done to leave, after the budget
 
 
+def cancel_after(seconds: float) -> float:
+    """After how much of a budget of *seconds* a stop cancels what still runs."""
+    return seconds - min(seconds / 3, _LONGEST_CANCEL)
+
+
 class Stop:
     """The stop of some pools under one budget of *seconds*, counted from now. Pools drain in the order given.
 
@@ -38,7 +43,7 @@ class Stop:
     def __init__(self, crews: Sequence[ThreadCrew], seconds: float) -> None:
         self._crews = crews
         begun = clock.monotonic()
-        self._cancel_at = begun + seconds - min(seconds / 3, _LONGEST_CANCEL)
+        self._cancel_at = begun + cancel_after(seconds)
         self._leave_at = begun + seconds
         for crew in crews:
             crew.budget(seconds)
@@ -68,8 +73,7 @@ class Stop:
         self._cancel_at = clock.monotonic()
         for crew in self._crews:
             crew.close("it is being stopped")
-            if crew.lifecycle.advance(Phase.CANCELLING):
-                crew.cancel_everything()
+            cancel(crew)
 
     def _cancel(self) -> None:
         if all(crew.lifecycle.phase is Phase.CLOSED for crew in self._crews):
@@ -80,10 +84,43 @@ class Stop:
 
     def _leave(self) -> None:
         for crew in self._crews:
-            if crew.lifecycle.phase is not Phase.CLOSED and crew.lifecycle.advance(Phase.LEAVING):
-                crew.abandon()
+            leave(crew)
         for crew in self._crews:  # a job between two rooms gets its outcome from the thread that moves it
             crew.lifecycle.wait_for(Phase.CLOSED, _A_MOMENT)
+
+
+def stop_apart(crews: Sequence[ThreadCrew], why: str) -> None:
+    """Stop pools that have nothing to do with each other, each within its own grace, all counted from now."""
+    begun = clock.monotonic()
+    rungs: list[tuple[float, int, ThreadCrew, Callable[[ThreadCrew], None]]] = []
+    for number, crew in enumerate(crews):
+        grace = crew.settings.grace
+        crew.budget(grace)
+        crew.close(why)
+        rungs.append((begun + cancel_after(grace), number, crew, cancel))
+        rungs.append((begun + grace, number, crew, leave))
+    for when, _, crew, rung in sorted(rungs, key=lambda rung: rung[:2]):
+        try:
+            closed = crew.lifecycle.wait_for(Phase.CLOSED, clock.remaining(when))
+        except KeyboardInterrupt:
+            closed = False  # on to the next rung at once
+        if not closed:
+            rung(crew)
+    for crew in crews:
+        crew.lifecycle.wait_for(Phase.CLOSED, _A_MOMENT)
+        finished(crew, clock.monotonic() + _A_MOMENT)
+
+
+def cancel(crew: ThreadCrew) -> None:
+    """The rung: cancel what waits, ask what runs to stop; once."""
+    if crew.lifecycle.advance(Phase.CANCELLING):
+        crew.cancel_everything()
+
+
+def leave(crew: ThreadCrew) -> None:
+    """The rung: every job gets its outcome, threads that are still inside one stay behind; once."""
+    if crew.lifecycle.advance(Phase.LEAVING):
+        crew.abandon()
 
 
 def wait_for_all(crew: ThreadCrew) -> Report:

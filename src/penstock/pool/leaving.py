@@ -10,19 +10,13 @@ from __future__ import annotations
 import atexit
 
 from penstock.lifecycle import Phase
-from penstock.pool.crew import ThreadCrew, crews
-from penstock.pool.ladder import Stop
+from penstock.pool.crew import crews
+from penstock.pool.ladder import stop_apart
 
 
 def stop_all() -> None:
-    """Stop every open pool of this process, each within its own grace, all counted from now."""
-    stops = [Stop([crew], crew.settings.grace) for crew in _open()]
-    for stop in stops:
-        stop.climb("the interpreter is ending")
-
-
-def _open() -> list[ThreadCrew]:
-    return [crew for crew in list(crews) if crew.lifecycle.phase is not Phase.CLOSED]
+    """Stop every open pool of this process."""
+    stop_apart([crew for crew in list(crews) if crew.lifecycle.phase is not Phase.CLOSED], "the interpreter is ending")
 
 
 atexit.register(stop_all)

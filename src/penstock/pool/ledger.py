@@ -8,6 +8,7 @@ import logging
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from penstock import timers
@@ -36,6 +37,13 @@ class Tally:
         self.runs: deque[float] = deque(maxlen=_RECENT)  # seconds in the function
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Subscription:
+    """One call of `observe`: the same observer may be there twice."""
+
+    observer: Observer
+
+
 class Ledger:
     """Counts of one pool that balance: accepted = done + failed + cancelled + killed + abandoned, once all has ended.
 
@@ -48,7 +56,7 @@ class Ledger:
         self.pool = pool
         self.failures = Failures(pool, quiet=not log_failures)
         self.numbers = itertools.count(1)
-        self.observers: tuple[Observer, ...] = ()  # replaced, never changed
+        self.observers: tuple[_Subscription, ...] = ()  # replaced, never changed
         self._lock = threading.Lock()
         self._tallies: set[Tally] = set()
         self._past = Tally()  # the times of workers that have left
@@ -135,12 +143,13 @@ class Ledger:
         """Tell *observer* every event from now on; returns a function that ends this."""
         if not callable(observer):
             raise TypeError(f"an observer must be callable, not {observer!r}")
+        subscription = _Subscription(observer)
         with self._lock:
-            self.observers = (*self.observers, observer)
+            self.observers = (*self.observers, subscription)
 
         def stop() -> None:
             with self._lock:
-                self.observers = tuple(other for other in self.observers if other is not observer)
+                self.observers = tuple(other for other in self.observers if other is not subscription)
 
         return stop
 
@@ -149,9 +158,9 @@ class Ledger:
         timers.run_user_code(functools.partial(self._tell, event))
 
     def _tell(self, event: Event) -> None:
-        for observer in self.observers:
+        for subscription in self.observers:
             try:
-                observer(event)
+                subscription.observer(event)
             except (Exception, Cancelled):
                 log.exception("an observer of pool %r raised", self.pool, extra={"pool": self.pool})
 

@@ -54,6 +54,7 @@ class Staff:
         self._replaced = 0
         self._said_no_thread = False
         self.broken: BaseException | None = None  # what an initializer raised
+        self._given_up = False  # the pool was closed for that reason
 
     # Waking and starting: any thread
 
@@ -116,7 +117,7 @@ class Staff:
             pass
         wanted = self._settings.max_workers
         with self._changed:
-            self._changed.wait_for(lambda: self.broken is not None or self._ready >= min(wanted, self.alive))
+            self._changed.wait_for(lambda: self._given_up or self._ready >= min(wanted, self.alive))
             alive, broken = self.alive, self.broken
         if broken is not None:
             raise broken
@@ -144,15 +145,17 @@ class Staff:
 
     def _break(self, error: BaseException) -> None:
         """An initializer raised: no job can run, now or later."""
-        with self._changed:
+        with self._lock:
             first = self.broken is None
             if first:
                 self.broken = error
-            self._changed.notify_all()
         if first:
             name = self._settings.name
             log.critical("the initializer of pool %r raised", name, exc_info=error, extra={"pool": name})
             self._crew.broke()
+            with self._changed:
+                self._given_up = True
+                self._changed.notify_all()
 
     def may_leave(self, worker: Worker) -> bool:
         """Whether *worker* is one too many and has to leave; it counts no more then."""
