@@ -65,9 +65,9 @@ def test_a_job_of_a_map_whose_time_is_over_while_it_waits_outside_the_backlog_is
     with held_pool(backlog=1) as (pool, gate):
         view = pool.options(context=Context(timeout=SHORT))
         results = view.map(ran.append, range(5))
+        until(lambda: pool.report.failed == 5)  # while the only worker is still in the gate
         with pytest.raises(DeadlineExceeded):
             next(results)
-        until(lambda: pool.report.failed == 5)
         gate.open()
 
     assert ran == []
