@@ -98,6 +98,14 @@ def test_an_error_can_be_copied(error: BaseException) -> None:
     assert (type(twin), twin.args, str(twin)) == (type(error), error.args, str(error))
 
 
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: f"{type(error).__name__}-{len(vars(error))}")
+def test_the_args_of_an_error_are_its_parts(error: BaseException) -> None:
+    """But for what is given by keyword: `started`, `source`, `by_deadline`."""
+    given_by_keyword = {"started", "source", "by_deadline"}
+
+    assert [part for name, part in vars(error).items() if name not in given_by_keyword] in ([], list(error.args))
+
+
 def test_the_context_that_tripped_stays_behind_when_cancelled_is_pickled() -> None:
     error = errors.Cancelled("the user left", source=Context(parent=None), by_deadline=False)
 

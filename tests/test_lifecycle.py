@@ -10,18 +10,7 @@ from hypothesis import strategies as st
 
 from penstock.lifecycle import Lifecycle, Phase
 from tests.gates import GUARD, in_thread
-
-
-class WatchedCondition(threading.Condition):
-    """Says when somebody waits on it: `parked` is set with the lock held, so whoever takes it next finds him there."""
-
-    def __init__(self) -> None:
-        super().__init__(threading.Lock())
-        self.parked = threading.Event()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.parked.set()
-        return super().wait(timeout)
+from tests.watched import WatchedCondition
 
 
 @given(st.lists(st.sampled_from(Phase)))

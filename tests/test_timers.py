@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import heapq
 import logging
 import queue
 import subprocess
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from penstock import clock, timers
 from tests.gates import GUARD, Gate, in_thread
+from tests.watched import WatchedCondition
 
 FORKED = """
 import os, threading
@@ -25,7 +28,7 @@ def comes():
     "Whether both kinds of calls come in this process."
     timed, handed = threading.Event(), threading.Event()
     timers.call_at(clock.monotonic() + 0.01, timed.set)
-    timers.hand_over(handed.set)
+    timers._callbacks.hand_over(handed.set)
     return timed.wait(10) and handed.wait(10)
 
 assert comes()
@@ -119,13 +122,30 @@ def test_a_call_that_raises_is_logged_and_the_next_one_comes(caplog: pytest.LogC
     assert [(record.name, record.levelname) for record in caplog.records] == [("penstock.timers", "ERROR")]
 
 
-def test_a_call_knows_that_it_is_on_the_thread_that_keeps_the_time() -> None:
-    seen = queue.SimpleQueue[bool]()
+def name_of_this_thread(into: queue.SimpleQueue[str]) -> None:
+    into.put(threading.current_thread().name)
 
-    timers.call_at(clock.monotonic(), lambda: seen.put(timers.on_timers_thread()))
 
-    assert seen.get(timeout=GUARD)
-    assert not timers.on_timers_thread()
+def test_user_code_runs_where_it_is_met_but_not_on_the_thread_that_keeps_the_time() -> None:
+    seen = queue.SimpleQueue[str]()
+    run = functools.partial(timers.run_user_code, functools.partial(name_of_this_thread, seen))
+
+    run()
+    assert seen.get(timeout=GUARD) == threading.current_thread().name
+    timers.call_at(clock.monotonic(), run)
+    assert seen.get(timeout=GUARD).startswith("penstock-callbacks")
+
+
+def test_user_code_does_not_run_on_a_thread_that_may_not_block() -> None:
+    seen = queue.SimpleQueue[str]()
+
+    with timers.nothing_may_block(), timers.nothing_may_block():
+        timers.run_user_code(functools.partial(name_of_this_thread, seen))
+    timers.run_user_code(functools.partial(name_of_this_thread, seen))
+
+    names = {seen.get(timeout=GUARD), seen.get(timeout=GUARD)}
+    assert threading.current_thread().name in names
+    assert any(name.startswith("penstock-callbacks") for name in names)
 
 
 @given(st.lists(st.one_of(st.integers(1, 400), st.integers(-400, -1)), max_size=30))
@@ -135,7 +155,7 @@ def test_cancelled_entries_never_outnumber_the_live_ones_by_more_than_64(moves: 
     live: list[timers.Timer] = []
     for move in moves:
         if move > 0:
-            live += [room.call_at(clock.monotonic() + 1000 + number, nothing) for number in range(move)]
+            live += [room.call_at(number * 7_919 % 10_007, nothing) for number in range(move)]
         else:
             for timer in live[:-move]:
                 timer.cancel()
@@ -144,6 +164,8 @@ def test_cancelled_entries_never_outnumber_the_live_ones_by_more_than_64(moves: 
         kept = len(room._heap)
         assert len(live) <= kept <= 2 * len(live) + 64
         assert set(live) <= set(room._heap)
+    times = [heapq.heappop(room._heap).when for _ in range(len(room._heap))]
+    assert times == sorted(times), "it is no heap any more"
 
 
 def test_a_long_life_of_timers_that_are_cancelled_holds_few_of_them() -> None:
@@ -161,7 +183,7 @@ def test_a_long_life_of_timers_that_are_cancelled_holds_few_of_them() -> None:
 def test_a_callback_runs_on_a_thread_of_its_kind() -> None:
     seen = queue.SimpleQueue[str]()
 
-    timers.hand_over(lambda: seen.put(threading.current_thread().name))
+    timers._callbacks.hand_over(lambda: seen.put(threading.current_thread().name))
 
     assert seen.get(timeout=GUARD).startswith("penstock-callbacks")
 
@@ -195,6 +217,21 @@ def test_a_callback_behind_eight_that_hang_comes_when_one_returns() -> None:
     gate.open()
 
 
+def test_a_thread_that_idles_is_woken_for_the_next_callback_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timers, "_IDLE", 2 * GUARD)  # or it would wake by itself, and find what nobody woke it for
+    callbacks, gate, came = timers.Callbacks(), Gate(), threading.Event()
+    callbacks._changed = watched = WatchedCondition()
+    callbacks.hand_over(nothing)
+    assert watched.parked.wait(GUARD)
+
+    callbacks.hand_over(gate)
+    callbacks.hand_over(came.set)
+
+    assert came.wait(GUARD), "it waits behind the one before, or nobody was woken"
+    gate.wait_entered()
+    gate.open()
+
+
 def test_callbacks_that_are_handed_over_by_many_threads_all_run_once() -> None:
     callbacks, ran, every = timers.Callbacks(), [0] * 400, threading.Semaphore(0)
 
@@ -222,8 +259,8 @@ def test_a_callback_that_raises_is_logged_and_the_next_one_runs() -> None:
     handler = QueueHandler(logged)
     timers.log.addHandler(handler)
     try:
-        timers.hand_over(fail)
-        timers.hand_over(came.set)
+        timers._callbacks.hand_over(fail)
+        timers._callbacks.hand_over(came.set)
 
         assert came.wait(GUARD)
         assert logged.get(timeout=GUARD).levelname == "ERROR"

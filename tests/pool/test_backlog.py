@@ -172,6 +172,20 @@ def test_a_job_can_be_taken_out_before_and_after_it_is_due(time: FakeTime) -> No
     assert not time.to_come
 
 
+def test_a_job_that_was_taken_out_as_its_time_came_is_not_due(time: FakeTime) -> None:
+    wakes = Wakes()
+    backlog = Backlog(1, wakes)
+    again = job()
+    backlog.put_retry(again, 5)
+    begun = time.to_come[0].fn  # the timers' thread has it in hand already
+    assert begun is not None
+
+    assert backlog.take_out(again)
+    begun()
+
+    assert (backlog.waiting, wakes.count) == (0, 0)
+
+
 def test_a_job_is_due_at_once_when_nobody_keeps_the_time_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(when: float, fn: Callable[[], None]) -> timers.Timer:
         raise RuntimeError("can't create new thread at interpreter shutdown")

@@ -76,7 +76,6 @@ def test_ipython_that_was_only_imported_is_no_notebook(monkeypatch: pytest.Monke
     assert asyncio.run(ask())
 
 
-# Not yet so: `submit` raises an AttributeError.
 def test_a_module_that_is_not_all_there_yet_is_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
 

@@ -172,7 +172,6 @@ def test_observers_are_told_until_they_stop() -> None:
     assert (len(first), len(second)) == (1, 2)
 
 
-# Not yet so: to stop once stops all that have the same function.
 def test_who_observes_twice_and_stops_once_is_told_once() -> None:
     books, told = ledger(), []
 

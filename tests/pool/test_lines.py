@@ -85,14 +85,20 @@ def test_a_grant_from_another_thread_wakes_the_coroutine_and_its_loop_ran_meanwh
 
 
 def test_a_grant_and_a_nudge_wake_the_coroutine_once() -> None:
+    went_wrong: list[dict[str, Any]] = []
+
     async def wait() -> None:
-        waiter = CoroutineInLine(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, what: went_wrong.append(what))
+        waiter = CoroutineInLine(loop)
         waiter.nudge()
         waiter.grant()
         await waiter.sleep(guard())
         await asyncio.sleep(0)
 
     asyncio.run(wait())
+
+    assert not went_wrong
 
 
 def test_the_deadline_wakes_the_coroutine() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from penstock.pool.lines import SubmitterInLine
-from penstock.pool.places import Places
+from penstock.pool.places import Places, Waiter
 from tests.gates import GUARD, in_thread
 
 
@@ -160,22 +160,38 @@ def test_the_bound_is_strict_and_no_place_is_lost_or_made_under_many_threads(cou
     assert (len(places.free), len(places.waiting)) == (count, 0)
 
 
-@pytest.mark.usefixtures("switching_often")
 def test_who_lines_up_as_the_last_place_comes_back_gets_it() -> None:
-    for _ in range(1_000):
-        places = Places(1)
-        assert places.take()
-        together = threading.Barrier(2)
-        waiter = Waiting()
+    places, waiter = Places(1), Waiting()
+    assert places.take()
 
-        def give(places: Places = places, together: threading.Barrier = together) -> None:
-            together.wait(GUARD)
+    class Crowded(list[None]):
+        """Somebody lines up, and finds nothing free, just before the place is back."""
+
+        def append(self, token: None) -> None:
+            if not waiter.granted:
+                places.wait(waiter)
+            super().append(token)
+
+    places.free = Crowded()
+    places.give()
+
+    assert waiter.granted == 1
+    assert not places.free
+
+
+def test_who_looks_before_he_has_lined_up_is_not_forgotten() -> None:
+    places, waiter = Places(1), Waiting()
+    assert places.take()
+
+    class Crowded(deque[Waiter]):
+        """The place comes back, and nobody waits for it yet, just before somebody has lined up."""
+
+        def append(self, waiter: Waiter) -> None:
             places.give()
+            super().append(waiter)
 
-        giving = in_thread(give)
-        together.wait(GUARD)
-        places.wait(waiter)
-        giving.result(GUARD)
+    places.waiting = Crowded()
+    places.wait(waiter)
 
-        assert waiter.granted == 1
-        assert not places.free
+    assert waiter.granted == 1
+    assert not places.free

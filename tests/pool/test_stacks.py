@@ -83,7 +83,6 @@ def test_who_does_not_run_stands_nowhere() -> None:
         assert stack_of(ended) == ""
 
 
-# Not yet so: the system gives a thread's ident to the next one.
 def test_a_thread_that_has_ended_does_not_stand_where_another_does() -> None:
     ended = threading.Thread(target=int)
     ended.start()

@@ -201,13 +201,11 @@ class RunsInALoop:
         return asyncio.run(self.func())
 
 
-# Not yet so: anything that has a `func` is taken for a functools.partial.
 def test_a_plain_callable_that_holds_a_coroutine_function_can_be_a_job() -> None:
     with ThreadPool(1) as pool:
         assert pool.submit(RunsInALoop(coroutine)).result(GUARD) == 1
 
 
-# Not yet so: it answers to every name with a method of that name, `__code__` and `__qualname__` among them.
 def test_a_method_of_a_remote_server_can_be_a_job() -> None:
     nowhere = xmlrpc.client.ServerProxy("http://127.0.0.1:1")
     with ThreadPool(1) as pool:
@@ -216,7 +214,6 @@ def test_a_method_of_a_remote_server_can_be_a_job() -> None:
         assert isinstance(job.name, str)
 
 
-# Not yet so: `func` of a mock is a mock, whose `func` is a mock …: the worker dies of it, and its pool never closes.
 def test_a_mock_can_be_a_job() -> None:
     mock = Mock(return_value=7)
 
