@@ -311,8 +311,10 @@ def test_after_full_submits_in_many_jobs_no_more_workers_live_than_max_workers()
     with ThreadPool(2, backlog=1) as pool:
         seen = Seen(pool)
         spills = [pool.submit(spill) for _ in range(20)]
-        for job in [*pool.stream(int, range(20)), *spills]:
-            job.result(GUARD)
+        for job in pool.stream(int, range(20)):
+            job.result()
+        for spilled in spills:
+            spilled.result(GUARD)
 
         seen.wait_for_workers(2)
     assert pool.report.done == 100
