@@ -720,6 +720,29 @@ def test_a_stop_that_comes_later_with_less_time_still_wins(hung: Gate) -> None:
     assert time.monotonic() - begun < SLACK
 
 
+def test_a_job_that_one_stop_leaves_behind_while_another_is_about_to_ask_it_to_end_is_asked_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rest, late, pool = Rest(), Gate(), ThreadPool(1)
+    job = pool.submit(rest)
+    assert rest.entered.wait(GUARD)
+    cancel_everything = pool._crew.cancel_everything
+
+    def cancel_late() -> None:
+        late()
+        cancel_everything()
+
+    monkeypatch.setattr(pool._crew, "cancel_everything", cancel_late)
+    asking = in_thread(Stop([pool._crew], GUARD).hurry)
+    late.wait_entered()
+    pool.shutdown(timeout=0)
+    late.open()
+    asking.result(GUARD)
+
+    assert job.state is JobState.ABANDONED
+    assert job.context.cancelled, "its thread would sleep on"
+
+
 @pytest.mark.usefixtures("fast_switches")
 def test_many_threads_that_stop_one_pool_agree() -> None:
     for _ in range(20):
