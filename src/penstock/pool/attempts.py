@@ -36,8 +36,8 @@ STOPPING: Final = "the pool is stopping"
 class Attempts:
     """The running jobs of one pool, and the ways in which they end.
 
-    Lock: `_lock` guards `_overrun` and every worker's `overrun`; only the staff's lock is taken inside. `running` needs
-    none: its steps are atomic.
+    Lock: `_lock` guards `_left_inside`, `_overrun` and every worker's `overrun`; only the staff's lock is taken inside.
+    `running` needs none: its steps are atomic.
     """
 
     def __init__(self, crew: ThreadCrew) -> None:
@@ -45,6 +45,7 @@ class Attempts:
         self._name = crew.settings.name
         self.running: dict[Job[Any], Worker] = {}
         self._lock = threading.Lock()
+        self._left_inside: set[Worker] = set()  # those whose thread is still in a job that has its outcome
         self._overrun: dict[Job[Any], tuple[float, BaseException]] = {}  # to be tried again: after seconds, last error
 
     # The worker's thread
@@ -98,6 +99,7 @@ class Attempts:
         """The thread has left the function of a job that was taken from it."""
         with self._lock:
             overrun, worker.overrun = worker.overrun, None
+            self._left_inside.discard(worker)
             to_retry = self._overrun.pop(job, None)
         if overrun is not None and overrun.replaced:
             self._crew.staff.stuck_came_back()
@@ -175,6 +177,7 @@ class Attempts:
                 return  # it ended just now, and has its outcome
             stuck_at = clock.monotonic() + self._crew.settings.stuck_after
             overrun = worker.overrun = Overrun(job, "overran", job._since, stuck_at)
+            self._left_inside.add(worker)
             job._ran = clock.monotonic() - job._since
             if delay is not None:
                 self._overrun[job] = delay, error
@@ -190,13 +193,16 @@ class Attempts:
         with self._lock:
             if worker.overrun is not overrun:
                 return
-            replaced = self._crew.lifecycle.phase is not Phase.CLOSED and self._crew.staff.replace_stuck()
-            overrun.replaced = replaced
+            may_be = not worker.is_caller and self._crew.lifecycle.phase is not Phase.CLOSED
+            replaced = overrun.replaced = may_be and self._crew.staff.replace_stuck()
             to_retry = self._overrun.pop(job, None)
         ran = clock.monotonic() - overrun.since
+        what = "replaced by a fresh one" if replaced else "not replaced (max_stuck)"
+        if worker.is_caller:
+            what = "its submitter's own"
         log.warning(
             "%s is stuck: it has run for %.3g s and did not stop at its deadline; its thread is %s. It stands at:\n%s",
-            job.label, ran, "replaced by a fresh one" if replaced else "not replaced (max_stuck)", stack,
+            job.label, ran, what, stack,
             extra={"job": job.id, "worker": worker.name, "pool": self._name},
         )  # fmt: skip
         if self._crew.ledger.observers:
@@ -251,6 +257,7 @@ class Attempts:
                 if worker is None:
                     continue
                 worker.overrun = Overrun(job, "abandoned", job._since, clock.monotonic())
+                self._left_inside.add(worker)
             ran = job._ran = clock.monotonic() - job._since
             error = JobAbandoned(job.label, ran)
             self.settle(job, JobState.ABANDONED, error, cut=True)
@@ -302,14 +309,14 @@ class Attempts:
         """Where *job* stands, or where the thread that it left behind does; empty if it doesn't run."""
         worker = self.running.get(job)
         if worker is None:
-            inside = [other for other in self._crew.staff.workers() if _is_inside(other, job)]
-            worker = inside[0] if inside else None
+            with self._lock:
+                worker = next((other for other in self._left_inside if _is_inside(other, job)), None)
         return "" if worker is None else stack_of(worker.thread)
 
     def stuck(self) -> tuple[StuckJob, ...]:
         """The jobs that still run although they have their outcome."""
         with self._lock:
-            inside = [(worker, worker.overrun) for worker in self._crew.staff.workers()]
+            inside = [(worker, worker.overrun) for worker in self._left_inside]
         return tuple(
             StuckJob(
                 overrun.job.id, overrun.job.name, worker.name, clock.monotonic() - overrun.since,
@@ -332,6 +339,7 @@ class Attempts:
         self._lock = threading.Lock()
         self.running.clear()
         self._overrun.clear()
+        self._left_inside.clear()
 
 
 def _is_inside(worker: Worker, job: Job[Any]) -> bool:

@@ -169,7 +169,7 @@ class Intake:
     ) -> Job[Any]:
         """The backlog is full: run the job here and now."""
         job = self._accept_without_place(terms, fn, args, kwargs or None)
-        caller = Worker(self._crew, current_thread().name)
+        caller = Worker(self._crew, current_thread().name, is_caller=True)
         caller.thread = current_thread()
         try:
             caller.run(job)

@@ -83,7 +83,9 @@ def stream_jobs(
     buffersize: int | None,
 ) -> Iterator[Job[T]]:
     """See `ThreadPool.stream`. Checks at the call; reads and submits as the caller iterates."""
-    limit = max(crew.settings.backlog, crew.settings.max_workers + 1)
+    limit = crew.settings.backlog
+    if terms.when_full in ("block", "caller"):  # else one more than there are places for would be refused
+        limit = max(limit, crew.settings.max_workers + 1)
     if buffersize is not None:
         limit = check_count("buffersize", buffersize)
     check_function(fn)

@@ -86,6 +86,9 @@ class ThreadSettings:
     max_retrying: int
 
     def __post_init__(self) -> None:
+        for what, text in (("name", self.name), ("thread_name_prefix", self.prefix)):
+            if not isinstance(text, str):
+                raise TypeError(f"{what} must be a string, not {text!r}")
         check_count("backlog", self.backlog, most=_LARGEST_BACKLOG)
         for name in ("max_stuck", "max_lent", "max_retrying"):
             check_count(name, getattr(self, name), least=0)

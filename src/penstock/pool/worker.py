@@ -32,11 +32,12 @@ class Overrun:
 class Worker:
     """A worker of *crew*. Fields are its own thread's, if nothing else is said."""
 
-    __slots__ = ("_crew", "lock", "name", "overrun", "tally", "thread", "waits_for")
+    __slots__ = ("_crew", "is_caller", "lock", "name", "overrun", "tally", "thread", "waits_for")
 
-    def __init__(self, crew: ThreadCrew, name: str) -> None:
+    def __init__(self, crew: ThreadCrew, name: str, *, is_caller: bool = False) -> None:
         self._crew = crew
         self.name = name
+        self.is_caller = is_caller  # no member of the staff, but a submitter that runs its job itself
         self.tally: Tally = crew.ledger.open_tally()
         self.lock = threading.Lock()  # held, but for the moment of a wake: the worker sleeps on it
         self.lock.acquire()
