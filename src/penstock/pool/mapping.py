@@ -12,6 +12,7 @@ from penstock import clock
 from penstock.context import scope
 from penstock.errors import PoolClosed
 from penstock.job import Job
+from penstock.pool.caller import on_event_loop
 from penstock.pool.crew import ThreadCrew
 from penstock.pool.terms import JobTerms, check_count, check_function
 
@@ -84,7 +85,8 @@ def stream_jobs(
 ) -> Iterator[Job[T]]:
     """See `ThreadPool.stream`. Checks at the call; reads and submits as the caller iterates."""
     limit = crew.settings.backlog
-    if terms.when_full in ("block", "caller"):  # else one more than there are places for would be refused
+    refuses = terms.when_full == "reject" or (terms.when_full is None and on_event_loop())
+    if not refuses:  # else its own jobs could be the ones that are too many
         limit = max(limit, crew.settings.max_workers + 1)
     if buffersize is not None:
         limit = check_count("buffersize", buffersize)
