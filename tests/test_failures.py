@@ -269,6 +269,17 @@ def test_repeats_are_logged_at_growing_intervals_with_their_count(time: FakeTime
     assert lines.told() == 63 * 8 + 1
 
 
+def test_a_repeat_is_never_told_as_if_it_were_the_first(time: FakeTime, lines: Lines) -> None:
+    found, error = Failures("mail"), raised(ValueError("bad"))
+
+    found.record(1, "job 1", error)
+    time.advance(3600)
+    found.record(2, "job 2", error)
+
+    assert lines.texts()[1] == "job 2 failed: ValueError: bad (0 more like it since the last line, 2 in all)"
+    assert lines.records[1].exc_info is None
+
+
 def test_the_longest_interval_is_an_hour(time: FakeTime, lines: Lines) -> None:
     found, at, error = Failures("mail"), list[int](), raised(ValueError("bad"))
 
