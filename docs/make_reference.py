@@ -41,7 +41,7 @@ NOT_PROMISED: Final[dict[str, frozenset[str]]] = {
         {"context", "cause", "parent", "is_listened_to", "listen", "trip", "listen_for_job", "limit", "close"}
     ),
     "Job": frozenset({"wait_seen"}),
-    "Failures": frozenset({"record", "flush"}),
+    "Failures": frozenset({"flush", "record", "start_afresh"}),
 }
 
 ALIASES: Final = {

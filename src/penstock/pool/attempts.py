@@ -50,7 +50,7 @@ class Attempts:
 
     # The worker's thread
 
-    def begin(self, job: Job[Any]) -> bool:
+    def begin(self, worker: Worker, job: Job[Any]) -> bool:
         """What *job* needs before it runs if it has terms or a context, or the pool stops. False: it must not run."""
         cause = None if job._context is None else job._context.cause
         if self._crew.lifecycle.cutting or cause is not None:
@@ -61,6 +61,8 @@ class Attempts:
                 else:
                     self.cut(job)
                 self._crew.check_drained()
+            else:
+                self.came_back(worker, job)
             return False
         terms = job._terms
         if terms.timeout is not None:
@@ -258,6 +260,8 @@ class Attempts:
                     continue
                 worker.overrun = Overrun(job, "abandoned", job._since, clock.monotonic())
                 self._left_inside.add(worker)
+            context = job.context  # asked all the same: its thread may yet end, and its context hears nothing later
+            context.trip(Cause(STOPPING, by_deadline=False, source=context))
             ran = job._ran = clock.monotonic() - job._since
             error = JobAbandoned(job.label, ran)
             self.settle(job, JobState.ABANDONED, error, cut=True)

@@ -106,7 +106,7 @@ class Worker:
         running[job] = self
         cv = job._cv
         if job._context is not None or crew.lifecycle.cutting or not job._terms.plain:
-            if not crew.attempts.begin(job):
+            if not crew.attempts.begin(self, job):
                 return
             if job._terms.retry is not None and cv is not None:
                 cv = cv.copy()  # what one attempt sets the next one must not see
