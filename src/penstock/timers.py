@@ -194,9 +194,14 @@ def call_at(when: float, fn: Callable[[], None]) -> Timer:
     return _timers.call_at(when, fn)
 
 
+def must_not_block() -> bool:
+    """Whether the calling thread must not be held up by a user's code."""
+    return getattr(_here, "must_not_block", False)
+
+
 def run_user_code(fn: Callable[[], None]) -> None:
     """Run the callback *fn* of a user: here, or on a thread of its own if this one must not be held up."""
-    if getattr(_here, "must_not_block", False):
+    if must_not_block():
         _callbacks.hand_over(fn)
     else:
         fn()
@@ -205,7 +210,7 @@ def run_user_code(fn: Callable[[], None]) -> None:
 @contextlib.contextmanager
 def nothing_may_block() -> Iterator[None]:
     """While the block runs, this thread runs no user's callback itself: a stop has to end in time."""
-    before = getattr(_here, "must_not_block", False)
+    before = must_not_block()
     _here.must_not_block = True
     try:
         yield

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from penstock import clock
+from penstock import clock, timers
 from penstock.lifecycle import Phase
 from penstock.pool.crew import ThreadCrew
 from penstock.report import Report
@@ -53,7 +53,7 @@ class Stop:
         interrupt: KeyboardInterrupt | None = None
         for crew in self._crews:
             try:
-                crew.close(why)
+                _close(crew, why)
                 crew.lifecycle.wait_for(Phase.CLOSED, clock.remaining(self._cancel_at))
             except KeyboardInterrupt as error:
                 interrupt = error
@@ -72,7 +72,7 @@ class Stop:
         """Cancel now, whatever time is left to drain."""
         self._cancel_at = clock.monotonic()
         for crew in self._crews:
-            crew.close("it is being stopped")
+            _close(crew, "it is being stopped")
             cancel(crew)
 
     def _cancel(self) -> None:
@@ -96,7 +96,7 @@ def stop_apart(crews: Sequence[ThreadCrew], why: str) -> None:
     for number, crew in enumerate(crews):
         grace = crew.settings.grace
         crew.budget(grace)
-        crew.close(why)
+        _close(crew, why)
         rungs.append((begun + cancel_after(grace), number, crew, cancel))
         rungs.append((begun + grace, number, crew, leave))
     for when, _, crew, rung in sorted(rungs, key=lambda rung: rung[:2]):
@@ -109,6 +109,11 @@ def stop_apart(crews: Sequence[ThreadCrew], why: str) -> None:
     for crew in crews:
         crew.lifecycle.wait_for(Phase.CLOSED, _A_MOMENT)
         finished(crew, clock.monotonic() + _A_MOMENT)
+
+
+def _close(crew: ThreadCrew, why: str) -> None:
+    with timers.nothing_may_block():
+        crew.close(why)
 
 
 def cancel(crew: ThreadCrew) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import threading
@@ -57,6 +56,8 @@ class Ledger:
         self.failures = Failures(pool, quiet=not log_failures)
         self.numbers = itertools.count(1)
         self.observers: tuple[_Subscription, ...] = ()  # replaced, never changed
+        self._handed_over: deque[Event] = deque()
+        self._telling = threading.Lock()  # held by the thread that tells what was handed over
         self._lock = threading.Lock()
         self._tallies: set[Tally] = set()
         self._past = Tally()  # the times of workers that have left
@@ -155,7 +156,20 @@ class Ledger:
 
     def tell(self, event: Event) -> None:
         """Tell all observers. What they raise is logged."""
-        timers.run_user_code(functools.partial(self._tell, event))
+        if timers.must_not_block():
+            self._handed_over.append(event)
+            timers.run_user_code(self._tell_handed_over)
+        else:
+            self._tell(event)
+
+    def _tell_handed_over(self) -> None:
+        """Tell, in their order, the events of threads that must not block. One thread at a time does it for all."""
+        while self._handed_over and self._telling.acquire(blocking=False):
+            try:
+                while self._handed_over:
+                    self._tell(self._handed_over.popleft())
+            finally:
+                self._telling.release()
 
     def _tell(self, event: Event) -> None:
         for subscription in self.observers:
@@ -190,4 +204,6 @@ class Ledger:
     def start_afresh(self) -> None:
         """In the child of a fork: the locks may be in any state."""
         self._lock = threading.Lock()
+        self._telling = threading.Lock()
+        self._handed_over.clear()
         self.failures.start_afresh()
