@@ -898,6 +898,28 @@ def test_ctrl_c_in_a_stop_with_a_time_limit_goes_one_rung_further(monkeypatch: p
     assert pool.report.closed
 
 
+def test_ctrl_c_in_the_stop_of_several_pools_moves_all_of_them_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    rests, pools = [Rest(), Rest()], [ThreadPool(1), ThreadPool(1)]
+    jobs = [pool.submit(rest) for pool, rest in zip(pools, rests, strict=True)]
+    assert all(rest.entered.wait(GUARD) for rest in rests)
+    wait_for, here, waits = Lifecycle.wait_for, threading.current_thread(), []
+
+    def interrupted(life: Lifecycle, phase: Phase, timeout: float | None = None) -> bool:
+        if threading.current_thread() is here:
+            waits.append(life)
+            if len(waits) == 1:
+                raise KeyboardInterrupt
+        return wait_for(life, phase, timeout)
+
+    monkeypatch.setattr(Lifecycle, "wait_for", interrupted)
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Stop([pool._crew for pool in pools], 3 * GUARD).climb()
+
+    assert time.monotonic() - begun < GUARD, "the second pool was not left to drain first"
+    assert [job.state for job in jobs] == [JobState.CANCELLED] * 2
+
+
 def test_a_real_ctrl_c_moves_the_end_of_a_block_on_rung_by_rung(tmp_path: Path) -> None:
     code = """
         from penstock.lifecycle import Lifecycle
