@@ -344,10 +344,8 @@ class Context:
 
         Those below still follow the ancestors (they are told by the nearest open one from now on) and their deadlines.
         """
-        self._closed = True
-        if self._listeners is None:
-            return
         with self._tree:
+            self._closed = True
             listeners, self._listeners = self._listeners, None
             self._detach()
             for listener in (listeners or {}).values():

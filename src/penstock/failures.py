@@ -120,7 +120,7 @@ class Failures:
             kind = self._kinds.get(fingerprint)
             if kind is None:
                 has_room, gone = self._make_room(now)
-                if not has_room:
+                if not has_room or sample is None:  # without a sample: it was known, and had to go in between
                     fingerprint = _OTHERS
                     kind = self._kinds.get(fingerprint)
             if kind is None:

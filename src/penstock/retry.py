@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from penstock import clock
@@ -21,7 +22,7 @@ class Retry:
     """
 
     attempts: int
-    on: tuple[type[BaseException], ...] = (Exception,)
+    on: tuple[type[BaseException], ...] | type[BaseException] = (Exception,)
     wait: float = 0.1
     factor: float = 2.0
     max_wait: float = 60.0
@@ -33,7 +34,7 @@ class Retry:
             raise TypeError(f"attempts must be a whole number, not {self.attempts!r}")
         if self.attempts < 1:
             raise ValueError(f"attempts must be 1 or more (the first one counts), not {self.attempts}")
-        on = (self.on,) if isinstance(self.on, type) else tuple(self.on)
+        on = tuple(self.on) if isinstance(self.on, Iterable) and not isinstance(self.on, type | str) else (self.on,)
         for kind in on:
             if not (isinstance(kind, type) and issubclass(kind, BaseException)):
                 raise TypeError(f"on must name exception types, not {kind!r}")
@@ -42,6 +43,10 @@ class Retry:
             if clock.checked_seconds(name, getattr(self, name)) is None:
                 raise TypeError(f"{name} must be a number of seconds, not None")
         clock.checked_seconds("max_elapsed", self.max_elapsed)
+        for name in ("factor", "jitter"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} must be a number, not {value!r}")
         if not self.factor >= 1:
             raise ValueError(f"factor must be 1 or more, not {self.factor!r}")
         if not 0 <= self.jitter <= 1:
@@ -49,9 +54,10 @@ class Retry:
 
     def covers(self, error: BaseException) -> bool:
         """Whether *error* is worth another attempt, not counting them."""
+        kinds = self.on if isinstance(self.on, tuple) else (self.on,)
         if isinstance(error, NoResult):
-            return any(isinstance(error, kind) for kind in self.on if issubclass(kind, NoResult))
-        return isinstance(error, self.on)
+            return any(isinstance(error, kind) for kind in kinds if issubclass(kind, NoResult))
+        return isinstance(error, kinds)
 
     def delay(self, attempt: int, chance: float | None = None) -> float:
         """Seconds to wait after failed *attempt* (1 is the first). *chance*: 0 to 1, drawn if not given."""
