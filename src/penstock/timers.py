@@ -14,6 +14,7 @@ import contextlib
 import heapq
 import logging
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ log = logging.getLogger("penstock.timers")
 
 _LONGEST_WAIT = 3600.0  # seconds; Condition.wait overflows on huge or infinite values
 _CALLBACK_THREADS = 8  # how many users' callbacks may hang before later ones have to wait behind them
+_NO_LATE_THREADS = sys.version_info[:2] == (3, 12)  # "can't create new thread at interpreter shutdown"
 _IDLE = 5.0  # seconds that an idle callback thread stays
 
 
@@ -78,14 +80,22 @@ class Timers:
         """
         timer = Timer(when, fn, self)
         with self._changed:
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="penstock-timers", daemon=True)
-                thread.start()
-                self._thread = thread
+            self._start()
             heapq.heappush(self._heap, timer)
             if self._heap[0] is timer:
                 self._changed.notify()
         return timer
+
+    def stand_by(self) -> None:
+        """Start the thread now."""
+        with self._changed:
+            self._start()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="penstock-timers", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _forget_one(self) -> None:
         with self._changed:
@@ -160,12 +170,20 @@ class Callbacks:
             if alone:
                 self._run_waiting()
 
-    def _run(self) -> None:
+    def stand_by(self) -> None:
+        """Start one thread that stays, if there is none."""
+        with self._changed:
+            if self._threads:
+                return
+            self._threads += 1
+        threading.Thread(target=self._run, args=(None,), name="penstock-callbacks-0", daemon=True).start()
+
+    def _run(self, patience: float | None = _IDLE) -> None:
         while True:
             self._run_waiting()
             with self._changed:
                 self._idle += 1
-                self._changed.wait_for(lambda: self._waiting, _IDLE)
+                self._changed.wait_for(lambda: self._waiting, patience)
                 self._idle -= 1
                 if not self._waiting:
                     self._threads -= 1
@@ -192,6 +210,13 @@ _callbacks = Callbacks()
 def call_at(when: float, fn: Callable[[], None]) -> Timer:
     """Call *fn* on the timers' thread at monotonic time *when*; see `Timers.call_at`."""
     return _timers.call_at(when, fn)
+
+
+def stand_by() -> None:
+    """Where no thread can be started once the main thread has ended, start ours while it can be done."""
+    if _NO_LATE_THREADS:
+        _timers.stand_by()
+        _callbacks.stand_by()
 
 
 def must_not_block() -> bool:

@@ -45,11 +45,6 @@ LEFT_OUT: Final = (
         "sets exceptions by hand; the same as above.",
     ),
     LeftOut(
-        "FutureTests.test_done_callback_raises_already_succeeded",
-        "wants the stdlib's words in the log when a callback raises. It is logged, with its traceback, in words that "
-        "name the job (`test_done_callback_raises` passes).",
-    ),
-    LeftOut(
         "ThreadPoolFailingInitializerTest.test_initializer",
         "wants the record on the stdlib's logger `concurrent.futures`. When an initializer raises, the pool logs it on "
         "`penstock.pool`, at the same level, CRITICAL; waiting and later jobs fail with a `BrokenExecutor`, as there.",

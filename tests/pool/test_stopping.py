@@ -1349,3 +1349,42 @@ def test_hurrying_a_stop_cancels_now_and_keeps_its_budget_for_the_jobs_to_end() 
 
     (report,) = climbing.result(GUARD)
     assert (report.cancelled, report.abandoned) == (1, 0)
+
+
+# --- looking at threads ---------------------------------------------------------------------------------------------
+
+
+def test_looking_where_a_job_stands_does_not_freeze_a_process_whose_collector_calls_python(tmp_path: Path) -> None:
+    """Before 3.11.9, `sys._current_frames` holds a lock of the interpreter while the collector may run in it.
+
+    What the collector calls may hand the interpreter on to a thread that needs that lock, to begin or to end.
+    """
+    code = """
+        import gc
+
+        def hand_on(phase, info):
+            time.sleep(0.001)
+
+        def come_and_go():
+            while not over.is_set():
+                thread = threading.Thread(target=int)
+                thread.start()
+                thread.join()
+
+        over = threading.Event()
+        for _ in range(2):
+            threading.Thread(target=come_and_go, daemon=True).start()
+        with ThreadPool(1) as pool:
+            job = pool.submit(over.wait)
+            gc.callbacks.append(hand_on)
+            gc.set_threshold(1)
+            for _ in range(20):
+                job.stack()
+            gc.callbacks.clear()
+            over.set()
+        say("not frozen")
+        """
+    with running(tmp_path, code) as script:
+        script.expect("not frozen")
+
+        assert script.end() == 0

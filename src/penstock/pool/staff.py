@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from penstock import clock
+from penstock import clock, timers
 from penstock.errors import NestedWait
 from penstock.events import WorkerStarted, WorkerStopped
 from penstock.job import Job, current_job
@@ -91,6 +91,7 @@ class Staff:
             self._workers.add(worker)
         worker.thread = threading.Thread(target=worker.work, name=worker.name, daemon=True)
         try:
+            timers.stand_by()
             worker.thread.start()
         except RuntimeError as error:
             self._could_not_start(worker, error)
