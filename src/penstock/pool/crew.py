@@ -203,9 +203,9 @@ class ThreadCrew:
 
     def report(self) -> Report:
         """The accounts, now."""
+        closed = self.lifecycle.phase is Phase.CLOSED  # asked first: if it is, all that follows is final
         counts, cut = self.ledger.counts()
         asked_at, ended_at = self._asked_at, self._ended_at
-        closed = self.lifecycle.phase is Phase.CLOSED
         return Report(
             pool=self.name,
             accepted=self.ledger.accepted,

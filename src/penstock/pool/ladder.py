@@ -140,6 +140,7 @@ def wait_for_all(crew: ThreadCrew) -> Report:
 def finished(crew: ThreadCrew, deadline: float | None) -> Report:
     """The last report of a pool that has stopped, logged once; its workers have left, but for stuck ones."""
     crew.staff.join(deadline)
+    crew.ledger.wait_told(_A_MOMENT)
     report = crew.report()
     if crew.first_to_report():
         level = logging.INFO if report.ok else logging.WARNING

@@ -57,6 +57,8 @@ class Ledger:
         self.numbers = itertools.count(1)
         self.observers: tuple[_Subscription, ...] = ()  # replaced, never changed
         self._handed_over: deque[Event] = deque()
+        self._all_told = threading.Event()
+        self._all_told.set()
         self._telling = threading.Lock()  # held by the thread that tells what was handed over
         self._lock = threading.Lock()
         self._tallies: set[Tally] = set()
@@ -157,6 +159,7 @@ class Ledger:
     def tell(self, event: Event) -> None:
         """Tell all observers. What they raise is logged."""
         if timers.must_not_block():
+            self._all_told.clear()
             self._handed_over.append(event)
             timers.run_user_code(self._tell_handed_over)
         else:
@@ -170,6 +173,12 @@ class Ledger:
                     self._tell(self._handed_over.popleft())
             finally:
                 self._telling.release()
+        if not self._handed_over:
+            self._all_told.set()
+
+    def wait_told(self, timeout: float) -> None:
+        """Return when the observers were told all that was handed over, or after *timeout* seconds."""
+        self._all_told.wait(timeout)
 
     def _tell(self, event: Event) -> None:
         for subscription in self.observers:
@@ -206,4 +215,6 @@ class Ledger:
         self._lock = threading.Lock()
         self._telling = threading.Lock()
         self._handed_over.clear()
+        self._all_told = threading.Event()
+        self._all_told.set()
         self.failures.start_afresh()
