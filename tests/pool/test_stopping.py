@@ -1198,7 +1198,8 @@ def test_a_submit_that_races_with_the_end_is_either_refused_or_accounted_for(sto
         assert report.accepted == len(jobs) == pool.report.accepted
         states = [job.state for job in jobs]
         assert (report.done, report.cancelled) == (states.count(JobState.DONE), states.count(JobState.CANCELLED))
-        assert next(ran) == report.done + report.abandoned
+        # A job may be abandoned as its worker takes it, and so never have run.
+        assert report.done <= next(ran) <= report.done + report.abandoned
         if stop == "close":
             assert report.done == len(jobs)
 
