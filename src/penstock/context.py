@@ -12,6 +12,7 @@ listens, so that a context which nobody listens to is held by nobody and costs n
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import logging
@@ -415,7 +416,8 @@ class Context:
         """Have the timers trip this context at its deadline, if somebody listens here."""
         with self._tree:
             if self._timer is None and self._listeners is not None and self._deadline is not None:
-                self._timer = timers.call_at(self._deadline, self._expire)
+                with contextlib.suppress(RuntimeError):  # the interpreter is ending; who asks still finds it passed
+                    self._timer = timers.call_at(self._deadline, self._expire)
 
     def _expire(self) -> None:
         if self._deadline is not None and clock.monotonic() >= self._deadline:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 from penstock import clock, timers
 from penstock.context import Context, scope
-from penstock.errors import Cancelled, JobCancelled
+from penstock.errors import JobCancelled
 
 if TYPE_CHECKING:
     from contextvars import Context as ContextVars
@@ -531,7 +531,7 @@ class Job(Future[T], Generic[T]):
         for callback in callbacks:
             try:
                 callback(self)
-            except (Exception, Cancelled):
+            except BaseException:  # a SystemExit, too: it must not take a worker along
                 log.exception("exception calling callback for %s", self.label, extra={"job": self.id})
 
     def _get_bell(self) -> _Bell:

@@ -68,8 +68,8 @@ class Attempts:
         if terms.timeout is not None:
             context = job.context
             context.limit(terms.timeout)
-            if not context.job_listens:
-                self.listen(job)
+        if job._context is not None and not job._context.job_listens:
+            self.listen(job)
         return True
 
     def failed(self, worker: Worker, job: Job[Any], error: BaseException, started: float) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from penstock import timers
-from penstock.errors import Cancelled
 from penstock.events import Event
 from penstock.failures import Failures
 from penstock.job import Job, JobState
@@ -184,7 +183,7 @@ class Ledger:
         for subscription in self.observers:
             try:
                 subscription.observer(event)
-            except (Exception, Cancelled):
+            except BaseException:  # a SystemExit, too: it must not take a worker along
                 log.exception("an observer of pool %r raised", self.pool, extra={"pool": self.pool})
 
     def failed(self, job: Job[Any]) -> None:
