@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import operator
 import os
 import sys
 import threading
 import traceback
 import types
-from typing import Final
+from typing import Any, Final
 
 _HERE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _DEEPEST: Final = 30  # frames shown, the innermost ones
-_COLLECTOR_MAY_RUN_ANYWHERE: Final = sys.version_info < (3, 12)
 _looking = threading.Lock()  # a leaf: two threads that look must not find the collector disabled by one another
 
 
@@ -20,10 +21,9 @@ def stack_of(thread: threading.Thread | None) -> str:
     """Where *thread* stands, from the user's first frame on, as a traceback prints it; empty if it has ended."""
     if thread is None or thread.ident is None or not thread.is_alive():  # the ident may be another thread's by now
         return ""
-    frame = _current_frame_of(thread.ident)
-    if frame is None:
+    frames = _frames_of(thread.ident)
+    if not frames:
         return ""
-    frames = traceback.extract_stack(frame)
     first = 0
     while first < len(frames) and _begins_a_thread(frames[first]):
         first += 1
@@ -31,22 +31,33 @@ def stack_of(thread: threading.Thread | None) -> str:
     return "".join(traceback.format_list(shown[-_DEEPEST:]))
 
 
-def _current_frame_of(ident: int) -> types.FrameType | None:
-    """The frame in which thread *ident* is now.
+_place = operator.attrgetter("f_code", "f_lineno")
 
-    Before 3.12, `sys._current_frames` holds a lock of the interpreter while the collector may run; what that calls
-    may hand the interpreter on to a thread that needs this lock, to begin or to end. So the collector has to wait.
+
+def _frames_of(ident: int) -> traceback.StackSummary:
+    """Where thread *ident* is now, outermost call first.
+
+    One call of C code from the look at the thread to the last of its frames, so that no other thread runs meanwhile:
+    a frame whose thread goes on must not be asked for its caller, which may be gone (CPython 3.11 crashes). And
+    with the collector off: before 3.12 it may run inside of the look, which holds a lock of the interpreter.
     """
-    if not _COLLECTOR_MAY_RUN_ANYWHERE:
-        return sys._current_frames().get(ident)
+    found: list[tuple[types.CodeType, int | None]] = []
+    looked: Any = map(operator.itemgetter(ident), itertools.starmap(sys._current_frames, [()]))
+    up: Any = itertools.accumulate(itertools.chain(looked, itertools.repeat("f_back")), getattr)
     with _looking:
         was_enabled = gc.isenabled()
         gc.disable()
         try:
-            return sys._current_frames().get(ident)
+            found.extend(itertools.islice(map(_place, up), 10_000))
+        except (AttributeError, KeyError):
+            pass  # None has no frame above it; no such thread
         finally:
             if was_enabled:
                 gc.enable()
+    del up, looked
+    return traceback.StackSummary.from_list(
+        [traceback.FrameSummary(code.co_filename, line or 0, code.co_name) for code, line in reversed(found)]
+    )
 
 
 def drop_our_frames(error: BaseException) -> None:
