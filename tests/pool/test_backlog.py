@@ -71,8 +71,8 @@ def put(backlog: Backlog, one: Job[Any]) -> Job[Any]:
 
 def line_of(backlog: Backlog, *some: Job[Any]) -> Line:
     line = Line(backlog.places, backlog.put)
-    line.jobs.extend(some)
-    backlog.put_line(line)
+    for one in some:
+        backlog.put_in_line(one, line)
     return line
 
 

@@ -352,8 +352,7 @@ def shaken() -> Iterator[None]:
     log = logging.getLogger("penstock")
     level, interval = log.level, sys.getswitchinterval()
     log.setLevel(logging.CRITICAL + 1)
-    # At 1e-6 s in a process that runs hypothesis too, the collector's callbacks leave the threads no time for work.
-    sys.setswitchinterval(1e-6 if os.environ.get("PENSTOCK_STRESS") == "full" else 1e-4)
+    sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(interval)
     log.setLevel(level)

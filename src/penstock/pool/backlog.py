@@ -57,13 +57,13 @@ class Backlog:
         self.queue.append(job)
         self._wake()
 
-    def put_line(self, line: Line) -> None:
-        """Let the jobs of *line* move up as places become free."""
-        if not line.jobs:
-            return
+    def put_in_line(self, job: Job[Any], line: Line) -> None:
+        """Let *job* wait in *line*, and move up when it is its turn and a place is free."""
         with self._lock:
-            self._lines = (*(other for other in self._lines if other.jobs), line)
-        self.places.wait(line)
+            line.jobs.append(job)
+            if line not in self._lines:
+                self._lines = (*(other for other in self._lines if other.jobs), line)
+        line.line_up()
 
     def put_retry(self, job: Job[Any], delay: float) -> None:
         """Keep *job* until *delay* seconds have passed, then have it run before the others."""
@@ -95,7 +95,7 @@ class Backlog:
         if timer is not None:
             timer.cancel()
             return True
-        return any(_remove(line.jobs, job) for line in self._lines)
+        return any(line.take_out(job) for line in self._lines)
 
     def take_all(self) -> list[Job[Any]]:
         """Take every job out of its room."""
@@ -106,7 +106,7 @@ class Backlog:
         for timer in retrying.values():
             timer.cancel()
         for line in lines:  # before the queue, whose places would bring their jobs in
-            taken += _empty(line.jobs)
+            taken += line.take_all()
         taken += _empty(self.due)
         for job in _empty(self.queue):
             taken.append(job)

@@ -66,27 +66,36 @@ class Intake:
         if no_plain_function:
             check_function(fn)
         lifecycle = self._lifecycle
-        if not placed:
+        numbered = False
+        try:
+            if not placed:
+                if lifecycle.closing:
+                    raise self._crew.refusal()
+                try:
+                    self._free.pop()  # Places.take
+                    placed = True
+                except IndexError:
+                    pass
+                if not placed:
+                    if terms.when_full == "caller":
+                        return self._run_in_caller(terms, fn, args, kwargs)
+                    placed = self._wait_for_place(terms)
+            number = next(self._numbers)
+            numbered = True
+            job: Job[Any] = Job(terms, number, fn, args, kwargs or None, copy_context(), clock.monotonic())
             if lifecycle.closing:
                 raise self._crew.refusal()
-            try:
-                self._free.pop()  # Places.take
-                placed = True
-            except IndexError:
-                pass
-            if not placed:
-                if terms.when_full == "caller":
-                    return self._run_in_caller(terms, fn, args, kwargs)
-                self._wait_for_place(terms)
-        job: Job[Any] = Job(terms, next(self._numbers), fn, args, kwargs or None, copy_context(), clock.monotonic())
-        if lifecycle.closing:
-            self._places.give()
-            self._withdraw()
-        if not terms.plain or scope.get() is not None:
-            self._prepare(job)
-        if self._ledger.observers:
-            self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
-        self._queue.append(job)  # Backlog.put
+            if not terms.plain or scope.get() is not None:
+                self._prepare(job)
+            if self._ledger.observers:
+                self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
+            self._queue.append(job)  # Backlog.put
+        except BaseException:  # it was refused, or Ctrl-C came: it is not accepted, and leaves nothing behind
+            if placed:
+                self._places.give()
+            if numbered:
+                self._withdraw()
+            raise
         staff = self._staff
         if staff.idle:
             if not staff.waking:
@@ -117,20 +126,15 @@ class Intake:
         check_function(fn)
         jobs: list[Job[Any]] = []
         line = Line(self._places, self._crew.backlog.put)
-        try:
-            for args in inputs:
-                if not line.jobs and self._places.take():
-                    jobs.append(self.submit(terms, fn, args, {}, placed=True))
-                else:
-                    job = self._accept_without_place(terms, fn, args, None)
-                    line.jobs.append(job)
-                    jobs.append(job)
-        finally:
-            in_line = list(line.jobs)
-            self._crew.backlog.put_line(line)
+        for args in inputs:
+            if not line.jobs and self._places.take():
+                jobs.append(self.submit(terms, fn, args, {}, placed=True))
+                continue
+            job = self._accept_without_place(terms, fn, args, None)
+            jobs.append(job)
+            self._crew.backlog.put_in_line(job, line)  # at once: the next input may be long in coming
             if self._lifecycle.cutting:
                 self._crew.cut_waiting()
-        for job in in_line:
             if job._context is not None:
                 self._crew.attempts.listen(job)
         return jobs
@@ -139,19 +143,26 @@ class Intake:
         self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None
     ) -> Job[Any]:
         """A job that is accepted and not in the backlog yet."""
-        job: Job[Any] = Job(terms, next(self._numbers), fn, args, kwargs, copy_context(), clock.monotonic())
-        if self._lifecycle.closing:
-            self._withdraw()
-        self._prepare(job)
-        if self._ledger.observers:
-            self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
+        numbered = False
+        try:
+            number = next(self._numbers)
+            numbered = True
+            job: Job[Any] = Job(terms, number, fn, args, kwargs, copy_context(), clock.monotonic())
+            if self._lifecycle.closing:
+                raise self._crew.refusal()
+            self._prepare(job)
+            if self._ledger.observers:
+                self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
+        except BaseException:
+            if numbered:
+                self._withdraw()
+            raise
         return job
 
     def _withdraw(self) -> None:
-        """The pool was closed after a number was taken: the job is refused."""
+        """A number was taken, but the job is not accepted."""
         self._ledger.withdraw()
         self._crew.check_drained()
-        raise self._crew.refusal()
 
     def _prepare(self, job: Job[Any]) -> None:
         """Tie *job* to the context that it was given or is submitted in."""
@@ -181,13 +192,13 @@ class Intake:
 
     # Waiting for a place
 
-    def _wait_for_place(self, terms: JobTerms) -> None:
-        """Return with a place in hand, or raise `BacklogFull`, `PoolClosed`, or `Cancelled` by the caller's context."""
+    def _wait_for_place(self, terms: JobTerms) -> bool:
+        """True with a place in hand; else BacklogFull, PoolClosed, or Cancelled by the caller's context is raised."""
         if terms.when_full == "reject":
             raise BacklogFull(self._crew.settings.backlog)
         if terms.when_full is None and on_event_loop():
             raise BacklogFull(self._crew.settings.backlog, hint=_HINT)
-        self._staff.waiting_for(None, functools.partial(self._line_up, terms))
+        return self._staff.waiting_for(None, functools.partial(self._line_up, terms))
 
     def _line_up(self, terms: JobTerms) -> bool:
         begun = clock.monotonic()

@@ -75,33 +75,42 @@ class CoroutineInLine:
 class Line:
     """The accepted jobs of one `map` that found no place; each moves up when one becomes free.
 
-    It is in the line of `places` exactly while it has jobs, so that it takes its turn among the submitters.
+    It stands in the line of `places` while it has jobs, so that it takes its turn among submitters. Jobs may be added
+    while it moves up: who adds looks afterwards whether it stands there, and it looks for jobs after it has left. To
+    stand there twice does no harm: a place that it has no job for goes on to the next.
     """
 
-    __slots__ = ("_places", "_put", "jobs")
+    __slots__ = ("_places", "_put", "_stands", "jobs")
 
     def __init__(self, places: Places, put: Callable[[Job[Any]], None]) -> None:
         self._places = places
         self._put = put
+        self._stands = False  # in the line of `places`
         self.jobs: deque[Job[Any]] = deque()
 
+    def line_up(self) -> None:
+        """Stand in the line of `places`, unless it does."""
+        if not self._stands:
+            self._stands = True
+            self._places.wait(self)
+
     def grant(self) -> bool:
-        """A place for the first job; and more, as long as nobody else wants them. False if all were cancelled."""
+        """A place for the first job; and more, as long as nobody else wants them. False if there was none."""
+        used = self._move_one_up()
+        while used and self.jobs and self._places.take():
+            if not self._move_one_up():
+                self._places.give()
+        self._stands = False
+        if self.jobs:
+            self.line_up()
+        return used
+
+    def _move_one_up(self) -> bool:
         try:
             job = self.jobs.popleft()
         except IndexError:
             return False
         self._put(job)
-        while self.jobs:
-            if not self._places.take():
-                self._places.wait(self)
-                break
-            try:
-                job = self.jobs.popleft()
-            except IndexError:
-                self._places.give()
-                break
-            self._put(job)
         return True
 
     def nudge(self) -> None:

@@ -64,8 +64,10 @@ class Staff:
             worker = self.idle.pop()
         except IndexError:
             return
-        self.waking = True
-        worker.lock.release()
+        try:
+            self.waking = True
+        finally:  # even if Ctrl-C comes in between: it is off the stack, and nobody else will wake it
+            worker.lock.release()
 
     def wake_all(self) -> None:
         """Wake every idle worker."""
