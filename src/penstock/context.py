@@ -283,11 +283,14 @@ class Context:
             self._watch_deadline()
         return lambda: self._stop_telling(key)
 
-    def trip(self, cause: Cause) -> bool:
-        """Mark this context and those below as tripped and tell all listeners; False if it was marked before."""
+    def trip(self, cause: Cause, *, if_deadline: float | None = None) -> bool:
+        """Mark this context and those below as tripped and tell all listeners; False if it was marked before.
+
+        *if_deadline*: only if this is its deadline still, and no other attempt has begun meanwhile.
+        """
         told: list[tuple[Listener, Cause]] = []
         with self._tree:
-            if self._cause is not None:
+            if self._cause is not None or if_deadline not in (None, self._deadline):
                 return False
             waiting = [(self, cause)]
             while waiting:
@@ -420,8 +423,10 @@ class Context:
                     self._timer = timers.call_at(self._deadline, self._expire)
 
     def _expire(self) -> None:
-        if self._deadline is not None and clock.monotonic() >= self._deadline:
-            self.trip(self._deadline_cause())
+        deadline = self._deadline  # read once: the next attempt of its job may set another
+        if deadline is not None and clock.monotonic() >= deadline:
+            cause = Cause("its deadline passed", by_deadline=True, source=self._deadline_owner(), at=deadline)
+            self.trip(cause, if_deadline=deadline)
 
 
 class _UserCallback:

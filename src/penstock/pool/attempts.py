@@ -185,6 +185,8 @@ class Attempts:
                 self._overrun[job] = delay, error
         if delay is None:
             self.settle(job, stage, error, stack=stack)
+        elif self._crew.lifecycle.cutting:
+            self._crew.cut_waiting()  # a stop may have looked just before the job was there
         timers.call_at(stuck_at, functools.partial(self._still_there, worker, overrun))
         self._crew.check_drained()
 
