@@ -195,18 +195,17 @@ class Job(Future[T], Generic[T]):
         "_accepted",
         "_args",
         "_attempt",
+        "_began",
         "_bell",
         "_context",
         "_cv",
+        "_ended",
         "_fn",
-        "_kwargs",
         "_number",
-        "_ran",
         "_since",
         "_stage",
         "_terms",
         "_value",
-        "_waited",
         "_worker",
     )
 
@@ -214,41 +213,20 @@ class Job(Future[T], Generic[T]):
     _number: int
     _fn: Callable[..., T] | str
     _args: tuple[Any, ...] | None
-    _kwargs: dict[str, Any] | None
     _cv: ContextVars | None  # the contextvars that it runs in
-    _since: float  # monotonic: when it was accepted; while it runs, when this attempt began
+    _since: float  # monotonic: when it was accepted, or when its next attempt was due
     _accepted: float  # monotonic; set only if it has terms or a context
     _stage: JobState
     _bell: _Bell | None
     _context: Context | None  # made when asked for
     _attempt: int  # 0 until it starts
-    _waited: float  # seconds, set when it starts
-    _ran: float  # seconds, set when it has an outcome
+    _began: float  # monotonic: when its last attempt did; set then
+    _ended: float  # monotonic: when its last attempt did; set then
     _worker: str  # set when it starts
     _value: Any  # its result or its error, as `_stage` tells
 
-    def __init__(
-        self,
-        terms: Terms,
-        number: int,
-        fn: Callable[..., T],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any] | None,
-        cv: ContextVars,
-        since: float,
-    ) -> None:
-        # Not Future.__init__: it would make what the bell makes on demand.
-        self._terms = terms
-        self._number = number
-        self._fn = fn
-        self._args = args
-        self._kwargs = kwargs
-        self._cv = cv
-        self._since = since
-        self._stage = _READY
-        self._bell = None
-        self._context = None
-        self._attempt = 0
+    def __init__(self) -> None:
+        raise TypeError("a Job is made by a pool: pool.submit(fn, …)")
 
     # What it is
 
@@ -297,14 +275,20 @@ class Job(Future[T], Generic[T]):
     @property
     def waited(self) -> float | None:
         """Seconds that it waited in the backlog before its last attempt; None until it starts."""
-        return getattr(self, "_waited", None)
+        try:
+            return max(0.0, self._began - self._since)
+        except AttributeError:
+            return None
 
     @property
     def ran(self) -> float | None:
         """Seconds that its last attempt took, or has taken so far; None until it starts."""
         if self._stage is _RUNNING:
-            return max(0.0, clock.monotonic() - self._since)
-        return getattr(self, "_ran", None)
+            return max(0.0, clock.monotonic() - self._began)
+        try:
+            return self._ended - self._began
+        except AttributeError:
+            return None
 
     @property
     def worker(self) -> str | None:
@@ -484,9 +468,7 @@ class Job(Future[T], Generic[T]):
         """Run the function in the calling thread, as this job."""
         scope.set(self)
         try:
-            if self._kwargs is None:
-                return self._fn(*self._args)  # type: ignore[operator, misc]
-            return self._fn(*self._args, **self._kwargs)  # type: ignore[operator, misc]
+            return self._fn(*self._args)  # type: ignore[operator, misc]
         finally:
             del self  # the frames of an error reach this one, and the job keeps its error: a cycle
 
@@ -502,7 +484,7 @@ class Job(Future[T], Generic[T]):
         """Keep nothing of the call but the function's name."""
         if not isinstance(self._fn, str):
             self._fn = name_of(self._fn)
-        self._args = self._kwargs = self._cv = None
+        self._args = self._cv = None
         if self._context is not None:
             self._context.close()
 
@@ -585,6 +567,37 @@ class Job(Future[T], Generic[T]):
     def _observed(self) -> None:
         """Somebody has seen how it failed."""
         self._terms.crew.observed(self)
+
+
+def new_job(
+    terms: Terms,
+    number: int,
+    fn: Callable[..., T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    cv: ContextVars,
+    since: float,
+) -> Job[T]:
+    """A job for `fn(*args, **kwargs)`. Not by `Job.__init__`, which would cost half as much again."""
+    job: Job[T] = _make(Job)
+    job._terms = terms
+    job._number = number
+    if kwargs:
+        job._fn = functools.partial(fn, *args, **kwargs)
+        job._args = ()
+    else:
+        job._fn = fn
+        job._args = args
+    job._cv = cv
+    job._since = since
+    job._stage = _READY
+    job._bell = None
+    job._context = None
+    job._attempt = 0
+    return job
+
+
+_make: Callable[[type[Job[Any]]], Job[Any]] = Job.__new__
 
 
 def name_of(fn: object) -> str:

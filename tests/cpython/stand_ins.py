@@ -14,7 +14,7 @@ from typing import Any
 import penstock
 from penstock.context import Context
 from penstock.errors import JobCancelled
-from penstock.job import FINAL, Crew, Job, JobState
+from penstock.job import FINAL, Crew, Job, JobState, new_job
 from penstock.retry import Retry
 
 LASTING = ("penstock-timers", "penstock-callbacks")  # they serve the whole process, and outlive any pool
@@ -50,7 +50,10 @@ class Future(Job[Any]):
     """
 
     def __init__(self) -> None:
-        super().__init__(_Terms(), 1, _never_called, (), None, contextvars.Context(), 0.0)
+        made = new_job(_Terms(), 1, _never_called, (), {}, contextvars.Context(), 0.0)
+        for slot in Job.__slots__:
+            if hasattr(made, slot):
+                setattr(self, slot, getattr(made, slot))
 
     def set_result(self, result: Any) -> None:
         if self._stage in FINAL:

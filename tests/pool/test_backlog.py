@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from penstock import Job, JobState, clock, timers
+from penstock.job import new_job
 from penstock.pool.backlog import Backlog
 from penstock.pool.lines import Line
 from penstock.pool.terms import JobTerms
@@ -45,7 +46,9 @@ TERMS = JobTerms.checked(crew=NoCrew(), when_full=None, submit_timeout=None, tim
 
 
 def job(number: int = 1) -> Job[Any]:
-    return Job(TERMS, number, len, ("four",), None, contextvars.copy_context(), clock.monotonic())
+    made = new_job(TERMS, number, len, ("four",), {}, contextvars.copy_context(), clock.monotonic())
+    made._began = made._ended = made._since  # as a first attempt would have left it
+    return made
 
 
 class Wakes:
@@ -152,6 +155,7 @@ def test_the_wait_of_a_job_that_is_due_begins_anew(time: FakeTime) -> None:
     time.advance(5)
 
     assert again._since == time.now
+    assert (again.waited, again.ran) == (0, 0), "what is told of the last attempt stays as it was"
 
 
 def test_a_job_can_be_taken_out_before_and_after_it_is_due(time: FakeTime) -> None:

@@ -128,14 +128,13 @@ def test_times_are_those_of_the_last_jobs_of_each_worker_in_rising_order() -> No
     for offset in (0, 1):
         tally = books.open_tally()
         for number in range(1_000):
-            tally.waits.append(2.0 * number + offset)
-            tally.runs.append(-2.0 * number + offset)
+            accepted, began = 0.0, 2.0 * number + offset
+            tally.times.extend((accepted, began, began + 2_000 - number))
 
     waits, runs = books.times()
 
     assert waits == [float(number) for number in range(976, 2_000)], "512 of each"
-    assert runs == sorted(runs)
-    assert len(runs) == 1_024
+    assert runs == sorted([*range(1_001, 1_513)] * 2)
 
 
 def test_times_can_be_asked_for_while_workers_write_them() -> None:
@@ -144,8 +143,7 @@ def test_times_can_be_asked_for_while_workers_write_them() -> None:
 
     def work() -> None:
         while not stop.is_set():
-            tally.waits.append(1.0)
-            tally.runs.append(1.0)
+            tally.times.extend((1.0, 2.0, 3.0))
 
     working = in_thread(work)
     try:

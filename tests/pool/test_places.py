@@ -21,6 +21,8 @@ from tests.gates import GUARD, in_thread
 class Waiting:
     """Somebody in the line, who remembers what he was given."""
 
+    submits = True
+
     def __init__(self, *, wants_it: bool = True) -> None:
         self.wants_it = wants_it
         self.granted = 0

@@ -72,15 +72,14 @@ class Attempts:
             self.listen(job)
         return True
 
-    def failed(self, worker: Worker, job: Job[Any], error: BaseException, started: float) -> None:
+    def failed(self, worker: Worker, job: Job[Any], error: BaseException) -> None:
         """The function raised *error*."""
-        ran = clock.monotonic() - started
+        ended = clock.monotonic()
         if self.running.pop(job, None) is None:
             self.came_back(worker, job)
             return
-        job._ran = ran
-        worker.tally.waits.append(job._waited)
-        worker.tally.runs.append(ran)
+        job._ended = ended
+        worker.tally.times.extend((job._since, job._began, ended))
         drop_our_frames(error)
         stage, cut = JobState.FAILED, False
         if isinstance(error, Cancelled):
@@ -178,9 +177,9 @@ class Attempts:
             if worker is None:
                 return  # it ended just now, and has its outcome
             stuck_at = clock.monotonic() + self._crew.settings.stuck_after
-            overrun = worker.overrun = Overrun(job, "overran", job._since, stuck_at)
+            overrun = worker.overrun = Overrun(job, "overran", job._began, stuck_at)
             self._left_inside.add(worker)
-            job._ran = clock.monotonic() - job._since
+            job._ended = clock.monotonic()
             if delay is not None:
                 self._overrun[job] = delay, error
         if delay is None:
@@ -260,12 +259,12 @@ class Attempts:
                 worker = self.running.pop(job, None)
                 if worker is None:
                     continue
-                worker.overrun = Overrun(job, "abandoned", job._since, clock.monotonic())
+                worker.overrun = Overrun(job, "abandoned", job._began, clock.monotonic())
                 self._left_inside.add(worker)
             context = job.context  # asked all the same: its thread may yet end, and its context hears nothing later
             context.trip(Cause(STOPPING, by_deadline=False, source=context))
-            ran = job._ran = clock.monotonic() - job._since
-            error = JobAbandoned(job.label, ran)
+            job._ended = clock.monotonic()
+            error = JobAbandoned(job.label, job._ended - job._began)
             self.settle(job, JobState.ABANDONED, error, cut=True)
 
     # Outcomes
@@ -295,7 +294,7 @@ class Attempts:
 
     def tell_started(self, job: Job[Any]) -> None:
         """Tell the observers; only called if there are some."""
-        self._crew.ledger.tell(JobStarted(self._name, job.id, job.name, job._worker, job._attempt, job._waited))
+        self._crew.ledger.tell(JobStarted(self._name, job.id, job.name, job._worker, job._attempt, job.waited or 0.0))
 
     def tell_ended(self, job: Job[Any], error: BaseException | None) -> None:
         """Tell the observers; only called if there are some."""
@@ -337,7 +336,7 @@ class Attempts:
         running = list(self.running)
         if not running:
             return "no job runs"
-        job = min(running, key=lambda job: job._since)
+        job = min(running, key=lambda job: job._began)
         return f"{job.label} has run for {job.ran or 0:.3g} s and stands at:\n{self.stack(job)}"
 
     def start_afresh(self) -> None:

@@ -138,7 +138,11 @@ class Backlog:
         self._wake()
 
     def _put_due(self, job: Job[Any]) -> None:
-        job._since = clock.monotonic()
+        now = clock.monotonic()
+        passed = now - job._since
+        job._since = now
+        job._began += passed  # the last attempt's go along: they still tell how long it waited and ran
+        job._ended += passed
         job._stage = JobState.READY
         self.due.append(job)
 

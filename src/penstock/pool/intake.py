@@ -12,16 +12,17 @@ import functools
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from threading import current_thread
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from penstock import clock
 from penstock.context import Context, scope
 from penstock.errors import BacklogFull
 from penstock.events import JobAccepted
-from penstock.job import FINAL, Job
+from penstock.job import FINAL, Job, new_job
 from penstock.pool.caller import on_event_loop
 from penstock.pool.lines import CoroutineInLine, Line, SubmitterInLine
-from penstock.pool.terms import NO_PLAIN_FUNCTION, JobTerms, check_function
+from penstock.pool.terms import JobTerms, check_function
 from penstock.pool.worker import Worker
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _HINT = (
 
 
 class Intake:
-    """The door of one pool. Any thread may call any method; it has no state of its own."""
+    """The door of one pool. Any thread may call any method; what state it has is a memory of the last check."""
 
     def __init__(self, crew: ThreadCrew) -> None:
         self._crew = crew
@@ -45,6 +46,7 @@ class Intake:
         self._places = crew.backlog.places
         self._free = crew.backlog.places.free
         self._queue = crew.backlog.queue
+        self._checked: CodeType | None = None  # the last function's: most jobs of a pool are calls of one function
 
     def submit(
         self,
@@ -59,12 +61,10 @@ class Intake:
 
         One function for the whole way in, and steps of others written out: a call costs as much as several of them.
         """
-        try:
-            no_plain_function = fn.__code__.co_flags & NO_PLAIN_FUNCTION
-        except Exception:  # not a function; a proxy may answer with anything
-            no_plain_function = 1
-        if no_plain_function:
+        if type(fn) is not FunctionType or fn.__code__ is not self._checked:
             check_function(fn)
+            if type(fn) is FunctionType:
+                self._checked = fn.__code__
         lifecycle = self._lifecycle
         numbered = False
         try:
@@ -82,7 +82,7 @@ class Intake:
                     placed = self._wait_for_place(terms)
             number = next(self._numbers)
             numbered = True
-            job: Job[Any] = Job(terms, number, fn, args, kwargs or None, copy_context(), clock.monotonic())
+            job: Job[Any] = new_job(terms, number, fn, args, kwargs, copy_context(), clock.monotonic())
             if lifecycle.closing:
                 raise self._crew.refusal()
             if not terms.plain or scope.get() is not None:
@@ -92,7 +92,7 @@ class Intake:
             self._queue.append(job)  # Backlog.put
         except BaseException:  # it was refused, or Ctrl-C came: it is not accepted, and leaves nothing behind
             if placed:
-                self._places.give()
+                self._give_back()
             if numbered:
                 self._withdraw()
             raise
@@ -130,7 +130,7 @@ class Intake:
             if not line.jobs and self._places.take():
                 jobs.append(self.submit(terms, fn, args, {}, placed=True))
                 continue
-            job = self._accept_without_place(terms, fn, args, None)
+            job = self._accept_without_place(terms, fn, args, {})
             jobs.append(job)
             self._crew.backlog.put_in_line(job, line)  # at once: the next input may be long in coming
             if self._lifecycle.cutting:
@@ -140,14 +140,14 @@ class Intake:
         return jobs
 
     def _accept_without_place(
-        self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None
+        self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Job[Any]:
         """A job that is accepted and not in the backlog yet."""
         numbered = False
         try:
             number = next(self._numbers)
             numbered = True
-            job: Job[Any] = Job(terms, number, fn, args, kwargs, copy_context(), clock.monotonic())
+            job: Job[Any] = new_job(terms, number, fn, args, kwargs, copy_context(), clock.monotonic())
             if self._lifecycle.closing:
                 raise self._crew.refusal()
             self._prepare(job)
@@ -179,7 +179,7 @@ class Intake:
         self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Job[Any]:
         """The backlog is full: run the job here and now."""
-        job = self._accept_without_place(terms, fn, args, kwargs or None)
+        job = self._accept_without_place(terms, fn, args, kwargs)
         caller = Worker(self._crew, current_thread().name, is_caller=True)
         caller.thread = current_thread()
         try:
@@ -237,13 +237,21 @@ class Intake:
         return self._placed(waiter, context, begun)
 
     def _leave_line(self, waiter: SubmitterInLine | CoroutineInLine) -> None:
-        if not self._places.leave(waiter):
-            self._places.give()
+        if self._places.leave(waiter):
+            self._staff.call_for_waiting()
+        else:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """A place is not used after all; and a worker may have left it to us to wake the next one."""
+        self._places.give()
+        self._staff.call_for_waiting()
 
     def _placed(self, waiter: SubmitterInLine | CoroutineInLine, context: Context | None, begun: float) -> bool:
         """True if *waiter* was granted a place; else it leaves the line, and the reason is raised."""
         if not self._places.leave(waiter):
             return True  # if the pool was closed meanwhile, `submit` will say so
+        self._staff.call_for_waiting()
         if self._lifecycle.closing:
             raise self._crew.refusal()
         if context is not None:

@@ -19,6 +19,8 @@ log = logging.getLogger("penstock.pool")
 
 _UNOBSERVED_KEPT: Final = 1_000  # failed jobs that are held until the block ends, if it is to raise them
 _RECENT: Final = 512  # jobs per worker whose times make the percentiles
+ALL_OF_FIRST: Final = 512  # as long as a worker has done fewer jobs, all are among them;
+ONE_IN: Final = 8 - 1  # after that one in eight: a mask
 
 Observer = Callable[[Event], object]
 
@@ -26,13 +28,14 @@ Observer = Callable[[Event], object]
 class Tally:
     """What one worker did. Written by its thread alone, read by anybody."""
 
-    __slots__ = ("done", "ended", "runs", "waits")
+    __slots__ = ("done", "ended", "times")
 
     def __init__(self) -> None:
         self.done = 0  # jobs that returned
         self.ended = 0  # the same, counted once their waiters were told
-        self.waits: deque[float] = deque(maxlen=_RECENT)  # seconds in the backlog
-        self.runs: deque[float] = deque(maxlen=_RECENT)  # seconds in the function
+        # Of each of the last jobs when it was accepted, began and ended, as `Job` has them: put in by one step, so that
+        # a copy never holds a part of a job's.
+        self.times: deque[float] = deque(maxlen=3 * _RECENT)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,8 +102,7 @@ class Ledger:
                 self._tallies.discard(tally)
                 self._counts[JobState.DONE] += tally.done
                 self._ended += tally.ended
-                self._past.waits.extend(tally.waits)
-                self._past.runs.extend(tally.runs)
+                self._past.times.extend(tally.times)
 
     def count(self, state: JobState, *, cut: bool = False) -> None:
         """One more job ends as *state*; *cut*: because the pool had to stop."""
@@ -137,8 +139,9 @@ class Ledger:
         """Seconds that the last jobs of each worker waited and ran, both in rising order."""
         with self._lock:
             tallies = [self._past, *self._tallies]
-        waits = sorted(itertools.chain.from_iterable(tally.waits.copy() for tally in tallies))
-        runs = sorted(itertools.chain.from_iterable(tally.runs.copy() for tally in tallies))
+        times = [list(tally.times.copy()) for tally in tallies]
+        waits = sorted(max(0.0, began - since) for of in times for since, began in zip(of[::3], of[1::3], strict=True))
+        runs = sorted(ended - began for of in times for began, ended in zip(of[1::3], of[2::3], strict=True))
         return waits, runs
 
     def observe(self, observer: Observer) -> Callable[[], None]:

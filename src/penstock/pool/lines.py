@@ -20,6 +20,7 @@ class SubmitterInLine:
     """A thread that waits in `submit`. A wake may come without a place: ask `Places.leave` after it."""
 
     __slots__ = ("_lock",)
+    submits = True
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,6 +46,7 @@ class CoroutineInLine:
     """A coroutine that waits in `asubmit`, on the loop that made this. A wake may come without a place, too."""
 
     __slots__ = ("_loop", "_woken")
+    submits = False  # its loop may be busy for long
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -81,6 +83,7 @@ class Line:
     """
 
     __slots__ = ("_places", "_put", "_stands", "jobs")
+    submits = False
 
     def __init__(self, places: Places, put: Callable[[Job[Any]], None]) -> None:
         self._places = places

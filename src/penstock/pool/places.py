@@ -22,6 +22,11 @@ from typing import Protocol
 class Waiter(Protocol):
     """Somebody in the line for a place."""
 
+    @property
+    def submits(self) -> bool:
+        """Whether it is a thread that looks, on its way out of the line, if a worker has to be woken."""
+        ...
+
     def grant(self) -> bool:
         """A place is yours now, unless you answer False. The thread that gives it calls; don't block or raise."""
         ...
@@ -72,6 +77,13 @@ class Places:
         self.waiting.append(waiter)
         if self.free and self.take():
             self.give()
+
+    def next_one_submits(self) -> bool:
+        """Whether a thread is first in the line: it will add a job once it has a place."""
+        try:
+            return self.waiting[0].submits
+        except IndexError:
+            return False
 
     def leave(self, waiter: Waiter) -> bool:
         """Stop waiting. False: too late, the place was or is being granted, and has to be used or given back."""

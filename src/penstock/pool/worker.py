@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from penstock import clock
 from penstock.job import Job, JobState, name_of
 from penstock.lifecycle import Phase
-from penstock.pool.ledger import Tally
+from penstock.pool.ledger import ALL_OF_FIRST, ONE_IN, Tally
 
 if TYPE_CHECKING:
     from penstock.pool.crew import ThreadCrew
@@ -32,10 +32,29 @@ class Overrun:
 class Worker:
     """A worker of *crew*. Fields are its own thread's, if nothing else is said."""
 
-    __slots__ = ("_crew", "is_caller", "lock", "name", "overrun", "tally", "thread", "waits_for")
+    __slots__ = (
+        "_attempts",
+        "_call",
+        "_crew",
+        "_ledger",
+        "_lifecycle",
+        "_running",
+        "is_caller",
+        "lock",
+        "name",
+        "overrun",
+        "tally",
+        "thread",
+        "waits_for",
+    )
 
     def __init__(self, crew: ThreadCrew, name: str, *, is_caller: bool = False) -> None:
         self._crew = crew
+        self._lifecycle = crew.lifecycle
+        self._ledger = crew.ledger
+        self._attempts = crew.attempts
+        self._running = crew.attempts.running
+        self._call = crew.call
         self.name = name
         self.is_caller = is_caller  # no member of the staff, but a submitter that runs its job itself
         self.tally: Tally = crew.ledger.open_tally()
@@ -88,58 +107,56 @@ class Worker:
                 return bool(backlog.queue or backlog.due) or lifecycle.phase is not Phase.CLOSED
         self.lock.acquire()
         staff.waking = False
-        if staff.idle and len(backlog.queue) + len(backlog.due) > 1:
+        if staff.idle and len(backlog.queue) + len(backlog.due) > 1 and not backlog.places.next_one_submits():
             staff.wake_one()
         return bool(backlog.queue or backlog.due) or lifecycle.phase is not Phase.CLOSED
 
     def run(self, job: Job[Any]) -> None:
         """Run one attempt of *job*, which the caller took out of its room, and settle it."""
-        crew = self._crew
-        running = crew.attempts.running
-        started = clock.monotonic()
+        running = self._running
+        began = clock.monotonic()
         # The job is in our hands; all is written before it is in the room of running ones, where others can take it.
-        job._waited = waited = started - job._since
-        job._since = started
+        job._began = began
         job._attempt += 1
         job._worker = self.name
         job._stage = _RUNNING
         running[job] = self
         cv = job._cv
-        if job._context is not None or crew.lifecycle.cutting or not job._terms.plain:
-            if not crew.attempts.begin(self, job):
+        if job._context is not None or self._lifecycle.cutting or not job._terms.plain:
+            if not self._attempts.begin(self, job):
                 return
             if job._terms.retry is not None and cv is not None:
                 cv = cv.copy()  # what one attempt sets the next one must not see
-        if crew.ledger.observers:
-            crew.attempts.tell_started(job)
+        if self._ledger.observers:
+            self._attempts.tell_started(job)
         try:
-            value = cv.run(crew.call, job)  # type: ignore[union-attr]
+            value = cv.run(self._call, job)  # type: ignore[union-attr]
         except BaseException as error:
-            crew.attempts.failed(self, job, error, started)
+            self._attempts.failed(self, job, error)
             del job, cv  # the frames of the error reach this one, and the job keeps its error: a cycle
             return
-        ran = clock.monotonic() - started
+        ended = clock.monotonic()
         if running.pop(job, None) is None:
-            crew.attempts.came_back(self, job)
+            self._attempts.came_back(self, job)
             return
         tally = self.tally
         tally.done += 1
-        tally.waits.append(waited)
-        tally.runs.append(ran)
-        job._ran = ran
+        if tally.done < ALL_OF_FIRST or not tally.done & ONE_IN:  # a sample of many is as good, and costs less
+            tally.times.extend((job._since, began, ended))
+        job._ended = ended
         # From here on as Job._settle, written out: a call costs as much as all of it.
         job._value = value
         job._stage = _DONE
         fn = job._fn
         job._fn = fn.__qualname__ if type(fn) is FunctionType else name_of(fn)
         del fn
-        job._args = job._kwargs = job._cv = None
+        job._args = job._cv = None
         if job._context is not None:
             job._context.close()
         if job._bell is not None:
             job._ring()
-        if crew.ledger.observers:
-            crew.attempts.tell_ended(job, None)
+        if self._ledger.observers:
+            self._attempts.tell_ended(job, None)
         tally.ended += 1
-        if crew.lifecycle.closing:
-            crew.check_drained()
+        if self._lifecycle.closing:
+            self._crew.check_drained()
