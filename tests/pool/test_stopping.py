@@ -35,8 +35,8 @@ from penstock import (
 from penstock.context import Cause
 from penstock.lifecycle import Lifecycle, Phase
 from penstock.pool import ladder, lines
+from penstock.pool.attempts import Runner
 from penstock.pool.ladder import Stop
-from penstock.pool.worker import Worker
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool.script import running
 
@@ -1238,8 +1238,8 @@ class AsAWorkerTakes:
                 self.acted = True
                 in_thread(act).result(GUARD)
 
-        class Running(dict[Job[Any], Worker]):
-            def __setitem__(self, job: Job[Any], worker: Worker) -> None:
+        class Running(dict[Job[Any], Runner]):
+            def __setitem__(self, job: Job[Any], worker: Runner) -> None:
                 super().__setitem__(job, worker)
                 if moment == "among the running" and job in jobs:
                     act_once()

@@ -13,24 +13,78 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from penstock import clock, timers
 from penstock.context import Cause, Context
-from penstock.errors import Cancelled, DeadlineExceeded, JobAbandoned, JobCancelled
+from penstock.errors import Cancelled, DeadlineExceeded, JobCancelled
 from penstock.events import JobEnded, JobRetried, JobStarted, WorkerStuck
 from penstock.job import FINAL, Job, JobState
 from penstock.lifecycle import Phase
-from penstock.pool.stacks import drop_our_frames, stack_of
-from penstock.pool.worker import Overrun, Worker
+from penstock.pool.ledger import Tally
+from penstock.pool.stacks import drop_our_frames
 from penstock.report import StuckJob
 
 if TYPE_CHECKING:
-    from penstock.pool.crew import ThreadCrew
+    from penstock.pool.crew import Crew
 
 log = logging.getLogger("penstock.pool")
 
 STOPPING: Final = "the pool is stopping"
+
+
+@dataclass(eq=False, slots=True)
+class Overrun:
+    """A worker that is still in a job which has its outcome already, or waits for this to try again."""
+
+    job: Job[Any]
+    outcome: Literal["overran", "abandoned"]
+    since: float  # monotonic: when the attempt began
+    stuck_at: float  # monotonic: from then on it is stuck, and nobody waits for it
+    replaced: bool = False  # its slot went to a fresh one
+
+
+class Runner(Protocol):
+    """Whoever runs an attempt: a worker of any kind, or the submitter itself."""
+
+    name: str
+    tally: Tally
+    overrun: Overrun | None
+    """Guarded by the lock of `Attempts`."""
+
+    @property
+    def thread(self) -> threading.Thread | None:
+        """The thread of this process that is inside the job, if one is."""
+        ...
+
+    def stack(self) -> str:
+        """Where it stands; may take a moment."""
+        ...
+
+    def stack_at_deadline(self) -> str:
+        """Where it stands, if that can be told at once; else nothing."""
+        ...
+
+    def margin_is_over(self, overrun: Overrun) -> None:
+        """See to it that `Attempts.still_there` is called, unless *overrun* is over. On the timers' thread."""
+        ...
+
+    def replace(self) -> bool:
+        """Give its slot to a fresh worker; False if it can't be."""
+        ...
+
+    def came_back_late(self) -> None:
+        """It has left the job after its slot was given to a fresh one: there is one too many."""
+        ...
+
+    def fate(self, replaced: bool) -> str:
+        """What becomes of it, for the log."""
+        ...
+
+    def give_up(self, job: Job[Any]) -> tuple[JobState, BaseException]:
+        """The time to stop is over: how *job* ends."""
+        ...
 
 
 class Attempts:
@@ -40,17 +94,17 @@ class Attempts:
     `running` needs none: its steps are atomic.
     """
 
-    def __init__(self, crew: ThreadCrew) -> None:
+    def __init__(self, crew: Crew) -> None:
         self._crew = crew
         self._name = crew.settings.name
-        self.running: dict[Job[Any], Worker] = {}
+        self.running: dict[Job[Any], Runner] = {}
         self._lock = threading.Lock()
-        self._left_inside: set[Worker] = set()  # those whose thread is still in a job that has its outcome
+        self._left_inside: set[Runner] = set()  # those whose thread is still in a job that has its outcome
         self._overrun: dict[Job[Any], tuple[float, BaseException]] = {}  # to be tried again: after seconds, last error
 
     # The worker's thread
 
-    def begin(self, worker: Worker, job: Job[Any]) -> bool:
+    def begin(self, worker: Runner, job: Job[Any]) -> bool:
         """What *job* needs before it runs if it has terms or a context, or the pool stops. False: it must not run."""
         cause = None if job._context is None else job._context.cause
         if self._crew.lifecycle.cutting or cause is not None:
@@ -72,7 +126,7 @@ class Attempts:
             self.listen(job)
         return True
 
-    def failed(self, worker: Worker, job: Job[Any], error: BaseException) -> None:
+    def failed(self, worker: Runner, job: Job[Any], error: BaseException) -> None:
         """The function raised *error*."""
         ended = clock.monotonic()
         if self.running.pop(job, None) is None:
@@ -96,14 +150,14 @@ class Attempts:
             self._try_again(job, delay, error)
         self._crew.check_drained()
 
-    def came_back(self, worker: Worker, job: Job[Any]) -> None:
+    def came_back(self, worker: Runner, job: Job[Any]) -> None:
         """The thread has left the function of a job that was taken from it."""
         with self._lock:
             overrun, worker.overrun = worker.overrun, None
             self._left_inside.discard(worker)
             to_retry = self._overrun.pop(job, None)
         if overrun is not None and overrun.replaced:
-            self._crew.staff.stuck_came_back()
+            worker.came_back_late()
         if to_retry is not None:
             self._try_again(job, *to_retry)
         self._crew.check_drained()
@@ -171,12 +225,13 @@ class Attempts:
         """*job* fails now, whatever its thread does."""
         stage, error = _outcome_of(job, cause, started=True)
         delay = self._delay(job, error)
-        stack = self.stack(job)
+        worker = self.running.get(job)
+        stack = "" if worker is None else worker.stack_at_deadline()
         with self._lock:
             worker = self.running.pop(job, None)
             if worker is None:
                 return  # it ended just now, and has its outcome
-            stuck_at = clock.monotonic() + self._crew.settings.stuck_after
+            stuck_at = clock.monotonic() + self._crew.settings.margin
             overrun = worker.overrun = Overrun(job, "overran", job._began, stuck_at)
             self._left_inside.add(worker)
             job._ended = clock.monotonic()
@@ -186,26 +241,21 @@ class Attempts:
             self.settle(job, stage, error, stack=stack)
         elif self._crew.lifecycle.cutting:
             self._crew.cut_waiting()  # a stop may have looked just before the job was there
-        timers.call_at(stuck_at, functools.partial(self._still_there, worker, overrun))
+        timers.call_at(stuck_at, functools.partial(worker.margin_is_over, overrun))
         self._crew.check_drained()
 
-    def _still_there(self, worker: Worker, overrun: Overrun) -> None:
-        """The margin after a deadline has passed: if the thread is still in the job, show it and replace it."""
+    def still_there(self, worker: Runner, overrun: Overrun, stack: str) -> None:
+        """The margin after a deadline has passed, and *worker* stands in the job, at *stack*: say so and replace it."""
         job = overrun.job
-        stack = stack_of(worker.thread)
         with self._lock:
             if worker.overrun is not overrun:
                 return
-            may_be = not worker.is_caller and self._crew.lifecycle.phase is not Phase.CLOSED
-            replaced = overrun.replaced = may_be and self._crew.staff.replace_stuck()
+            replaced = overrun.replaced = self._crew.lifecycle.phase is not Phase.CLOSED and worker.replace()
             to_retry = self._overrun.pop(job, None)
         ran = clock.monotonic() - overrun.since
-        what = "replaced by a fresh one" if replaced else "not replaced (max_stuck)"
-        if worker.is_caller:
-            what = "its submitter's own"
         log.warning(
-            "%s is stuck: it has run for %.3g s and did not stop at its deadline; its thread is %s. It stands at:\n%s",
-            job.label, ran, what, stack,
+            "%s is stuck: it has run for %.3g s and did not stop at its deadline; %s. It stands at:\n%s",
+            job.label, ran, worker.fate(replaced), stack,
             extra={"job": job.id, "worker": worker.name, "pool": self._name},
         )  # fmt: skip
         if self._crew.ledger.observers:
@@ -253,7 +303,7 @@ class Attempts:
             self.settle(job, JobState.CANCELLED, JobCancelled(job.label, STOPPING), cut=True)
 
     def abandon_running(self) -> None:
-        """Give every running job its outcome and leave its thread behind."""
+        """Give every running job its outcome now: whoever still runs it is killed, or left behind if it can't be."""
         for job in list(self.running):
             with self._lock:
                 worker = self.running.pop(job, None)
@@ -264,8 +314,8 @@ class Attempts:
             context = job.context  # asked all the same: its thread may yet end, and its context hears nothing later
             context.trip(Cause(STOPPING, by_deadline=False, source=context))
             job._ended = clock.monotonic()
-            error = JobAbandoned(job.label, job._ended - job._began)
-            self.settle(job, JobState.ABANDONED, error, cut=True)
+            stage, error = worker.give_up(job)
+            self.settle(job, stage, error, cut=True)
 
     # Outcomes
 
@@ -316,7 +366,7 @@ class Attempts:
         if worker is None:
             with self._lock:
                 worker = next((other for other in self._left_inside if _is_inside(other, job)), None)
-        return "" if worker is None else stack_of(worker.thread)
+        return "" if worker is None else worker.stack()
 
     def stuck(self) -> tuple[StuckJob, ...]:
         """The jobs that still run although they have their outcome."""
@@ -325,7 +375,7 @@ class Attempts:
         return tuple(
             StuckJob(
                 overrun.job.id, overrun.job.name, worker.name, clock.monotonic() - overrun.since,
-                stack_of(worker.thread), overrun.outcome,
+                worker.stack_at_deadline(), overrun.outcome,
             )
             for worker, overrun in inside
             if overrun is not None
@@ -347,7 +397,7 @@ class Attempts:
         self._left_inside.clear()
 
 
-def _is_inside(worker: Worker, job: Job[Any]) -> bool:
+def _is_inside(worker: Runner, job: Job[Any]) -> bool:
     overrun = worker.overrun
     return overrun is not None and overrun.job is job
 

@@ -1,4 +1,4 @@
-"""A pool of threads from the inside: its parts, how they hang together, and how it ends.
+"""A pool from the inside, whatever its workers are: its parts, how they hang together, and how it ends.
 
                                   backlog                          attempts
     submit ──> intake ── place ──> queue ──┐
@@ -31,7 +31,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from penstock import clock, timers
 from penstock.context import scope
@@ -43,15 +43,71 @@ from penstock.pool.attempts import Attempts
 from penstock.pool.backlog import Backlog
 from penstock.pool.intake import Intake
 from penstock.pool.ledger import Ledger
-from penstock.pool.staff import Staff
-from penstock.pool.terms import Around, ThreadSettings
+from penstock.pool.terms import Around, PoolSettings
 from penstock.report import Report, Stats
 
-crews: weakref.WeakSet[ThreadCrew] = weakref.WeakSet()  # all that live, for the end of the interpreter and for forks
+crews: weakref.WeakSet[Crew] = weakref.WeakSet()  # all that live, for the end of the interpreter and for forks
 
 
-class ThreadCrew:
-    """The inside of one thread pool, held by its workers and jobs. The public `ThreadPool` holds it, never the reverse.
+class Workers(Protocol):
+    """Those who run the jobs of a crew, as its other parts see them. Any thread may call."""
+
+    idle: list[Any]
+    """Workers that wait for a job: a stack, read by whoever added one."""
+    waking: bool
+    """A worker was woken and has not looked for work yet: it will see what was added."""
+    alive: int
+    capacity: int
+    broken: BaseException | None
+    """Why none can be made ready, once that is certain."""
+
+    def wake_one(self) -> None:
+        """See that an idle worker, if there is one, takes a job."""
+        ...
+
+    def wake_all(self) -> None:
+        """The crew is closed: let those that are idle leave."""
+        ...
+
+    def call(self) -> None:
+        """There is work: wake a worker for it, or have one more start if none is idle and there may be one."""
+        ...
+
+    def call_for_waiting(self) -> None:
+        """If jobs wait and a worker is idle, wake it."""
+        ...
+
+    def grow(self) -> bool:
+        """Have one more worker start if there may be one."""
+        ...
+
+    def start(self) -> None:
+        """Start all and wait until each is ready; raises what an initializer raised."""
+        ...
+
+    def waiting_for(self, job: Job[Any] | None, block: Callable[[], bool]) -> bool:
+        """Call *block*, which waits for *job* (None: for a place); a worker of this crew lends its slot meanwhile."""
+        ...
+
+    def is_here(self) -> bool:
+        """Whether the calling thread is one of the workers."""
+        ...
+
+    def count(self) -> int:
+        """How many there are now."""
+        ...
+
+    def join(self, deadline: float | None) -> None:
+        """Wait until *deadline* for the workers of a closed crew to end."""
+        ...
+
+    def start_afresh(self) -> None:
+        """In the child of a fork: none came along, and locks may be in any state."""
+        ...
+
+
+class Crew:
+    """The inside of one pool, held by its workers and jobs. The public pool holds it, never the reverse.
 
     Invariants:
       1. A job is in one room, or in one thread's hands (see the top of this file).
@@ -59,7 +115,7 @@ class ThreadCrew:
     Lock: `_lock` guards `asked_at`, `budget`, `_why` and `_reported`; a leaf.
     """
 
-    def __init__(self, settings: ThreadSettings) -> None:
+    def __init__(self, settings: PoolSettings) -> None:
         self.settings = settings
         self.name = settings.name
         self.lifecycle = Lifecycle()
@@ -68,9 +124,8 @@ class ThreadCrew:
             keep_unobserved=settings.unobserved == "raise",
             log_failures=settings.unobserved != "ignore",
         )
-        self.staff = Staff(self)
+        self.staff, self.attempts = self._hire()
         self.backlog = Backlog(settings.backlog, self.staff.call)
-        self.attempts = Attempts(self)
         self.intake = Intake(self)
         self.call: Callable[[Job[Any]], Any] = Job._call
         if settings.around is not None:
@@ -82,6 +137,10 @@ class ThreadCrew:
         self._why = "it was closed"
         self._reported = False
         crews.add(self)
+
+    def _hire(self) -> tuple[Workers, Attempts]:
+        """The two parts that know what a worker is. Made first: `backlog` and `intake` are not there yet."""
+        raise NotImplementedError
 
     # What a job asks of it: see job.Crew
 
@@ -233,7 +292,7 @@ class ThreadCrew:
             queued=self.backlog.waiting,
             running=len(self.attempts.running),
             retrying=self.backlog.retrying + self.attempts.waiting_for_thread,
-            workers=len(self.staff.workers()),
+            workers=self.staff.count(),
             accepted=self.ledger.accepted,
             done=counts[JobState.DONE],
             failed=counts[JobState.FAILED],

@@ -24,9 +24,9 @@ from typing import Any, Self
 
 from penstock import clock
 from penstock.errors import Incomplete, PoolClosed
-from penstock.pool.crew import ThreadCrew
+from penstock.pool.crew import Crew
+from penstock.pool.executor import Pool
 from penstock.pool.ladder import Stop, wait_for_all
-from penstock.pool.threads import ThreadPool
 from penstock.report import Report
 
 log = logging.getLogger("penstock.stop")
@@ -34,7 +34,7 @@ log = logging.getLogger("penstock.stop")
 _DEFAULT_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def graceful(*pools: ThreadPool, timeout: float = 25.0, signals: Sequence[int] = _DEFAULT_SIGNALS) -> Shutdown:
+def graceful(*pools: Pool, timeout: float = 25.0, signals: Sequence[int] = _DEFAULT_SIGNALS) -> Shutdown:
     """A block in which a signal stops *pools*, in this order, all within *timeout* seconds.
 
     The first signal starts the stop: no new jobs, drain, cancel, leave. A second one cancels at once, a third ends the
@@ -55,16 +55,16 @@ def graceful(*pools: ThreadPool, timeout: float = 25.0, signals: Sequence[int] =
 class Shutdown:
     """What `graceful` gives: whether a signal came, and how the stop went."""
 
-    def __init__(self, pools: Sequence[ThreadPool], timeout: float, signals: Sequence[int]) -> None:
+    def __init__(self, pools: Sequence[Pool], timeout: float, signals: Sequence[int]) -> None:
         for pool in pools:
-            if not isinstance(pool, ThreadPool):
+            if not isinstance(pool, Pool):
                 raise TypeError(f"graceful() takes pools, not {pool!r}")
         if not pools:
             raise TypeError("graceful() needs at least one pool")
         if clock.checked_seconds("timeout", timeout) is None:
             raise TypeError("timeout must be a number of seconds, not None")
         self._pools = pools
-        self._crews: list[ThreadCrew] = [pool._crew for pool in pools]
+        self._crews: list[Crew] = [pool._crew for pool in pools]
         self._timeout = timeout
         self._signals = tuple(signal.Signals(number) for number in signals)
         self._before: dict[int, Any] = {}
@@ -170,7 +170,7 @@ class Shutdown:
             self._pipe = None
 
 
-def lifespan(*pools: ThreadPool, timeout: float = 25.0) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+def lifespan(*pools: Pool, timeout: float = 25.0) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     """For ASGI servers, which own the signals: `Starlette(lifespan=lifespan(pool))`, likewise FastAPI and Litestar.
 
     Starts all workers before the first request, and after the last one stops the pools in order, within *timeout*

@@ -22,11 +22,11 @@ from penstock.events import JobAccepted
 from penstock.job import FINAL, Job, new_job
 from penstock.pool.caller import on_event_loop
 from penstock.pool.lines import CoroutineInLine, Line, SubmitterInLine
+from penstock.pool.runner import ThreadRunner
 from penstock.pool.terms import JobTerms, check_function
-from penstock.pool.worker import Worker
 
 if TYPE_CHECKING:
-    from penstock.pool.crew import ThreadCrew
+    from penstock.pool.crew import Crew
 
 _HINT = (
     "this thread runs an event loop, which waiting would stop: use `await pool.asubmit(…)`, "
@@ -37,7 +37,7 @@ _HINT = (
 class Intake:
     """The door of one pool. Any thread may call any method; what state it has is a memory of the last check."""
 
-    def __init__(self, crew: ThreadCrew) -> None:
+    def __init__(self, crew: Crew) -> None:
         self._crew = crew
         self._lifecycle = crew.lifecycle
         self._staff = crew.staff
@@ -180,8 +180,7 @@ class Intake:
     ) -> Job[Any]:
         """The backlog is full: run the job here and now."""
         job = self._accept_without_place(terms, fn, args, kwargs)
-        caller = Worker(self._crew, current_thread().name, is_caller=True)
-        caller.thread = current_thread()
+        caller = ThreadRunner(self._crew, current_thread().name, current_thread())
         try:
             caller.run(job)
         finally:

@@ -19,7 +19,7 @@ from typing import Final
 
 from penstock import clock, timers
 from penstock.lifecycle import Phase
-from penstock.pool.crew import ThreadCrew
+from penstock.pool.crew import Crew
 from penstock.report import Report
 
 log = logging.getLogger("penstock.stop")
@@ -40,7 +40,7 @@ class Stop:
     `climb` does it, on the calling thread; `hurry`, from any thread, moves it to its next rung at once.
     """
 
-    def __init__(self, crews: Sequence[ThreadCrew], seconds: float) -> None:
+    def __init__(self, crews: Sequence[Crew], seconds: float) -> None:
         self._crews = crews
         begun = clock.monotonic()
         self._cancel_at = begun + cancel_after(seconds)
@@ -89,10 +89,10 @@ class Stop:
             crew.lifecycle.wait_for(Phase.CLOSED, _A_MOMENT)
 
 
-def stop_apart(crews: Sequence[ThreadCrew], why: str) -> None:
+def stop_apart(crews: Sequence[Crew], why: str) -> None:
     """Stop pools that have nothing to do with each other, each within its own grace, all counted from now."""
     begun = clock.monotonic()
-    rungs: list[tuple[float, int, ThreadCrew, Callable[[ThreadCrew], None]]] = []
+    rungs: list[tuple[float, int, Crew, Callable[[Crew], None]]] = []
     for number, crew in enumerate(crews):
         grace = crew.settings.grace
         crew.budget(grace)
@@ -111,24 +111,24 @@ def stop_apart(crews: Sequence[ThreadCrew], why: str) -> None:
         finished(crew, clock.monotonic() + _A_MOMENT)
 
 
-def _close(crew: ThreadCrew, why: str) -> None:
+def _close(crew: Crew, why: str) -> None:
     with timers.nothing_may_block():
         crew.close(why)
 
 
-def cancel(crew: ThreadCrew) -> None:
+def cancel(crew: Crew) -> None:
     """The rung: cancel what waits, ask what runs to stop; once."""
     if crew.lifecycle.advance(Phase.CANCELLING):
         crew.cancel_everything()
 
 
-def leave(crew: ThreadCrew) -> None:
+def leave(crew: Crew) -> None:
     """The rung: every job gets its outcome, threads that are still inside one stay behind; once."""
     if crew.lifecycle.advance(Phase.LEAVING):
         crew.abandon()
 
 
-def wait_for_all(crew: ThreadCrew) -> Report:
+def wait_for_all(crew: Crew) -> Report:
     """Wait for the accepted jobs of a closed pool, as long as they take; now and then the log says for which."""
     pause = _BETWEEN_WORDS
     while not crew.lifecycle.wait_for(Phase.CLOSED, min(pause, threading.TIMEOUT_MAX)):
@@ -137,7 +137,7 @@ def wait_for_all(crew: ThreadCrew) -> Report:
     return finished(crew, None)
 
 
-def finished(crew: ThreadCrew, deadline: float | None) -> Report:
+def finished(crew: Crew, deadline: float | None) -> Report:
     """The last report of a pool that has stopped, logged once; its workers have left, but for stuck ones."""
     crew.staff.join(deadline)
     crew.ledger.wait_told(_A_MOMENT)

@@ -13,14 +13,14 @@ from penstock.context import scope
 from penstock.errors import PoolClosed
 from penstock.job import Job
 from penstock.pool.caller import on_event_loop
-from penstock.pool.crew import ThreadCrew
+from penstock.pool.crew import Crew
 from penstock.pool.terms import JobTerms, check_count, check_function
 
 T = TypeVar("T")
 
 
 def map_jobs(
-    crew: ThreadCrew,
+    crew: Crew,
     terms: JobTerms,
     fn: Callable[..., T],
     iterables: tuple[Iterable[Any], ...],
@@ -76,7 +76,7 @@ def _take(inputs: Iterator[tuple[Any, ...]], count: int) -> Iterator[tuple[Any, 
 
 
 def stream_jobs(
-    crew: ThreadCrew,
+    crew: Crew,
     terms: JobTerms,
     fn: Callable[[Any], T],
     inputs: Iterable[Any],
@@ -96,7 +96,7 @@ def stream_jobs(
 
 
 def _in_order(
-    crew: ThreadCrew, terms: JobTerms, fn: Callable[[Any], T], source: Iterator[Any], limit: int
+    crew: Crew, terms: JobTerms, fn: Callable[[Any], T], source: Iterator[Any], limit: int
 ) -> Generator[Job[T], None, None]:
     under_way: deque[Job[T]] = deque()
     refused: PoolClosed | None = None
@@ -121,7 +121,7 @@ def _in_order(
 
 
 def _as_they_end(
-    crew: ThreadCrew, terms: JobTerms, fn: Callable[[Any], T], source: Iterator[Any], limit: int
+    crew: Crew, terms: JobTerms, fn: Callable[[Any], T], source: Iterator[Any], limit: int
 ) -> Generator[Job[T], None, None]:
     under_way: set[Job[T]] = set()
     ended: queue.SimpleQueue[Job[T] | None] = queue.SimpleQueue()
@@ -157,7 +157,7 @@ def _follow(job: Job[T], under_way: set[Job[T]], ended: queue.SimpleQueue[Job[T]
     job.add_done_callback(ended.put)  # type: ignore[arg-type]
 
 
-def _next_ended(crew: ThreadCrew, ended: queue.SimpleQueue[Job[T] | None], under_way: set[Job[T]]) -> Job[T]:
+def _next_ended(crew: Crew, ended: queue.SimpleQueue[Job[T] | None], under_way: set[Job[T]]) -> Job[T]:
     """The next job that ended. Waiting lends the slot of a worker, and ends when the caller's context trips."""
     job: Job[T] | None = None
     while job is None:

@@ -27,7 +27,7 @@ from penstock.job import Job, current_job
 from penstock.pool.worker import Worker
 
 if TYPE_CHECKING:
-    from penstock.pool.crew import ThreadCrew
+    from penstock.pool.threads import ThreadCrew
 
 log = logging.getLogger("penstock.pool")
 
@@ -240,7 +240,8 @@ class Staff:
                 why = "a job can't wait for itself" if len(chain) == 1 else f"they wait in a circle: {', '.join(chain)}"
                 raise NestedWait(name, target, why)
             # A job that a worker had to run as its caller is not under the worker's name: go by the thread.
-            waited_for = self._here.get(other.thread.ident or 0, other).waits_for
+            holder = self._here.get(other.thread.ident or 0)
+            waited_for = None if holder is None else holder.waits_for
         if self._lent >= self._settings.max_lent:
             others = [other.waits_for.label for other in self._workers if other.waits_for is not None]
             shown = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
@@ -274,6 +275,10 @@ class Staff:
     def is_here(self) -> bool:
         """Whether the calling thread is one of the workers."""
         return threading.get_ident() in self._here
+
+    def count(self) -> int:
+        """How many have not left."""
+        return len(self._workers)
 
     def workers(self) -> list[Worker]:
         """Those that have not left."""

@@ -67,12 +67,11 @@ class JobTerms:
         return JobTerms.checked(**{**now, **changed})
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadSettings:
-    """How a pool of threads was asked to be."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings:
+    """How a pool was asked to be, whatever its kind."""
 
     name: str
-    prefix: str
     max_workers: int
     backlog: int
     grace: float
@@ -80,27 +79,52 @@ class ThreadSettings:
     around: Around | None
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
-    stuck_after: float
-    max_stuck: int
-    max_lent: int
     max_retrying: int
+    margin: float
+    """Seconds after a job's deadline at which something is done about whoever is still in it."""
 
-    def __post_init__(self) -> None:
-        for what, text in (("name", self.name), ("thread_name_prefix", self.prefix)):
-            if not isinstance(text, str):
-                raise TypeError(f"{what} must be a string, not {text!r}")
+    def check(self) -> None:
+        """TypeError or ValueError that names what is wrong."""
+        check_text("name", self.name)
+        check_count("max_workers", self.max_workers)
         check_count("backlog", self.backlog, most=_LARGEST_BACKLOG)
-        for name in ("max_stuck", "max_lent", "max_retrying"):
-            check_count(name, getattr(self, name), least=0)
-        for name in ("grace", "stuck_after"):
-            if clock.checked_seconds(name, getattr(self, name)) is None:
-                raise TypeError(f"{name} must be a number of seconds, not None")
+        check_count("max_retrying", self.max_retrying, least=0)
+        check_length("grace", self.grace)
         if self.unobserved not in get_args(Unobserved):
             raise ValueError(f"unobserved must be 'log', 'raise' or 'ignore', not {self.unobserved!r}")
         if self.around is not None and not callable(self.around):
             raise TypeError(f"around must be a callable that gives a context manager for each job, not {self.around!r}")
         if self.initializer is not None and not callable(self.initializer):
             raise TypeError("initializer must be a callable")
+
+
+def check_text(name: str, value: object) -> None:
+    """TypeError that names *name* if *value* is no string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {value!r}")
+
+
+def check_length(name: str, value: float | None, *, zero: bool = True) -> None:
+    """TypeError or ValueError that names *name* if *value* is no length of time in seconds."""
+    if clock.checked_seconds(name, value, zero=zero) is None:
+        raise TypeError(f"{name} must be a number of seconds, not None")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadSettings(PoolSettings):
+    """How a pool of threads was asked to be."""
+
+    prefix: str
+    max_stuck: int
+    max_lent: int
+
+    def check(self) -> None:
+        """TypeError or ValueError that names what is wrong."""
+        PoolSettings.check(self)
+        check_text("thread_name_prefix", self.prefix)
+        for name in ("max_stuck", "max_lent"):
+            check_count(name, getattr(self, name), least=0)
+        check_length("stuck_after", self.margin)
 
 
 def check_count(name: str, value: object, *, least: int = 1, most: int | None = None) -> int:

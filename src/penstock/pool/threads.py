@@ -1,164 +1,23 @@
-"""`ThreadPool`: the public face of a pool of threads, and the views that `options` gives."""
+"""`ThreadPool`: a pool whose workers are threads of this process."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import logging
 import os
-import threading
-import weakref
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
-from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar
+from collections.abc import Callable
+from typing import Any
 
-from penstock import clock
-from penstock.context import Context
-from penstock.errors import Incomplete
-from penstock.failures import Failures
-from penstock.job import Job
-from penstock.lifecycle import Phase
-from penstock.pool.crew import ThreadCrew
-from penstock.pool.ladder import Stop, finished, wait_for_all
-from penstock.pool.ledger import Observer
-from penstock.pool.mapping import map_jobs, stream_jobs
-from penstock.pool.terms import Around, JobTerms, ThreadSettings, Unobserved, WhenFull, check_count
-from penstock.report import Report, Stats
+from penstock.pool.attempts import Attempts
+from penstock.pool.crew import Crew
+from penstock.pool.executor import Pool
+from penstock.pool.staff import Staff
+from penstock.pool.terms import Around, JobTerms, ThreadSettings, Unobserved, WhenFull
 from penstock.retry import Retry
-
-log = logging.getLogger("penstock.stop")
-
-A = TypeVar("A")
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _numbers = itertools.count(1)
 
 
-class _Unchanged:
-    """The default of an option that a view leaves as it is."""
-
-    def __repr__(self) -> str:
-        return "<unchanged>"
-
-
-_UNCHANGED: Final = _Unchanged()
-
-
-class _Submitting(Executor):
-    """What a pool and its views share: every way to hand in a job, under the terms of one view."""
-
-    _crew: ThreadCrew
-    _terms: JobTerms
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]:
-        """Run `fn(*args, **kwargs)` on a worker; its `Job` at once.
-
-        While the backlog is full this blocks (`when_full`, `submit_timeout`): `BacklogFull` if no place became free in
-        time, or at once on a thread that runs an event loop. `PoolClosed` (a RuntimeError) once the pool takes no more
-        jobs. Inside a job of the same pool the waiting worker lends its slot. Safe from any thread.
-        """
-        return self._crew.intake.submit(self._terms, fn, args, kwargs)
-
-    async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]:
-        """As `submit`, from a coroutine: a full backlog makes this coroutine wait, not its loop."""
-        return await self._crew.intake.submit_from_loop(self._terms, fn, args, kwargs)
-
-    async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Submit and await the result. Cancelling the awaiting task cancels the job, or trips its context."""
-        return await (await self.asubmit(fn, *args, **kwargs))
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[T]:
-        """`map(fn, *iterables)` on the workers, results in the order of the inputs; returns at once.
-
-        As `Executor.map`: all inputs are read at the call and all run, even if nobody iterates; those that the
-        backlog has no place for wait outside it. *buffersize*: read only so many inputs ahead of the results taken,
-        as Python 3.14 does. *timeout*: seconds from the call to the last result, then TimeoutError. *chunksize* has
-        no effect on threads. A job's error is raised where its result would be, and ends the iteration; leaving it
-        cancels what has not started.
-        """
-        return map_jobs(self._crew, self._terms, fn, iterables, timeout, chunksize, buffersize)
-
-    def stream(
-        self,
-        fn: Callable[[A], T],
-        iterable: Iterable[A],
-        /,
-        *,
-        ordered: bool = False,
-        buffersize: int | None = None,
-    ) -> Iterator[Job[T]]:
-        """Call *fn* with each input, and yield each job once it has ended, well or not.
-
-        Inputs are read as the caller iterates, so that *iterable* may be endless: at most *buffersize* jobs (default:
-        the backlog) are under way and not yet yielded. *ordered*: in the order of the inputs, else as they end.
-        Leaving it cancels what has not started. If the pool is closed meanwhile, what is under way is still yielded;
-        then `PoolClosed` says that inputs are left.
-        """
-        return stream_jobs(self._crew, self._terms, fn, iterable, ordered, buffersize)
-
-    def options(
-        self,
-        *,
-        timeout: float | _Unchanged | None = _UNCHANGED,
-        retry: Retry | _Unchanged | None = _UNCHANGED,
-        id: int | str | _Unchanged | None = _UNCHANGED,
-        name: str | _Unchanged | None = _UNCHANGED,
-        context: Context | _Unchanged | None = _UNCHANGED,
-        when_full: WhenFull | _Unchanged | None = _UNCHANGED,
-        submit_timeout: float | _Unchanged | None = _UNCHANGED,
-    ) -> PoolView:
-        """A view of the pool whose jobs have other terms. It is an Executor, and can be handed to whoever wants one.
-
-        *timeout*: seconds that one attempt may run. *retry*: when a failed job runs again. *id*, *name*: of its jobs.
-        *context*: the parent of its jobs' contexts; None detaches them from the caller's. *when_full*,
-        *submit_timeout*: what `submit` does when the backlog is full. What is not given stays as it is.
-        """
-        changed: dict[str, Any] = {
-            key: value
-            for key, value in {
-                "timeout": timeout,
-                "retry": retry,
-                "id": id,
-                "name": name,
-                "context": context,
-                "when_full": when_full,
-                "submit_timeout": submit_timeout,
-            }.items()
-            if value is not _UNCHANGED
-        }
-        if "context" in changed:
-            changed["inherit"] = changed["context"] is not None
-        return PoolView(self, self._crew, self._terms.but(**changed))
-
-
-class PoolView(_Submitting):
-    """A pool seen through other terms; made by `options`. Holding it keeps the pool open. It has no life of its own."""
-
-    def __init__(self, pool: _Submitting, crew: ThreadCrew, terms: JobTerms) -> None:
-        self._pool = pool
-        self._crew = crew
-        self._terms = terms
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """A view can't be shut down: raises RuntimeError. Close the pool itself."""
-        raise RuntimeError("this is a view made by options(): shut the pool down, not its view")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Leaving the block of a view leaves the pool open."""
-
-
-class ThreadPool(_Submitting):
+class ThreadPool(Pool):
     """A bounded pool of threads that always stops: a `concurrent.futures.Executor`.
 
     *max_workers*: threads, by default min(32, CPUs + 4). They start with the first jobs; `start` starts all.
@@ -181,6 +40,8 @@ class ThreadPool(_Submitting):
     was accepted still runs. Every method is safe from any thread.
     """
 
+    _crew: ThreadCrew
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -202,7 +63,7 @@ class ThreadPool(_Submitting):
         max_lent: int = 100,
         max_retrying: int = 1_000,
     ) -> None:
-        workers = check_count("max_workers", _default_workers() if max_workers is None else max_workers)
+        workers = _default_workers() if max_workers is None else max_workers
         prefix = thread_name_prefix or name or f"ThreadPool-{next(_numbers)}"
         settings = ThreadSettings(
             name=name or prefix,
@@ -214,152 +75,27 @@ class ThreadPool(_Submitting):
             around=around,
             initializer=initializer,
             initargs=tuple(initargs),
-            stuck_after=stuck_after,
+            margin=stuck_after,
             max_stuck=workers if max_stuck is None else max_stuck,
             max_lent=max_lent,
             max_retrying=max_retrying,
         )
-        self._crew = ThreadCrew(settings)
-        self._terms = JobTerms.checked(
-            crew=self._crew, when_full=when_full, submit_timeout=submit_timeout, timeout=timeout, retry=retry
+        settings.check()
+        crew = ThreadCrew(settings)
+        terms = JobTerms.checked(
+            crew=crew, when_full=when_full, submit_timeout=submit_timeout, timeout=timeout, retry=retry
         )
-        self._max_workers = workers
-        # The workers hold the crew, never this object: when the last reference to it goes, the crew is closed.
-        self._forgotten = weakref.finalize(self, self._crew.close, "nobody holds it any more")
-        self._forgotten.atexit = False
+        super().__init__(crew, terms)
 
-    @property
-    def name(self) -> str:
-        """Its name in logs and reports."""
-        return self._crew.name
 
-    @property
-    def report(self) -> Report:
-        """The accounts, now."""
-        return self._crew.report()
+class ThreadCrew(Crew):
+    """The inside of one thread pool."""
 
-    @property
-    def failures(self) -> Failures:
-        """Which failures there were, by kind."""
-        return self._crew.ledger.failures
+    settings: ThreadSettings
+    staff: Staff
 
-    def stats(self) -> Stats:
-        """What it is doing now: counts, and percentiles of the seconds that jobs waited and ran lately."""
-        return self._crew.stats()
-
-    def observe(self, observer: Observer) -> Callable[[], None]:
-        """Call *observer* with every event (`penstock.events`) from now on; returns a function that ends this.
-
-        It is called on the thread where the thing happens, and should be quick; what it raises is logged.
-        """
-        return self._crew.ledger.observe(observer)
-
-    def start(self) -> Self:
-        """Start all workers before the first job; returns when each is ready. Raises what an initializer raised."""
-        self._crew.staff.start()
-        return self
-
-    def close(self) -> None:
-        """Take no more jobs; accepted ones still run. Doesn't wait. Safe to repeat, and inside a job."""
-        self._crew.close()
-
-    def wait(self, timeout: float | None = None) -> Report:
-        """After `close`: return when every accepted job has ended. With *timeout*: at most so many seconds later.
-
-        With a timeout this is a stop: waiting jobs are cancelled and running ones asked to stop shortly before its end,
-        and what still runs then is left behind. The report says what became of every job.
-        RuntimeError if the pool is open, or inside one of its own jobs.
-        """
-        if not self._crew.lifecycle.closing:
-            raise RuntimeError("wait() is for the end: call close() first, or shutdown()")
-        return self._stop(timeout)
-
-    def shutdown(  # type: ignore[override]  # the Executor's gives None, and nobody looks at it
-        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
-    ) -> Report:
-        """Close the pool, and wait for its accepted jobs: as long as they take, or at most *timeout* seconds.
-
-        *wait=False*: don't wait; with a *timeout*, the stop goes on in the background. *cancel_futures*: cancel what
-        has not started. Safe to repeat and from several threads at once; later calls wait for the same end.
-        RuntimeError inside one of its own jobs, unless *wait* is False.
-        """
-        timeout = clock.checked_seconds("timeout", timeout)
-        if wait:
-            self._refuse_own_worker()
-        self._crew.close()
-        if cancel_futures:
-            self._crew.cancel_waiting("the pool was shut down with cancel_futures")
-        if wait:
-            return self._stop(timeout)
-        if timeout is not None:
-            stop = Stop([self._crew], timeout)
-            threading.Thread(target=stop.climb, name=f"{self.name}-stop", daemon=True).start()
-        return self.report
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Wait for the accepted jobs; stop within `grace` if an exception leaves the block.
-
-        Raises `Incomplete` if a stop cut accepted jobs short, and with `unobserved="raise"` an ExceptionGroup of the
-        failures that nobody looked at; if an exception is leaving already, it gets notes instead.
-        """
-        self._refuse_own_worker()
-        if error is None:
-            self._crew.close()
-            report = self._stop(None)
-        else:
-            report = self._stop_for(error)
-        failures = self._unobserved()
-        if error is not None:
-            if report.cut:
-                error.add_note(str(report))
-            for failure in failures:
-                error.add_note(f"and nobody looked at: {failure!r}")
-        elif report.cut:
-            raise Incomplete(report) from (
-                ExceptionGroup("failures that nobody looked at", failures) if failures else None
-            )
-        elif failures:
-            raise ExceptionGroup(f"{len(failures)} of {report.accepted} jobs failed and nobody looked", failures)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__qualname__} {self.report}>"
-
-    def _stop(self, timeout: float | None) -> Report:
-        self._refuse_own_worker()
-        if timeout is not None:
-            return Stop([self._crew], clock.checked_seconds("timeout", timeout) or 0.0).climb()[0]
-        try:
-            return wait_for_all(self._crew)
-        except BaseException as interrupt:  # Ctrl-C while waiting: the patience is over, the promises hold
-            self._stop_for(interrupt)
-            raise
-
-    def _stop_for(self, error: BaseException) -> Report:
-        """Stop within `grace` because *error* is leaving; a further Ctrl-C moves it on."""
-        with contextlib.suppress(KeyboardInterrupt):
-            Stop([self._crew], self._crew.settings.grace).climb(f"{type(error).__name__} left its block")
-        return finished(self._crew, clock.monotonic())
-
-    def _refuse_own_worker(self) -> None:
-        inside = self._crew.staff.is_here() or self._crew.attempts.runs_here()
-        if inside and self._crew.lifecycle.phase is not Phase.CLOSED:
-            raise RuntimeError(
-                "a job can't wait for its own pool to stop, which waits for the job; "
-                "use close() or shutdown(wait=False) there"
-            )
-
-    def _unobserved(self) -> list[Exception]:
-        errors = []
-        for job in self._crew.ledger.take_unobserved():
-            error = job._value
-            error.add_note(f"raised by {job.label}")
-            errors.append(error if isinstance(error, Exception) else RuntimeError(f"{job.label} raised {error!r}"))
-        return errors
+    def _hire(self) -> tuple[Staff, Attempts]:
+        return Staff(self), Attempts(self)
 
 
 def _default_workers() -> int:
