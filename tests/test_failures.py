@@ -249,7 +249,7 @@ def test_the_first_without_a_traceback_is_logged_with_where_its_thread_stood(lin
 
     assert lines.texts() == [
         "job 7 failed: DeadlineExceeded: job 7 exceeded its limit of 5 s\n"
-        'Its thread stood at:\n  File "a.py", line 3, in f\n    x()\n'
+        'It stood at:\n  File "a.py", line 3, in f\n    x()\n'
     ]
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from types import ModuleType
 
+import pytest
+
 import penstock
 
 PUBLIC = {
@@ -18,19 +20,24 @@ PUBLIC = {
     "Job",
     "JobAbandoned",
     "JobCancelled",
+    "JobKilled",
     "JobState",
     "NestedWait",
     "NoResult",
+    "NotPicklable",
     "PenstockError",
     "PoolBroken",
     "PoolClosed",
+    "ProcessPool",
     "Refused",
+    "RemoteTraceback",
     "Report",
     "Retry",
     "Shutdown",
     "Stats",
     "StuckJob",
     "ThreadPool",
+    "WorkerDied",
     "current_context",
     "current_job",
     "graceful",
@@ -62,10 +69,15 @@ def test_all_is_exactly_the_public_names() -> None:
 def test_the_package_shows_nothing_but_its_public_names() -> None:
     shown = {
         name
-        for name, value in vars(penstock).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType) and name != "annotations"
+        for name in dir(penstock)
+        if not name.startswith("_") and not isinstance(getattr(penstock, name), ModuleType) and name != "annotations"
     }
     assert shown == PUBLIC
+
+
+def test_a_name_that_is_not_there_is_missing_in_the_words_of_python() -> None:
+    with pytest.raises(AttributeError, match="module 'penstock' has no attribute 'ThreadPol'"):
+        penstock.ThreadPol  # noqa: B018
 
 
 def test_every_public_class_and_function_says_where_it_is_at_home_and_what_it_gives() -> None:

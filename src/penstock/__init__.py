@@ -1,5 +1,10 @@
 """Penstock: bounded worker pools that always stop, and say what became of every job."""
 
+from __future__ import annotations
+
+import importlib
+import typing
+
 from penstock.context import Context, current_context
 from penstock.errors import (
     BacklogFull,
@@ -8,8 +13,10 @@ from penstock.errors import (
     Incomplete,
     JobAbandoned,
     JobCancelled,
+    JobKilled,
     NestedWait,
     NoResult,
+    NotPicklable,
     PenstockError,
     PoolBroken,
     PoolClosed,
@@ -23,7 +30,28 @@ from penstock.pool.threads import ThreadPool
 from penstock.report import Report, Stats, StuckJob
 from penstock.retry import Retry
 
+if typing.TYPE_CHECKING:
+    from penstock.pool.processes import ProcessPool, RemoteTraceback, WorkerDied
+
 __version__ = "0.1.0"
+
+_WHEN_ASKED_FOR = {  # what only some programs need, and takes long to load
+    "ProcessPool": "penstock.pool.processes",
+    "RemoteTraceback": "penstock.pool.processes",
+    "WorkerDied": "penstock.pool.processes",
+}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name not in _WHEN_ASKED_FOR:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(_WHEN_ASKED_FOR[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "BacklogFull",
@@ -36,19 +64,24 @@ __all__ = [
     "Job",
     "JobAbandoned",
     "JobCancelled",
+    "JobKilled",
     "JobState",
     "NestedWait",
     "NoResult",
+    "NotPicklable",
     "PenstockError",
     "PoolBroken",
     "PoolClosed",
+    "ProcessPool",
     "Refused",
+    "RemoteTraceback",
     "Report",
     "Retry",
     "Shutdown",
     "Stats",
     "StuckJob",
     "ThreadPool",
+    "WorkerDied",
     "current_context",
     "current_job",
     "graceful",

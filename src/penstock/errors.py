@@ -9,7 +9,10 @@ PenstockError
 ├── NoResult               accepted, but there is no result to give
 │   ├── JobCancelled       it was cancelled (also a concurrent.futures.CancelledError)
 │   ├── DeadlineExceeded   its time ran out; deliberately not a TimeoutError
-│   └── JobAbandoned       its pool had to stop and left its thread behind
+│   ├── JobAbandoned       its pool had to stop and left its thread behind
+│   ├── JobKilled          its pool had to stop and killed its process
+│   └── WorkerDied         its process ended under it (also a BrokenProcessPool)
+├── NotPicklable           a call, a result or an error can't cross to another process (also a PicklingError)
 └── Incomplete             a block ended although accepted jobs were cut short
 
 Cancelled                  a BaseException: unwinds a job whose context was tripped
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import concurrent.futures.thread
+from _pickle import PicklingError
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -143,6 +147,22 @@ class JobAbandoned(NoResult):
 
     def __str__(self) -> str:
         return f"{self.job} was still running after {self.seconds:.3g} s when its pool had to stop; it was left behind"
+
+
+class JobKilled(NoResult):
+    """The pool's time to stop was over while the job ran; its process was killed. It may have run in part."""
+
+    def __init__(self, job: str, seconds: float) -> None:
+        super().__init__(job, seconds)
+        self.job = job
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"{self.job} was still running after {self.seconds:.3g} s when its pool had to stop; it was killed"
+
+
+class NotPicklable(PenstockError, PicklingError):
+    """A call, a result or an error can't cross the border between processes; the text names the part that can't."""
 
 
 class Incomplete(PenstockError):

@@ -108,6 +108,7 @@ class Failures:
 
     def record(self, job_id: int | str, label: str, error: BaseException, stack: str = "", worker: str = "") -> None:
         """Count the failure of job *job_id*. *stack*: where its thread stood, for errors that have no traceback."""
+        stack = stack or _remote_frames(error)
         fingerprint, where = _fingerprint(error, stack)
         with self._lock:
             is_known = fingerprint in self._kinds
@@ -184,9 +185,9 @@ class Failures:
             said = "%s failed: %s: %s (%d more like it since the last line, %d in all)"
             log.error(said, label, kind, message, repeats - 1, failure.count, extra=extra)
             return
-        where = f"\nIts thread stood at:\n{stack}" if stack else ""
-        shown = _can_be_shown(error)
-        exc_info = (type(error), error, error.__traceback__) if shown and error.__traceback__ is not None else None
+        has_more = error.__traceback__ is not None or error.__cause__ is not None
+        where = f"\nIt stood at:\n{stack}" if stack and not has_more else ""
+        exc_info = (type(error), error, error.__traceback__) if has_more and _can_be_shown(error) else None
         log.error("%s failed: %s: %s%s", label, kind, message, where, exc_info=exc_info, extra=extra)
 
     def _say_rest(self, failure: Failure, repeats: int) -> None:
@@ -252,6 +253,12 @@ def _frames(tb: TracebackType | None) -> list[tuple[str, int, str]]:
             found.append((code.co_filename, tb.tb_lineno, code.co_name))
         tb = tb.tb_next
     return found
+
+
+def _remote_frames(error: BaseException) -> str:
+    """What an error from another process tells of the place where it was raised; its own frames stayed there."""
+    told = getattr(error, "traceback", None) or getattr(error.__cause__, "text", None)
+    return told if isinstance(told, str) and error.__traceback__ is None else ""
 
 
 def _frames_of_stack(stack: str) -> list[tuple[str, int, str]]:

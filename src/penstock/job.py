@@ -88,6 +88,10 @@ class Crew(Protocol):
         """Somebody has asked how *job* failed."""
         ...
 
+    def heed(self, job: Job[Any]) -> None:
+        """The context of *job* was made just now, because somebody asked for it."""
+        ...
+
     def stack(self, job: Job[Any]) -> str:
         """Where the running *job* stands, as text; empty if it doesn't run."""
         ...
@@ -261,10 +265,13 @@ class Job(Future[T], Generic[T]):
         if context is None:
             with _making_bells:
                 context = self._context
+                is_new = context is None
                 if context is None:
                     context = self._context = Context(parent=None)
                     if self._stage in FINAL:
                         context.close()
+            if is_new:
+                self._terms.crew.heed(self)
         return context
 
     @property

@@ -18,10 +18,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 from penstock import clock
 
 log = logging.getLogger("penstock.timers")
+
+T = TypeVar("T")
 
 _LONGEST_WAIT = 3600.0  # seconds; Condition.wait overflows on huge or infinite values
 _CALLBACK_THREADS = 8  # how many users' callbacks may hang before later ones have to wait behind them
@@ -200,6 +203,41 @@ class Callbacks:
             except BaseException:  # whatever it is, it must not take the thread along: there are only a few
                 log.exception("a callback raised")
             del fn
+
+
+class InOrder(Generic[T]):
+    """Things handed over by threads that must not block, dealt with one by one in their order, elsewhere."""
+
+    def __init__(self, deal_with: Callable[[T], None]) -> None:
+        self._deal_with = deal_with
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Forget all, the state of the lock, too."""
+        self._waiting: deque[T] = deque()
+        self._all_done = threading.Event()
+        self._all_done.set()
+        self._busy = threading.Lock()  # held by the thread that deals with them
+
+    def put(self, thing: T) -> None:
+        """Deal with *thing* after those that came before."""
+        self._all_done.clear()
+        self._waiting.append(thing)
+        run_user_code(self._deal_with_all)
+
+    def wait(self, timeout: float) -> None:
+        """Return when all is dealt with, or after *timeout* seconds."""
+        self._all_done.wait(timeout)
+
+    def _deal_with_all(self) -> None:
+        while self._waiting and self._busy.acquire(blocking=False):
+            try:
+                while self._waiting:
+                    self._deal_with(self._waiting.popleft())
+            finally:
+                self._busy.release()
+        if not self._waiting:
+            self._all_done.set()
 
 
 _here = threading.local()  # .must_not_block: set for threads that run no user code

@@ -125,6 +125,9 @@ class _Nobody:
     def observed(self, job: Job[Any]) -> None:
         pass
 
+    def heed(self, job: Job[Any]) -> None:
+        pass
+
 
 @dataclass
 class _Terms:

@@ -21,7 +21,6 @@ from penstock.context import Cause, Context
 from penstock.errors import Cancelled, DeadlineExceeded, JobCancelled
 from penstock.events import JobEnded, JobRetried, JobStarted, WorkerStuck
 from penstock.job import FINAL, Job, JobState
-from penstock.lifecycle import Phase
 from penstock.pool.ledger import Tally
 from penstock.pool.stacks import drop_our_frames
 from penstock.report import StuckJob
@@ -56,6 +55,10 @@ class Runner(Protocol):
     @property
     def thread(self) -> threading.Thread | None:
         """The thread of this process that is inside the job, if one is."""
+        ...
+
+    def ask_to_stop(self, job: Job[Any], cause: Cause) -> None:
+        """The context of *job*, which it runs, was tripped. Must not block."""
         ...
 
     def stack(self) -> str:
@@ -125,6 +128,17 @@ class Attempts:
         if job._context is not None and not job._context.job_listens:
             self.listen(job)
         return True
+
+    def adopt(self, job: Job[Any]) -> None:
+        """*job* was found to run already: see to its time and its context, as `begin` does before others run."""
+        if job._terms.timeout is not None:
+            job.context.limit(job._terms.timeout)
+        if job._context is not None and not job._context.job_listens:
+            self.listen(job)
+        if self._crew.lifecycle.cutting:
+            self._ask_to_stop(job)
+        if self._crew.ledger.observers:
+            self.tell_started(job)
 
     def failed(self, worker: Runner, job: Job[Any], error: BaseException) -> None:
         """The function raised *error*."""
@@ -201,7 +215,7 @@ class Attempts:
             if job._context is not context:
                 self.listen(job)
             elif (cause := job._context.cause) is not None:
-                self._tripped(job, cause)  # a cancel that came between the two rooms found it in neither
+                self.tripped(job, cause)  # a cancel that came between the two rooms found it in neither
 
     # Deadlines and cancellation: the timers' thread, or whoever cancels
 
@@ -209,16 +223,20 @@ class Attempts:
         """Have *job* end when its context trips. It is in its room already, so that it can be taken out."""
         context = job._context
         if context is not None and job._stage not in FINAL:
-            context.listen_for_job(functools.partial(self._tripped, job))
+            context.listen_for_job(functools.partial(self.tripped, job))
             if job._stage in FINAL:
                 context.close()  # it ended meanwhile, and may have looked before there was a listener
 
-    def _tripped(self, job: Job[Any], cause: Cause) -> None:
+    def tripped(self, job: Job[Any], cause: Cause) -> None:
         """The context of *job* was cancelled or its time is over."""
-        if self._crew.backlog.take_out(job):
+        if self._crew.take_out(job):
             self.settle(job, *_outcome_of(job, cause, started=False))
             self._crew.check_drained()
-        elif cause.by_deadline:
+            return
+        worker = self.running.get(job)
+        if worker is not None:
+            worker.ask_to_stop(job, cause)
+        if cause.by_deadline:
             self._overran(job, cause)
 
     def _overran(self, job: Job[Any], cause: Cause) -> None:
@@ -250,7 +268,7 @@ class Attempts:
         with self._lock:
             if worker.overrun is not overrun:
                 return
-            replaced = overrun.replaced = self._crew.lifecycle.phase is not Phase.CLOSED and worker.replace()
+            replaced = overrun.replaced = worker.replace()
             to_retry = self._overrun.pop(job, None)
         ran = clock.monotonic() - overrun.since
         log.warning(
@@ -280,8 +298,11 @@ class Attempts:
     def cancel_running(self) -> None:
         """Ask every running job to stop, by tripping its context."""
         for job in list(self.running):
-            context = job.context
-            context.trip(Cause(STOPPING, by_deadline=False, source=context))
+            self._ask_to_stop(job)
+
+    def _ask_to_stop(self, job: Job[Any]) -> None:
+        context = job.context
+        context.trip(Cause(STOPPING, by_deadline=False, source=context))
 
     def cut_overrun(self) -> None:
         """Jobs that were to be tried again after their thread came back are not: they fail with what they had."""

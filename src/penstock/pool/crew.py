@@ -30,7 +30,7 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from penstock import clock, timers
@@ -61,6 +61,11 @@ class Workers(Protocol):
     broken: BaseException | None
     """Why none can be made ready, once that is certain."""
 
+    @property
+    def ahead(self) -> Mapping[Any, Any]:
+        """The jobs that were sent ahead to a busy worker, and wait there."""
+        ...
+
     def wake_one(self) -> None:
         """See that an idle worker, if there is one, takes a job."""
         ...
@@ -75,6 +80,14 @@ class Workers(Protocol):
 
     def call_for_waiting(self) -> None:
         """If jobs wait and a worker is idle, wake it."""
+        ...
+
+    def take_back(self, job: Job[Any]) -> bool:
+        """Take *job* from those that were sent ahead to a worker; False if it isn't there, or runs already."""
+        ...
+
+    def take_all_back(self) -> list[Job[Any]]:
+        """Take back every job that was sent ahead and has not begun."""
         ...
 
     def grow(self) -> bool:
@@ -115,6 +128,9 @@ class Crew:
     Lock: `_lock` guards `asked_at`, `budget`, `_why` and `_reported`; a leaf.
     """
 
+    pack: Callable[[Job[Any]], None] | None = None
+    """Makes a job fit to leave this process, where that is needed; NotPicklable if it can't be."""
+
     def __init__(self, settings: PoolSettings) -> None:
         self.settings = settings
         self.name = settings.name
@@ -126,10 +142,10 @@ class Crew:
         )
         self.staff, self.attempts = self._hire()
         self.backlog = Backlog(settings.backlog, self.staff.call)
-        self.intake = Intake(self)
         self.call: Callable[[Job[Any]], Any] = Job._call
         if settings.around is not None:
             self.call = functools.partial(_call_around, settings.around)
+        self.intake = Intake(self)
         self._lock = threading.Lock()
         self._asked_at: float | None = None  # monotonic: when the stop was asked for
         self._ended_at: float | None = None  # monotonic; written once, before the phase moves to CLOSED
@@ -154,10 +170,17 @@ class Crew:
 
     def forget(self, job: Job[Any], reason: str = "cancelled") -> bool:
         """Cancel *job* if no worker has started it; a running one is not disturbed."""
-        if self.backlog.take_out(job) or self.attempts.take_out(job):
+        if self.take_out(job) or self.attempts.take_out(job):
             self.attempts.settle(job, JobState.CANCELLED, JobCancelled(job.label, reason))
             self.check_drained()
         return job.cancelled()
+
+    def take_out(self, job: Job[Any]) -> bool:
+        """Take *job* out of the room where it waits for a worker; False if it is in none."""
+        return self.backlog.take_out(job) or self.staff.take_back(job)
+
+    def heed(self, job: Job[Any]) -> None:
+        """A context was made for *job*; who runs it in this process sees that by itself."""
 
     def wait(self, job: Job[Any], block: Callable[[], bool]) -> bool:
         """Call *block*, which waits for *job*; a worker of this pool lends its slot meanwhile."""
@@ -196,7 +219,7 @@ class Crew:
 
     def cancel_waiting(self, reason: str) -> None:
         """Cancel what no worker has started, because the user asked for it."""
-        for job in self.backlog.take_all():
+        for job in (*self.backlog.take_all(), *self.staff.take_all_back()):
             self.attempts.settle(job, JobState.CANCELLED, JobCancelled(job.label, reason))
         self.check_drained()
 
@@ -204,7 +227,7 @@ class Crew:
         """A stop starts no job any more: give those that wait the outcome that this leaves them."""
         with timers.nothing_may_block():
             self.attempts.cut_overrun()
-            for job in self.backlog.take_all():
+            for job in (*self.backlog.take_all(), *self.staff.take_all_back()):
                 self.attempts.cut(job)
             self.check_drained()
 
@@ -273,7 +296,7 @@ class Crew:
             cancelled=counts[JobState.CANCELLED],
             killed=counts[JobState.KILLED],
             abandoned=counts[JobState.ABANDONED],
-            waiting=self.backlog.waiting,
+            waiting=self.backlog.waiting + len(self.staff.ahead),
             running=len(self.attempts.running),
             retrying=self.backlog.retrying + self.attempts.waiting_for_thread,
             cut=cut,
@@ -289,7 +312,7 @@ class Crew:
         counts, _ = self.ledger.counts()
         waited, ran = self.ledger.times()
         return Stats(
-            queued=self.backlog.waiting,
+            queued=self.backlog.waiting + len(self.staff.ahead),
             running=len(self.attempts.running),
             retrying=self.backlog.retrying + self.attempts.waiting_for_thread,
             workers=self.staff.count(),

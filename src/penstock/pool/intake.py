@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import clock
 from penstock.context import Context, scope
-from penstock.errors import BacklogFull
+from penstock.errors import BacklogFull, NotPicklable
 from penstock.events import JobAccepted
-from penstock.job import FINAL, Job, new_job
+from penstock.job import FINAL, Job, JobState, new_job
 from penstock.pool.caller import on_event_loop
 from penstock.pool.lines import CoroutineInLine, Line, SubmitterInLine
 from penstock.pool.runner import ThreadRunner
+from penstock.pool.stacks import drop_our_frames
 from penstock.pool.terms import JobTerms, check_function
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Intake:
         self._places = crew.backlog.places
         self._free = crew.backlog.places.free
         self._queue = crew.backlog.queue
+        self._pack = crew.pack
         self._checked: CodeType | None = None  # the last function's: most jobs of a pool are calls of one function
 
     def submit(
@@ -89,6 +91,9 @@ class Intake:
                 self._prepare(job)
             if self._ledger.observers:
                 self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
+            if self._pack is not None and not self._can_be_packed(job):
+                self._places.give()
+                return job
             self._queue.append(job)  # Backlog.put
         except BaseException:  # it was refused, or Ctrl-C came: it is not accepted, and leaves nothing behind
             if placed:
@@ -132,6 +137,8 @@ class Intake:
                 continue
             job = self._accept_without_place(terms, fn, args, {})
             jobs.append(job)
+            if self._pack is not None and not self._can_be_packed(job):
+                continue
             self._crew.backlog.put_in_line(job, line)  # at once: the next input may be long in coming
             if self._lifecycle.cutting:
                 self._crew.cut_waiting()
@@ -158,6 +165,18 @@ class Intake:
                 self._withdraw()
             raise
         return job
+
+    def _can_be_packed(self, job: Job[Any]) -> bool:
+        """Pack *job* for its journey to another process; if it can't be, that is how it ends."""
+        assert self._pack is not None
+        try:
+            self._pack(job)
+        except NotPicklable as error:
+            drop_our_frames(error)
+            self._crew.attempts.settle(job, JobState.FAILED, error)
+            self._crew.check_drained()
+            return False
+        return True
 
     def _withdraw(self) -> None:
         """A number was taken, but the job is not accepted."""

@@ -58,10 +58,7 @@ class Ledger:
         self.failures = Failures(pool, quiet=not log_failures)
         self.numbers = itertools.count(1)
         self.observers: tuple[_Subscription, ...] = ()  # replaced, never changed
-        self._handed_over: deque[Event] = deque()
-        self._all_told = threading.Event()
-        self._all_told.set()
-        self._telling = threading.Lock()  # held by the thread that tells what was handed over
+        self._handed_over = timers.InOrder(self._tell)  # by threads that must not block
         self._lock = threading.Lock()
         self._tallies: set[Tally] = set()
         self._past = Tally()  # the times of workers that have left
@@ -161,26 +158,13 @@ class Ledger:
     def tell(self, event: Event) -> None:
         """Tell all observers. What they raise is logged."""
         if timers.must_not_block():
-            self._all_told.clear()
-            self._handed_over.append(event)
-            timers.run_user_code(self._tell_handed_over)
+            self._handed_over.put(event)
         else:
             self._tell(event)
 
-    def _tell_handed_over(self) -> None:
-        """Tell, in their order, the events of threads that must not block. One thread at a time does it for all."""
-        while self._handed_over and self._telling.acquire(blocking=False):
-            try:
-                while self._handed_over:
-                    self._tell(self._handed_over.popleft())
-            finally:
-                self._telling.release()
-        if not self._handed_over:
-            self._all_told.set()
-
     def wait_told(self, timeout: float) -> None:
         """Return when the observers were told all that was handed over, or after *timeout* seconds."""
-        self._all_told.wait(timeout)
+        self._handed_over.wait(timeout)
 
     def _tell(self, event: Event) -> None:
         for subscription in self.observers:
@@ -215,8 +199,5 @@ class Ledger:
     def start_afresh(self) -> None:
         """In the child of a fork: the locks may be in any state."""
         self._lock = threading.Lock()
-        self._telling = threading.Lock()
-        self._handed_over.clear()
-        self._all_told = threading.Event()
-        self._all_told.set()
+        self._handed_over.start_afresh()
         self.failures.start_afresh()

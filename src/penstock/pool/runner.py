@@ -7,6 +7,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from penstock import clock
+from penstock.context import Cause
 from penstock.errors import JobAbandoned
 from penstock.job import Job, JobState, name_of
 from penstock.pool.attempts import Overrun
@@ -101,6 +102,9 @@ class ThreadRunner:
             self._crew.check_drained()
 
     # As attempts.Runner: any thread
+
+    def ask_to_stop(self, job: Job[Any], cause: Cause) -> None:
+        """The job sees its context; there is nobody else to tell."""
 
     def stack(self) -> str:
         """Where its thread stands."""

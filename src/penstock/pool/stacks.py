@@ -6,6 +6,7 @@ import gc
 import itertools
 import operator
 import os
+import re
 import sys
 import threading
 import traceback
@@ -58,6 +59,17 @@ def _frames_of(ident: int) -> traceback.StackSummary:
     return traceback.StackSummary.from_list(
         [traceback.FrameSummary(code.co_filename, line or 0, code.co_name) for code, line in reversed(found)]
     )
+
+
+_DUMPED: Final = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
+
+
+def innermost_last(dump: str) -> str:
+    """What faulthandler wrote of a thread, in the order and words of a traceback, from the user's first frame on."""
+    frames = [traceback.FrameSummary(file, int(line), name) for file, line, name in reversed(_DUMPED.findall(dump))]
+    own = [number for number, frame in enumerate(frames) if frame.filename.startswith(_HERE)]
+    shown = frames[own[-1] + 1 :] if own else frames
+    return "".join(traceback.format_list((shown or frames[-1:])[-_DEEPEST:]))
 
 
 def drop_our_frames(error: BaseException) -> None:

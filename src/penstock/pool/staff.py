@@ -45,6 +45,7 @@ class Staff:
     def __init__(self, crew: ThreadCrew) -> None:
         self._crew = crew
         self._settings = crew.settings
+        self.ahead: dict[Job[Any], object] = {}  # always empty: a thread takes its next job when it is done
         self.idle: list[Worker] = []  # a stack: the one that slept least is woken first
         self.waking = False  # a worker was woken and has not looked for work yet
         self.alive = 0  # workers that have not decided to leave
@@ -85,6 +86,14 @@ class Staff:
             self.wake_one()
         elif self.alive < self.capacity:
             self.grow()
+
+    def take_back(self, job: Job[Any]) -> bool:
+        """Nothing is sent ahead to a thread: False."""
+        return False
+
+    def take_all_back(self) -> list[Job[Any]]:
+        """Nothing is sent ahead to a thread."""
+        return []
 
     def call_for_waiting(self) -> None:
         """If jobs wait and a worker is idle, wake it: for who leaves the line of submitters (see the top)."""

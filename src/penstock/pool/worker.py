@@ -74,7 +74,7 @@ class Worker(ThreadRunner):
 
     def replace(self) -> bool:
         """Give its slot to a fresh thread; False if as many as may be are replaced already."""
-        return self._staff.replace_stuck()
+        return self._lifecycle.phase is not Phase.CLOSED and self._staff.replace_stuck()
 
     def came_back_late(self) -> None:
         """There is one thread too many now."""

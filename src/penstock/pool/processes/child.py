@@ -1,0 +1,328 @@
+"""The life of a worker process, in the worker process.
+
+    main thread      takes a CALL off the jobs lane, runs it, answers; the next one only after that
+    control thread   hears at any time what the parent says: trips the running job's context; ends the process at once
+                     when the parent is gone
+
+Signals that stop a program (SIGINT, SIGTERM) are left to the parent, which decides. A job that holds the GIL can keep
+the control thread from hearing; then the kernel ends the process with the fork server, which ends with the parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import copy
+import ctypes
+import faulthandler
+import functools
+import importlib
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any, Final
+
+from penstock import clock
+from penstock.context import Cause, Context, scope
+from penstock.errors import NotPicklable
+from penstock.job import Job, JobState, new_job
+from penstock.pool.processes.page import Page
+from penstock.pool.processes.parcel import pack_error, pack_result
+from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, Kind, message, messages
+from penstock.pool.stacks import drop_our_frames
+from penstock.retry import Retry
+
+DUMP_SIGNAL: Final = getattr(signal, "SIGRTMAX", signal.SIGTERM) - 1 if hasattr(signal, "SIGRTMAX") else None
+"""Asks a worker for its stack: faulthandler answers even while a job holds the GIL. None: no such signal here."""
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker is told once, when it starts."""
+
+    name: str
+    preload: tuple[str, ...]
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+    around: Callable[[], contextlib.AbstractContextManager[Any]] | None
+    threads: int  # for libraries that start threads of their own
+    log_levels: dict[str, int]
+    dies_with_starter: bool  # the process that forks it ends when the parent does
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What a job has beyond its call, if it has anything."""
+
+    id: int | str | None
+    name: str | None
+    deadline: float | None  # monotonic, of its context
+    timeout: float | None  # seconds, of this attempt
+    values: bytes | None  # a dict, pickled
+
+
+class _Terms:
+    """The terms of a job as far as it can ask for them here."""
+
+    when_full = submit_timeout = context = None
+    inherit = plain = True
+    retry: Retry | None = None
+
+    def __init__(self, worker: _Worker, extra: Extra | None) -> None:
+        self.crew = worker
+        self.id = None if extra is None else extra.id
+        self.name = None if extra is None else extra.name
+        self.timeout = None if extra is None else extra.timeout
+
+
+def main(jobs: socket.socket, control: socket.socket, page: int, stacks: int, setup: Setup) -> None:
+    """Run jobs until the jobs lane ends. *page*, *stacks*: file descriptors."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if setup.dies_with_starter:
+        _die_with_parent()
+    file = os.fdopen(stacks, "ab", buffering=0)
+    faulthandler.enable(file, all_threads=False)
+    if DUMP_SIGNAL is not None:
+        faulthandler.register(DUMP_SIGNAL, file, all_threads=False)
+    limit_threads(setup.threads)
+    worker = _Worker(jobs, control, Page(page), setup, file)
+    threading.Thread(target=worker.hear, name="penstock-control", daemon=True).start()
+    worker.relay_logs()
+    if worker.make_ready():
+        worker.run()
+    logging.shutdown()
+
+
+def limit_threads(count: int) -> None:
+    """Tell BLAS and OpenMP how many threads to start, unless somebody did: before they are imported."""
+    for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM", "BLIS"):
+        os.environ.setdefault(f"{name}{'' if name.endswith('MAXIMUM') else '_NUM'}_THREADS", str(count))
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this process when the one that forked it ends; Linux has that."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class _Worker:
+    """One worker process. It stands in for the crew of the jobs that run here."""
+
+    def __init__(self, jobs: socket.socket, control: socket.socket, page: Page, setup: Setup, file: IO[bytes]) -> None:
+        self.name = setup.name
+        self._jobs = jobs
+        self._control = control
+        self._page = page
+        self._setup = setup
+        self._file = file  # faulthandler writes to it as long as it lives
+        self._sending = threading.Lock()  # the control lane, from here: a message goes out whole
+        self._lock = threading.Lock()  # guards the next two
+        self._running: tuple[int, Job[Any]] | None = None
+        self._tripped: dict[int, tuple[str, bool]] = {}  # told before the job began
+
+    def make_ready(self) -> bool:
+        """Import and initialize what was asked for, and tell the parent how it went."""
+        try:
+            for module in self._setup.preload:
+                importlib.import_module(module)
+            if self._setup.initializer is not None:
+                self._setup.initializer(*self._setup.initargs)
+        except BaseException as error:
+            self._answer(Kind.BROKEN, 0, 0.0, 0.0, pack_error(error))
+            return False
+        self._answer(Kind.READY, 0, 0.0, 0.0, b"")
+        return True
+
+    def run(self) -> None:
+        """Take jobs and answer, until the lane ends."""
+        incoming = Incoming(CALL, 2)
+        while True:
+            try:
+                data = self._jobs.recv(CHUNK)
+            except ConnectionError:
+                return
+            if not data:
+                return
+            for (seq, number, attempt, extra, _), packed in incoming.feed(data):
+                if self._page.begin(seq):
+                    self._run_one(seq, number, attempt, packed[:extra], packed[extra:] if extra else packed)
+                else:
+                    self._answer(Kind.SKIPPED, seq, 0.0, 0.0, b"")
+
+    def _run_one(self, seq: int, number: int, attempt: int, extra: bytes, call: bytes) -> None:
+        began = clock.monotonic()
+        try:
+            job = self._unpack(number, attempt, extra, call)
+            cv = contextvars.copy_context()
+            with self._lock:
+                self._running = seq, job
+                told = self._tripped.pop(seq, None)
+            if told is not None:
+                self._trip(job, *told)
+            value = cv.run(self._call, job)
+            kind, answer = Kind.DONE, pack_result(value)
+        except BaseException as error:
+            drop_our_frames(error)
+            kind, answer = Kind.RAISED, pack_error(error)
+        ended = clock.monotonic()
+        with self._lock:
+            running, self._running = self._running, None
+            self._tripped.pop(seq, None)
+        if running is not None:
+            running[1]._settle(JobState.DONE, None)  # its context is closed; nobody here waits for it
+        self._answer(kind, seq, began, ended, answer)
+
+    def _unpack(self, number: int, attempt: int, extra: bytes, call: bytes) -> Job[Any]:
+        try:
+            fn, args = pickle.loads(call)
+            more = Extra(*pickle.loads(extra)) if extra else None
+            values = pickle.loads(more.values) if more is not None and more.values is not None else None
+        except Exception as error:
+            raise NotPicklable(
+                f"the call can't be unpickled by its worker: {type(error).__qualname__}: {error}"
+            ) from error
+        job = new_job(_Terms(self, more), number, fn, args, {}, contextvars.Context(), clock.monotonic())
+        job._attempt = attempt
+        job._worker = self.name
+        job._began = clock.monotonic()
+        job._stage = JobState.RUNNING
+        if more is not None:
+            left = None if more.deadline is None else max(0.0, more.deadline - clock.monotonic())
+            job._context = Context(left, values=values, parent=None)
+            if more.timeout is not None:
+                job._context.limit(more.timeout)
+        return job
+
+    def _call(self, job: Job[Any]) -> Any:
+        if self._setup.around is None:
+            return job._call()
+        scope.set(job)
+        with self._setup.around():
+            return job._call()
+
+    def _answer(self, kind: Kind, seq: int, began: float, ended: float, body: bytes) -> None:
+        header = ANSWER.pack(kind, seq, began, ended, len(body))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody is there to hear it
+            if len(body) < CHUNK:
+                self._jobs.sendall(header + body)
+            else:
+                self._jobs.sendall(header)
+                self._jobs.sendall(body)
+
+    # The control thread
+
+    def hear(self) -> None:
+        """Do what the parent says; when it is gone, go at once."""
+        if DUMP_SIGNAL is not None:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {DUMP_SIGNAL})  # the main thread's stack is the one asked for
+        with contextlib.suppress(OSError):
+            for seq, reason, by_deadline in messages(self._control):
+                with self._lock:
+                    running = self._running
+                    if running is None or running[0] != seq:
+                        if running is None or running[0] < seq:
+                            self._tripped[seq] = reason, by_deadline
+                        continue
+                self._trip(running[1], reason, by_deadline)
+        os._exit(1)
+
+    def _trip(self, job: Job[Any], reason: str, by_deadline: bool) -> None:
+        context = job.context
+        context.trip(Cause(reason, by_deadline, source=context))
+
+    # Logs
+
+    def relay_logs(self) -> None:
+        """Send what is logged here to the parent, which has the handlers."""
+        for name, level in self._setup.log_levels.items():
+            logging.getLogger(name or None).setLevel(level)
+        root = logging.getLogger()
+        root.handlers[:] = [_Relay(self)]
+
+    def send_record(self, record: logging.LogRecord) -> None:
+        """Send one record; blocks while the parent has no room for it."""
+        with self._lock:
+            running = self._running
+        fields = dict(record.__dict__, worker=self.name)
+        if running is not None:
+            fields.setdefault("job", running[1].id)
+        try:
+            pickle.dumps(fields)
+        except Exception:
+            fields = {key: value for key, value in fields.items() if isinstance(value, str | int | float | None)}
+        with self._sending, contextlib.suppress(OSError):
+            self._control.sendall(message(fields))
+
+    # As job.Crew, for the jobs that run here
+
+    def cancel(self, job: Job[Any], reason: str) -> bool:
+        """The running job cancels itself."""
+        job.context.cancel(reason)
+        return False
+
+    def forget(self, job: Job[Any]) -> bool:
+        """It runs."""
+        return False
+
+    def wait(self, job: Job[Any], block: Callable[[], bool]) -> bool:
+        """A job that waits for itself would wait for ever; there is no other job here."""
+        raise RuntimeError(f"{job.label} can't wait for itself")
+
+    def observed(self, job: Job[Any]) -> None:
+        """Nobody counts here."""
+
+    def heed(self, job: Job[Any]) -> None:
+        """Its context was made; who trips it does so by `_trip`."""
+
+    def stack(self, job: Job[Any]) -> str:
+        """Asked in the job itself, which has better ways."""
+        return ""
+
+
+class _Relay(logging.Handler):
+    """Makes records fit for the journey, as logging.handlers.QueueHandler does, and sends them."""
+
+    def __init__(self, worker: _Worker) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send *record* with its message and traceback as text."""
+        try:
+            record = copy.copy(record)
+            text = record.getMessage()
+            if record.exc_info:
+                record.exc_text = record.exc_text or logging.Formatter().formatException(record.exc_info)
+            record.msg, record.message, record.args, record.exc_info = text, text, None, None
+            self._worker.send_record(record)
+        except Exception:
+            self.handleError(record)
+
+
+def levels_to_relay() -> dict[str, int]:
+    """The levels that are set on the loggers of this process, by name; the root's under the empty name."""
+    return {"": logging.getLogger().level, **dict(_levels())}
+
+
+def _levels() -> Iterator[tuple[str, int]]:
+    for name, logger in list(logging.Logger.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and logger.level:
+            yield name, logger.level
+
+
+def process_chunk(fn: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> list[Any]:
+    """What `map` with a chunksize runs: one job for several inputs."""
+    return [fn(*args) for args in chunk]
+
+
+chunked = functools.partial(functools.partial, process_chunk)

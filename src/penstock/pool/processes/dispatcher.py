@@ -1,0 +1,446 @@
+"""The one thread of a process pool that hears its workers: what they answer, that they died, what they log.
+
+It starts processes, gives busy workers more to do, takes back what waits behind a long job, and ends when the pool is
+closed and the last process is gone. Nothing of a user's runs on it, but for unpickling results. Other threads ask it to
+do something by `do`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import pickle
+import selectors
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from penstock import clock, timers
+from penstock.errors import NotPicklable
+from penstock.job import Job, JobState
+from penstock.lifecycle import Phase
+from penstock.pool.ledger import ALL_OF_FIRST, ONE_IN
+from penstock.pool.processes.child import Setup, levels_to_relay
+from penstock.pool.processes.died import WorkerDied
+from penstock.pool.processes.launch import Ends, context_for, cpu_count
+from penstock.pool.processes.parcel import unpack_error
+from penstock.pool.processes.wire import CHUNK, CONTROL, Incoming, Kind
+from penstock.pool.processes.worker import ProcessWorker
+
+if TYPE_CHECKING:
+    from penstock.pool.processes import ProcessCrew
+
+log = logging.getLogger("penstock.pool")
+
+_LONG: Final = 5e-3  # seconds that a job may hold up those that were sent after it,
+_LONG_IF_ONE_IS_IDLE: Final = 1e-3  # or only so many if another worker has nothing to do
+_LEAVING_TAKES: Final = 5.0  # seconds for a worker that was told to leave to end
+_VMSTAT: Final = Path("/proc/vmstat")
+
+
+class Dispatcher:
+    """The thread, and what it watches. Its methods are its own thread's, but for those said to be anybody's."""
+
+    def __init__(self, crew: ProcessCrew) -> None:
+        self._crew = crew
+        self._records = timers.InOrder(_log_record)
+        self._oom_kills = _oom_kills()
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Forget the thread and what it watched."""
+        self._lock = threading.Lock()  # guards `_thread` and `_over`
+        self._thread: threading.Thread | None = None
+        self._over = False
+        self._commands: deque[Callable[[], None]] = deque()
+        self._asleep = False
+        self._pipe: tuple[int, int] | None = None
+        self._selector: selectors.BaseSelector | None = None
+        self._starting = 0  # processes that are to be started, or are and have not said that they are ready
+
+    # Anybody
+
+    def do(self, what: Callable[[], None]) -> None:
+        """Have *what* done on this thread, soon. It must not block or raise."""
+        self._commands.append(what)
+        with self._lock:
+            if self._over:
+                return
+            if self._thread is None:
+                self._begin()
+        if self._asleep and self._pipe is not None:
+            with contextlib.suppress(OSError):  # full: it is being woken
+                os.write(self._pipe[1], b"\0")
+
+    def _begin(self) -> None:
+        """Start the thread. Holds `_lock`."""
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
+        self._pipe = reader, writer
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(reader, selectors.EVENT_READ, self._woken)
+        thread = threading.Thread(target=self._run, name=f"penstock-{self._crew.name}", daemon=True)
+        try:
+            timers.stand_by()
+            thread.start()
+        except RuntimeError as error:
+            self._over = True
+            self._close()
+            self._crew.nobody_can_work(error)
+        else:
+            self._thread = thread
+
+    def start_worker(self) -> None:
+        """Start one more."""
+        self.do(self._start)
+
+    def look_at_idle(self) -> None:
+        """The pool is closed, or an idle worker has to leave: see who may."""
+        with self._lock:
+            if self._thread is None:
+                self._over = self._over or self._crew.lifecycle.phase is Phase.CLOSED
+                return
+        self.do(self._let_leave)
+
+    def write_rest(self, worker: ProcessWorker) -> None:
+        """Its lane was full: write on when it has room."""
+        self.do(functools.partial(self._watch, worker, write=True))
+
+    def retire(self, worker: ProcessWorker) -> None:
+        """It has been given as many jobs as it may: another takes its place."""
+        self.do(functools.partial(self._retire, worker))
+
+    def join(self, deadline: float | None) -> None:
+        """Wait until *deadline* for the end of the thread, which comes after that of the processes."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(clock.remaining(deadline))
+            if thread.is_alive():
+                self._crew.staff.kill_all()
+                thread.join(_LEAVING_TAKES / 10)
+
+    # The loop
+
+    def _run(self) -> None:
+        with timers.nothing_may_block():
+            while not self._is_over():
+                self._step()
+        self._close()
+
+    def _step(self) -> None:
+        assert self._selector is not None
+        self._asleep = True
+        ready = self._selector.select(0 if self._commands else self._patience())
+        self._asleep = False
+        for key, events in ready:
+            key.data(events)
+        while self._commands:
+            self._commands.popleft()()
+        if self._crew.staff.ahead:
+            self._look_behind_long_ones()
+
+    def _patience(self) -> float | None:
+        staff = self._crew.staff
+        if not staff.ahead:
+            return None
+        return _LONG_IF_ONE_IS_IDLE if staff.idle else _LONG
+
+    def _is_over(self) -> bool:
+        if self._crew.lifecycle.phase is not Phase.CLOSED or self._crew.staff.count() or self._starting:
+            return False
+        with self._lock:
+            self._over = not self._commands
+            return self._over
+
+    def _close(self) -> None:
+        if self._selector is not None:
+            self._selector.close()
+        if self._pipe is not None:
+            for fd in self._pipe:
+                os.close(fd)
+            self._pipe = None
+
+    def _woken(self, events: int) -> None:
+        assert self._pipe is not None
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._pipe[0], 4096)
+
+    # Starting
+
+    def _start(self) -> None:
+        crew = self._crew
+        settings, staff = crew.settings, crew.staff
+        if crew.lifecycle.phase is Phase.CLOSED or staff.broken is not None:
+            staff.did_not_start()
+            return
+        setup = Setup(
+            name=staff.next_name(),
+            preload=settings.preload,
+            initializer=settings.initializer,
+            initargs=settings.initargs,
+            around=settings.around,
+            threads=max(1, cpu_count() // settings.max_workers),
+            log_levels=levels_to_relay(),
+            dies_with_starter=settings.start_method == "forkserver",
+        )
+        try:
+            ends = Ends(context_for(settings.start_method, settings.preload), setup)
+        except Exception as error:
+            staff.did_not_start()
+            staff.cannot_work(error)
+            return
+        worker = ProcessWorker(crew, ends)
+        staff.came(worker)
+        self._starting += 1
+        self._watch(worker)
+        assert self._selector is not None
+        read = selectors.EVENT_READ
+        self._selector.register(ends.control, read, functools.partial(self._hear, worker, Incoming(CONTROL, 1)))
+        self._selector.register(ends.process.sentinel, read, functools.partial(self._died, worker))
+
+    def _watch(self, worker: ProcessWorker, *, write: bool = False) -> None:
+        if worker.dead or self._selector is None:
+            return
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
+        on_jobs = functools.partial(self._on_jobs_lane, worker)
+        if worker.watched:
+            self._selector.modify(worker.ends.jobs, wanted, on_jobs)
+        elif worker.watched is None:
+            self._selector.register(worker.ends.jobs, wanted, on_jobs)
+            worker.watched = True
+
+    def _on_jobs_lane(self, worker: ProcessWorker, events: int) -> None:
+        if events & selectors.EVENT_WRITE and worker.write_rest():
+            self._watch(worker)
+        if events & selectors.EVENT_READ:
+            self._read(worker)
+
+    # Answers
+
+    def _read(self, worker: ProcessWorker) -> bool:
+        """Read what there is; False at the end of the lane."""
+        try:
+            data = worker.ends.jobs.recv(CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            if worker.watched:
+                assert self._selector is not None
+                self._selector.unregister(worker.ends.jobs)
+                worker.watched = False
+            return False
+        for (kind, seq, began, ended, _), body in worker.incoming.feed(data):
+            if kind == Kind.DONE:
+                self._done(worker, seq, began, ended, body)
+            elif kind == Kind.RAISED:
+                self._raised(worker, seq, began, ended, body)
+            elif kind == Kind.SKIPPED:
+                self._skipped(worker, seq)
+            elif kind == Kind.READY:
+                self._starting -= 1
+                self._crew.staff.is_ready(worker)
+            elif kind == Kind.BROKEN:
+                self._crew.staff.cannot_work(unpack_error(body))
+        if worker.ready and not worker.dead:
+            self._give_more(worker)
+        return True
+
+    def _answered(self, worker: ProcessWorker, seq: int, began: float, ended: float) -> Job[Any]:
+        """The job that *worker* speaks of, which begins and ends at these times."""
+        with worker.lock:
+            number, job = worker.under_way.popleft()
+        assert number == seq, f"{worker.name} answers for {seq} before {number}"
+        worker.ends.page.answered(seq)
+        if job not in self._crew.attempts.running:
+            self._crew.staff.has_begun(job, began)
+        took = ended - began
+        worker.takes = took if worker.takes <= 0 else worker.takes + (took - worker.takes) / 8
+        worker.moved_at = ended
+        return job
+
+    def _done(self, worker: ProcessWorker, seq: int, began: float, ended: float, body: bytes) -> None:
+        job = self._answered(worker, seq, began, ended)
+        crew = self._crew
+        try:
+            value = pickle.loads(body)
+        except BaseException as error:
+            job._began = began
+            where = NotPicklable(f"the result can't be unpickled: {type(error).__qualname__}: {error}")
+            where.__cause__ = error
+            crew.attempts.failed(worker, job, where)
+            return
+        if crew.attempts.running.pop(job, None) is None:
+            crew.attempts.came_back(worker, job)
+            return
+        job._began, job._ended = began, ended
+        tally = worker.tally
+        tally.done += 1
+        if tally.done < ALL_OF_FIRST or not tally.done & ONE_IN:
+            tally.times.extend((job._since, began, ended))
+        job._settle(JobState.DONE, value)
+        if crew.ledger.observers:
+            crew.attempts.tell_ended(job, None)
+        tally.ended += 1
+        if crew.lifecycle.closing:
+            crew.check_drained()
+
+    def _raised(self, worker: ProcessWorker, seq: int, began: float, ended: float, body: bytes) -> None:
+        job = self._answered(worker, seq, began, ended)
+        job._began = began
+        self._crew.attempts.failed(worker, job, unpack_error(body))
+
+    def _skipped(self, worker: ProcessWorker, seq: int) -> None:
+        """It did not run a job that was taken back."""
+        with worker.lock:
+            _, job = worker.under_way.popleft()
+        worker.ends.page.answered(seq)
+        if self._crew.attempts.running.get(job) is worker and self._crew.staff.take_running(job):
+            self._crew.staff.has_not_run(job)  # we took it for running: each side had seen the other
+
+    def _give_more(self, worker: ProcessWorker) -> None:
+        staff = self._crew.staff
+        if not worker.under_way:
+            if worker.retiring:
+                staff.lets_leave(worker)
+                return
+            if worker in staff.idle:
+                return
+            staff.hand_over(worker)
+        elif staff.ahead:
+            seq, job = worker.under_way[0]
+            if job in staff.ahead and worker.ends.page.begun >= seq:
+                staff.has_begun(job, clock.monotonic())
+        if worker.under_way:
+            staff.send_ahead(worker)
+
+    def _look_behind_long_ones(self) -> None:
+        """What was sent ahead must not wait behind a long job."""
+        staff = self._crew.staff
+        now = clock.monotonic()
+        long = _LONG_IF_ONE_IS_IDLE if staff.idle else _LONG
+        for worker in {entry.worker for entry in list(staff.ahead.values())}:
+            if now - worker.moved_at >= long:
+                staff.return_those_behind(worker)
+        while staff.idle and (self._crew.backlog.queue or self._crew.backlog.due):
+            staff.wake_one()
+
+    # Leaving
+
+    def _retire(self, worker: ProcessWorker) -> None:
+        if worker.retiring or worker.dead:
+            return
+        worker.retiring = True
+        self._crew.staff.has_successor()
+        self._start()
+        if not worker.under_way:
+            self._crew.staff.lets_leave(worker)
+
+    def _let_leave(self) -> None:
+        """The pool is closed: every worker leaves; one that is still in a job whose time was over is killed."""
+        if self._crew.lifecycle.phase is not Phase.CLOSED:
+            return
+        for worker in self._crew.staff.workers():
+            if not worker.told_to_leave:
+                self._crew.staff.lets_leave(worker)
+                overrun = worker.overrun
+                until = clock.monotonic() + _LEAVING_TAKES
+                if overrun is not None:
+                    until = min(until, overrun.stuck_at)
+                with contextlib.suppress(RuntimeError):
+                    timers.call_at(until, worker.ends.kill)
+
+    def _died(self, worker: ProcessWorker, events: int) -> None:
+        """Its process has ended. What it had begun dies with it; the rest goes to others."""
+        assert self._selector is not None
+        while self._read(worker):
+            pass
+        worker.ends.process.join()
+        with worker.lock:
+            worker.dead = True
+            left, told = list(worker.under_way), worker.killed
+            worker.under_way.clear()
+            worker.unsent.clear()
+        begun = worker.ends.page.begun
+        exitcode = worker.ends.process.exitcode
+        died = functools.partial(
+            WorkerDied, exitcode=exitcode, oom=exitcode == -9 and self._oom_killed(), traceback=worker.last_words()
+        )
+        staff, attempts = self._crew.staff, self._crew.attempts
+        for seq, job in reversed(left):
+            if seq > begun:
+                staff.bring_back(worker, job)
+        for seq, job in left:
+            if seq == begun:
+                if job not in attempts.running:
+                    staff.has_begun(job, clock.monotonic())
+                if told is not None and told[0] is job:
+                    if staff.take_running(job):
+                        job._ended = clock.monotonic()
+                        attempts.settle(job, *told[1:])
+                else:
+                    attempts.failed(worker, job, died(job.label))
+        if worker.watched:
+            self._selector.unregister(worker.ends.jobs)
+        self._selector.unregister(worker.ends.control)
+        self._selector.unregister(worker.ends.process.sentinel)
+        if not worker.ready:
+            self._starting -= 1
+        again = staff.gone(worker)
+        worker.ends.close()
+        if not worker.ready and staff.starts_in_vain:
+            staff.cannot_work(died(f"worker {worker.name}"))
+        elif again:
+            self._start_again()
+        self._crew.check_drained()
+        if not staff.idle:
+            staff.call()
+
+    def _start_again(self) -> None:
+        failed = self._crew.staff.failed_starts
+        if not failed:
+            self._start()
+        else:
+            timers.call_at(clock.monotonic() + 0.1 * 2**failed, self.start_worker)
+
+    def _oom_killed(self) -> bool:
+        before, self._oom_kills = self._oom_kills, _oom_kills()
+        return self._oom_kills > before
+
+    # What workers say besides
+
+    def _hear(self, worker: ProcessWorker, incoming: Incoming, events: int) -> None:
+        try:
+            data = worker.ends.control.recv(CHUNK)
+        except OSError:
+            return
+        if not data:
+            with contextlib.suppress(KeyError, ValueError):
+                assert self._selector is not None
+                self._selector.modify(worker.ends.control, 0 or selectors.EVENT_WRITE, lambda events: None)
+            return
+        for _, packed in incoming.feed(data):
+            with contextlib.suppress(Exception):  # a record that can't be unpickled here
+                self._records.put(pickle.loads(packed))
+
+
+def _log_record(fields: dict[str, Any]) -> None:
+    logger = logging.getLogger(fields.get("name"))
+    record = logging.makeLogRecord(fields)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
+
+
+def _oom_kills() -> int:
+    """How many processes the system has ended for lack of memory since it runs; 0 where that can't be asked."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in _VMSTAT.read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

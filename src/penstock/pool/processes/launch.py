@@ -1,0 +1,176 @@
+"""Starting worker processes: from the fork server, or spawned; never by a plain fork of a process that has threads."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+from multiprocessing import reduction
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import IO, Any, Final, Protocol
+
+from penstock.pool.processes import child
+from penstock.pool.processes.page import Page
+
+_PRELOADED: Final = "penstock.pool.processes.warm"
+
+
+class Process(Protocol):
+    """The part of multiprocessing.Process that is used here."""
+
+    pid: int | None
+    sentinel: int
+    exitcode: int | None
+
+    def start(self) -> None:
+        """Start it."""
+        ...
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end."""
+        ...
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        ...
+
+
+class Ends:
+    """What the parent holds of one worker: its process, its end of both lanes, the page, and the file of stacks."""
+
+    def __init__(self, context: BaseContext, setup: child.Setup) -> None:
+        self.jobs, jobs = socket.socketpair()
+        self.control, control = socket.socketpair()
+        memory = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
+        self.stacks: IO[bytes] = tempfile.TemporaryFile("a+b", buffering=0)  # noqa: SIM115 - lives as long as this does
+        memory.truncate(Page.SIZE)
+        try:
+            self.page = Page(memory.fileno())
+            self.process: Process = context.Process(  # type: ignore[attr-defined]
+                target=_run, name=setup.name, args=(jobs, control, _Fd(memory), _Fd(self.stacks), setup)
+            )
+            self.process.start()
+            self.pidfd = _open_pidfd(self.process.pid)
+        finally:  # the child's ends are the child's alone: their closing is how its end shows
+            memory.close()
+            jobs.close()
+            control.close()
+        self.jobs.setblocking(False)
+        self.control.setblocking(False)
+        self.name = setup.name
+
+    def kill(self) -> None:
+        """SIGKILL it, and nobody else: its number may be another's once it has ended."""
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it lives."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.pidfd is not None:
+                signal.pidfd_send_signal(self.pidfd, number)
+            elif self.process.exitcode is None and self.process.pid is not None:
+                os.kill(self.process.pid, number)
+
+    def close(self) -> None:
+        """Give everything back; its process has ended, or is not waited for."""
+        self.jobs.close()
+        self.control.close()
+        self.stacks.close()
+        self.page.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
+
+
+class _Fd:
+    """A file, on its way to a child as a descriptor."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _detach, (reduction.DupFd(self._file.fileno()),)
+
+
+def _detach(fd: Any) -> int:
+    number: int = fd.detach()
+    return number
+
+
+def _run(jobs: socket.socket, control: socket.socket, page: int, stacks: int, setup: child.Setup) -> None:
+    """In the child."""
+    from multiprocessing import forkserver
+
+    # The fork server lives as long as anybody holds this descriptor: let it, and its children, end with the parent.
+    server: Any = forkserver._forkserver
+    alive, server._forkserver_alive_fd = server._forkserver_alive_fd, None
+    if alive is not None:
+        os.close(alive)
+    child.main(jobs, control, page, stacks, setup)
+
+
+def _open_pidfd(pid: int | None) -> int | None:
+    opened = getattr(os, "pidfd_open", None)
+    if opened is None or pid is None:
+        return None
+    try:
+        number: int = opened(pid)
+    except OSError:
+        return None
+    return number
+
+
+def start_method(asked: str | None) -> str:
+    """The method that *asked* names, by default "forkserver" where there is one, else "spawn"."""
+    there = multiprocessing.get_all_start_methods()
+    if asked is None:
+        return "forkserver" if "forkserver" in there else "spawn"
+    if asked == "fork":
+        raise ValueError("start_method 'fork' is refused: a fork of a process with threads can hang; use 'forkserver'")
+    if asked not in there:
+        raise ValueError(f"start_method must be 'forkserver' or 'spawn', as this system has them, not {asked!r}")
+    return asked
+
+
+def context_for(method: str, preload: Sequence[str]) -> BaseContext:
+    """The context that starts processes; the fork server, if it isn't there yet, will have imported *preload*."""
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        from multiprocessing import forkserver
+
+        server: Any = forkserver._forkserver
+        there = [name for name in getattr(server, "_preload_modules", []) if name != "__main__"]
+        wanted = [_PRELOADED, *there, *preload]
+        context.set_forkserver_preload(list(dict.fromkeys(wanted)))
+    return context
+
+
+def cpu_count() -> int:
+    """How many processors this process may use: by its affinity, and by the quota of its control group."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:
+        count = os.cpu_count() or 1
+    quota = _quota()
+    return count if quota is None else max(1, min(count, math.ceil(quota)))
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Processors that the control group grants; None for no limit, or no such thing."""
+    if sys.platform != "linux":
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        limit, period = (root / "cpu.max").read_text().split()
+        return None if limit == "max" else int(limit) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        limit = (root / "cpu" / "cpu.cfs_quota_us").read_text()
+        period = (root / "cpu" / "cpu.cfs_period_us").read_text()
+        return int(limit) / int(period) if int(limit) > 0 else None
+    return None

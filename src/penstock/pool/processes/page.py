@@ -1,0 +1,72 @@
+"""Which of the jobs that were sent ahead has begun: one page of memory that a worker and its parent share.
+
+    worker                                   parent, to take job n back
+    begun = n          (1)                   skip[n] = 1        (3)
+    full fence                               full fence
+    skip[n]?  yes: don't run it   (2)        begun >= n?  yes: too late, it runs   (4)
+                                                          no:  it is ours, and will never run there
+
+Each side writes its word before it reads the other's (Dekker's way), so at least one of them sees the other: if the
+parent finds at (4) that the job has not begun, its mark (3) was there before the worker's look (2). If both see each
+other, the worker does not run the job and says so, and the parent takes it for running until it hears that.
+
+The fence is a lock that is taken and released: an instruction with a `lock` prefix on x86, which no load or store
+passes. Elsewhere that is not certain, and nothing is sent ahead. A word is written by one aligned store of eight bytes.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import threading
+from typing import Final
+
+SLOTS: Final = 256  # more than may ever be under way to one worker
+IS_SAFE: Final = platform.machine().lower() in ("x86_64", "amd64") and os.name == "posix"
+
+
+class Page:
+    """The page of one worker; `fd` is a file of at least `SIZE` bytes that both map."""
+
+    SIZE: Final = 4096
+
+    def __init__(self, fd: int) -> None:
+        self._map = mmap.mmap(fd, self.SIZE)
+        view = memoryview(self._map)
+        self._begun = view[:8].cast("Q")
+        self._skips = view[8 : 8 + SLOTS]
+        self._fence = threading.Lock()
+
+    # The worker's side
+
+    def begin(self, seq: int) -> bool:
+        """Job *seq* begins now; False if the parent has taken it back."""
+        self._begun[0] = seq
+        with self._fence:
+            pass
+        return not self._skips[seq & (SLOTS - 1)]
+
+    # The parent's side
+
+    @property
+    def begun(self) -> int:
+        """The last job that the worker has begun; 0 for none."""
+        return self._begun[0]
+
+    def take_back(self, seq: int) -> bool:
+        """Whether job *seq* is ours again; if not, it has begun."""
+        self._skips[seq & (SLOTS - 1)] = 1
+        with self._fence:
+            pass
+        return self._begun[0] < seq
+
+    def answered(self, seq: int) -> None:
+        """The worker has spoken of *seq*: its slot is free for another."""
+        self._skips[seq & (SLOTS - 1)] = 0
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._begun.release()
+        self._skips.release()
+        self._map.close()

@@ -1,0 +1,216 @@
+"""What crosses the border between processes, as bytes; and what to say of what can't.
+
+Both sides use the standard pickle. What it can't take (a lambda, a closure, a function of a `__main__` that the other
+side can't import) goes by cloudpickle where that is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import pickle
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from penstock.errors import NotPicklable
+from penstock.job import Job
+
+_PROTOCOL: Final = pickle.HIGHEST_PROTOCOL
+_DEEPEST: Final = 6  # steps into an object that the search for what can't be pickled goes
+_MOST: Final = 2_000  # objects that it looks at
+
+
+class RemoteTraceback(Exception):
+    """The traceback of an error that was raised in another process: its text, as the `__cause__` of the error here."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n'''\n{self.text.rstrip()}\n'''"
+
+
+class Parcel:
+    """The call of one job, packed when it was accepted: what the caller changes later does not reach the job."""
+
+    __slots__ = ("_values", "call")
+
+    def __init__(self, job: Job[Any], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.call = pack_call(fn, args)
+        context = job._context
+        self._values: bytes | None = None
+        if context is not None and context.values:
+            try:
+                self._values = pickle.dumps(dict(context.values), _PROTOCOL)
+            except Exception as error:
+                raise NotPicklable(
+                    f"{_culprit(context.values, 'the values of its context')}: {_short(error)}"
+                ) from error
+
+    def extra(self, job: Job[Any]) -> bytes:
+        """What *job* has beyond its call, as `Extra`'s fields; empty if nothing."""
+        terms, context = job._terms, job._context
+        if context is None and terms.timeout is None and terms.id is None and terms.name is None:
+            return b""
+        deadline = None if context is None else context.deadline
+        return pickle.dumps((terms.id, terms.name, deadline, terms.timeout, self._values), _PROTOCOL)
+
+
+def pack_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
+    """A call as bytes; NotPicklable names what can't cross."""
+    try:
+        packed = pickle.dumps((fn, args), _PROTOCOL)
+    except Exception as error:
+        return _pack_by_value((fn, args), error)
+    if _main_is_only_here() and b"__main__" in packed:
+        return _pack_by_value((fn, args), None)
+    return packed
+
+
+def pack_result(value: Any) -> bytes:
+    """A result as bytes; NotPicklable names what can't cross."""
+    try:
+        return pickle.dumps(value, _PROTOCOL)
+    except Exception as error:
+        where = _culprit(value, "the result")
+        raise NotPicklable(f"{where}: {_short(error)}") from error
+
+
+def pack_error(error: BaseException) -> bytes:
+    """An error and the text of its traceback; a stand-in where the error itself can't make the journey."""
+    text = _text_of(error)
+    try:
+        packed = pickle.dumps((error, text), _PROTOCOL)
+        arrived = pickle.loads(packed)[0]
+        if type(arrived) is type(error):
+            return packed
+        why = f"it arrives as {type(arrived).__qualname__}"
+    except Exception as trouble:
+        why = _short(trouble)
+    stand_in = NotPicklable(f"{type(error).__qualname__}: {_message(error)} (the error itself can't cross: {why})")
+    return pickle.dumps((stand_in, text), _PROTOCOL)
+
+
+def unpack_error(packed: bytes) -> BaseException:
+    """The error, with the traceback of the other process as its cause."""
+    try:
+        error, text = pickle.loads(packed)
+    except Exception as trouble:
+        return NotPicklable(f"what the job raised can't be unpickled: {_short(trouble)}")
+    if not isinstance(error, BaseException):
+        return NotPicklable(f"what the job raised arrives as {error!r}")
+    with contextlib.suppress(Exception):  # an error may refuse to be written to
+        error.__cause__ = RemoteTraceback(text)
+    return error
+
+
+def _pack_by_value(call: tuple[Any, ...], why: Exception | None) -> bytes:
+    cloudpickle = _cloudpickle()
+    if cloudpickle is not None:
+        try:
+            packed: bytes = cloudpickle.dumps(call, _PROTOCOL)
+        except Exception as error:
+            why = error
+        else:
+            return packed
+    fn, args = call
+    inner = fn
+    while hasattr(inner, "func") and hasattr(inner, "keywords"):  # a partial, as keywords make one
+        args = (*inner.args, *inner.keywords.values(), *args)
+        inner = inner.func
+    where = _culprit(inner, f"the function {getattr(inner, '__qualname__', inner)!r}", always=False)
+    if where is None:
+        found = (_culprit(arg, f"argument {number}", always=False) for number, arg in enumerate(args))
+        where = next((place for place in found if place is not None), "the call")
+    hint = ""
+    if cloudpickle is None:
+        hint = "; functions and classes that another process can't import need cloudpickle: pip install cloudpickle"
+    reason = "it lives in __main__, which another process can't import here" if why is None else _short(why)
+    raise NotPicklable(f"{where}: {reason}{hint}") from why
+
+
+def _cloudpickle() -> Any:
+    if importlib.util.find_spec("cloudpickle") is None:
+        return None
+    import cloudpickle
+
+    return cloudpickle
+
+
+def _main_is_only_here() -> bool:
+    """Whether `__main__` is something that a fresh process can't import: a prompt, a notebook, `-c`, standard input."""
+    main = sys.modules.get("__main__")
+    return getattr(main, "__spec__", None) is None and not _is_a_file(getattr(main, "__file__", None))
+
+
+def _is_a_file(path: object) -> bool:
+    return isinstance(path, str) and not (path.startswith("<") and path.endswith(">"))
+
+
+# Finding what can't be pickled
+
+
+def _culprit(value: Any, name: str, *, always: bool = True) -> str | None:
+    """The path to the innermost part of *value* that can't be pickled; *name* or None if all of it can, taken alone."""
+    if _can_be_pickled(value):
+        return name if always else None
+    looked = 0
+    steps = _DEEPEST
+    while steps:
+        steps -= 1
+        for place, part in _parts(value, name):
+            looked += 1
+            if looked > _MOST:
+                return f"{name} ({type(value).__qualname__})"
+            if not _can_be_pickled(part):
+                value, name = part, place
+                break
+        else:
+            break
+    return f"{name} ({type(value).__qualname__})"
+
+
+def _can_be_pickled(value: Any) -> bool:
+    try:
+        pickle.Pickler(io.BytesIO(), _PROTOCOL).dump(value)
+    except Exception:
+        return False
+    return True
+
+
+def _parts(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, part in list(value.items()):
+            yield f"{name}[{key!r}]", part
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            yield f"{name}[{number}]", part
+    elif isinstance(value, set | frozenset):
+        for part in value:
+            yield f"{name}{{{part!r}}}", part
+    for attribute, part in list(getattr(value, "__dict__", {}).items()):
+        yield f"{name}.{attribute}", part
+    if isinstance(own := getattr(value, "__self__", None), object) and own is not None and callable(value):
+        yield f"{name}.__self__", own
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:
+        return f"{type(error).__qualname__}: {_message(error)}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "<its message could not be made>"
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__qualname__}: {_message(error)}"

@@ -1,0 +1,468 @@
+"""Who works in a pool of processes: handing jobs over, sending some ahead, taking them back.
+
+                        ┌── a worker is idle: whoever adds a job hands it over, there and then ──> worker
+    submit ──> backlog ─┤
+                        └── all are busy: the dispatcher sends some ahead while jobs are short ──> sent ahead ──> worker
+                                ^                                                                      │
+                                └──────── taken back: cancelled, or behind a long job, or its worker died
+
+The room of jobs that were sent ahead: they wait for their worker and hold their place in the backlog, and can be taken
+back as long as their worker has not begun them, which is certain (page.py). A job that is put on the lane of an idle
+worker runs at once.
+
+Who owns what. `idle` is a stack: whoever pops a worker may hand it jobs, nobody else. What a worker answers, its death,
+starting and ending processes are the dispatcher's (dispatcher.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from penstock import clock
+from penstock.events import WorkerStarted, WorkerStopped
+from penstock.job import Job, JobState, current_job
+from penstock.lifecycle import Phase
+from penstock.pool.processes.dispatcher import Dispatcher
+from penstock.pool.processes.page import IS_SAFE
+from penstock.pool.processes.worker import ProcessWorker
+
+if TYPE_CHECKING:
+    from penstock.pool.processes import ProcessCrew
+
+log = logging.getLogger("penstock.pool")
+
+_FAILED_STARTS: Final = 3  # in a row: then the pool is broken
+_AHEAD: Final = 2e-3  # seconds of work that are sent ahead to a worker, by what its jobs took lately
+_MOST_AHEAD: Final = 128  # jobs
+LONG: Final = 5e-3  # seconds that a job may hold up those that were sent after it
+_LOOK: Final = 0.05  # seconds for workers to write down where they stand when they are killed by a stop
+
+
+@dataclass(eq=False, slots=True)
+class Ahead:
+    """A job that was sent ahead."""
+
+    worker: ProcessWorker
+    seq: int
+    placed: bool  # it holds a place in the backlog
+
+
+class ProcessStaff:
+    """The worker processes of one pool.
+
+    Invariants:
+      1. A worker is on `idle` only if nothing is under way to it.
+      2. A job is in at most one of: the backlog's rooms, `ahead`, the running ones; or in one thread's hands.
+    Lock: `_lock` guards `alive`, `_ready`, `_started`, `_failed_starts` and `_workers`; `_taking` is held while a job
+    moves from `ahead` to the running ones, or is found to be in neither. Both are leaves.
+    """
+
+    def __init__(self, crew: ProcessCrew) -> None:
+        self._crew = crew
+        self._settings = crew.settings
+        self.idle: list[ProcessWorker] = []
+        self.waking = False  # a worker that is woken has its job with the same step
+        self.alive = 0  # started, or about to be, and not told to leave
+        self.capacity = self._settings.max_workers
+        self.ahead: dict[Job[Any], Ahead] = {}
+        self.broken: BaseException | None = None
+        self.dispatcher = Dispatcher(crew)
+        self.stacks_at_end: dict[ProcessWorker, str] = {}  # written by whoever stops the pool, once
+        self._taking = threading.Lock()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # notified when a worker gets ready, or can't
+        self._ready = 0
+        self._started = 0
+        self._failed_starts = 0
+        self._given_up = False
+        self._workers: set[ProcessWorker] = set()
+
+    # Handing over: any thread
+
+    def wake_one(self) -> None:
+        """Hand the next job to an idle worker, if there are both."""
+        try:
+            worker = self.idle.pop()
+        except IndexError:
+            return
+        self.hand_over(worker)
+
+    def hand_over(self, worker: ProcessWorker) -> None:
+        """*worker* was idle and is ours: give it a job, or put it back."""
+        backlog, lifecycle = self._crew.backlog, self._crew.lifecycle
+        while True:
+            job = self._next_job()
+            if job is not None:
+                if not self._begin(worker, job):
+                    continue  # it has its outcome already
+                first = worker.send([job])
+                if first is None:
+                    self._put_back(job)
+                elif job._context is not None and (cause := job._context.cause) is not None:
+                    worker.ask_to_stop(job, cause)
+                if worker.last == self._settings.max_jobs_per_worker:
+                    self.dispatcher.retire(worker)
+                return
+            self.idle.append(worker)
+            if not (backlog.queue or backlog.due):
+                if lifecycle.phase is Phase.CLOSED or worker.retiring or worker.dead:
+                    self.dispatcher.look_at_idle()
+                return
+            try:
+                self.idle.remove(worker)
+            except ValueError:
+                return  # somebody else has it
+
+    def _next_job(self) -> Job[Any] | None:
+        backlog = self._crew.backlog
+        try:
+            if backlog.due:
+                return backlog.due.popleft()
+            job = backlog.queue.popleft()
+        except IndexError:
+            return None
+        backlog.places.give()
+        return job
+
+    def _begin(self, worker: ProcessWorker, job: Job[Any]) -> bool:
+        """*job*, which is in our hands, runs from now on; False if it must not."""
+        job._began = worker.moved_at = clock.monotonic()
+        job._attempt += 1
+        job._worker = worker.name
+        job._stage = JobState.RUNNING
+        attempts = self._crew.attempts
+        attempts.running[job] = worker
+        needs_care = job._context is not None or self._crew.lifecycle.cutting or not job._terms.plain
+        if needs_care and not attempts.begin(worker, job):
+            return False
+        if self._crew.ledger.observers:
+            attempts.tell_started(job)
+        return True
+
+    def _put_back(self, job: Job[Any]) -> None:
+        """The worker died before *job* was sent."""
+        if self._crew.attempts.running.pop(job, None) is not None:
+            self.has_not_run(job)
+            self.call()
+
+    def send_ahead(self, worker: ProcessWorker) -> None:
+        """On the dispatcher, for a busy worker: send some more, as many as take a moment by what jobs took lately."""
+        backlog = self._crew.backlog
+        if not IS_SAFE or worker.retiring or worker.dead or self.idle or self._crew.lifecycle.cutting:
+            return
+        room = self._room(worker)
+        jobs: list[Job[Any]] = []
+        entries: list[Ahead] = []
+        while room > 0:
+            try:
+                placed = not backlog.due
+                job = backlog.queue.popleft() if placed else backlog.due.popleft()
+            except IndexError:
+                break
+            room -= 1
+            jobs.append(job)
+            entry = self.ahead[job] = Ahead(worker, worker.last + len(jobs), placed)
+            entries.append(entry)
+        if not jobs:
+            return
+        if worker.send(jobs) is None:
+            for job in reversed(jobs):
+                if (left := self.ahead.pop(job, None)) is not None:
+                    self._return(job, left)
+            return
+        if worker.last == self._settings.max_jobs_per_worker:
+            self.dispatcher.retire(worker)
+        for job in jobs:
+            if job._context is not None and (cause := job._context.cause) is not None:
+                self._crew.attempts.tripped(job, cause)  # it came while the job was in our hands
+        if self._crew.lifecycle.cutting:
+            self._crew.cut_waiting()
+
+    def _room(self, worker: ProcessWorker) -> int:
+        """How many jobs may be sent ahead to *worker* now."""
+        waiting = len(self._crew.backlog.queue) + len(self._crew.backlog.due)
+        fair = -(-waiting // max(1, self.alive))
+        room = _MOST_AHEAD if worker.takes <= 0 else int(_AHEAD / worker.takes)
+        room = min(room, _MOST_AHEAD) - (len(worker.under_way) - 1)
+        if self._settings.max_jobs_per_worker is not None:
+            room = min(room, self._settings.max_jobs_per_worker - worker.last)
+        return min(room, fair)
+
+    # Taking back: any thread
+
+    def take_back(self, job: Job[Any]) -> bool:
+        """Take *job* from those that were sent ahead: it will not run there, and is the caller's. False: it runs."""
+        with self._taking:
+            entry = self.ahead.pop(job, None)
+            if entry is None:
+                return False
+            too_late = not entry.worker.ends.page.take_back(entry.seq)
+            if too_late:
+                self._runs(job, entry)
+        if too_late:
+            self._crew.attempts.adopt(job)
+        elif entry.placed:
+            self._crew.backlog.places.give()
+        return not too_late
+
+    def take_all_back(self) -> list[Job[Any]]:
+        """Take back every job that was sent ahead and has not begun."""
+        return [job for job in list(self.ahead) if self.take_back(job)]
+
+    def return_those_behind(self, worker: ProcessWorker) -> None:
+        """On the dispatcher: what was sent ahead to *worker* goes back to the head of the backlog."""
+        with worker.lock:
+            jobs = [job for _, job in worker.under_way]
+        for job in reversed(jobs):
+            with self._taking:
+                entry = self.ahead.get(job)
+                if entry is None or entry.worker is not worker:
+                    continue
+                del self.ahead[job]
+                too_late = not worker.ends.page.take_back(entry.seq)
+                if too_late:
+                    self._runs(job, entry)
+            if too_late:
+                self._crew.attempts.adopt(job)
+            else:
+                self._return(job, entry)
+
+    def _return(self, job: Job[Any], entry: Ahead) -> None:
+        """*job*, in our hands, goes to the head of the backlog again; it kept its place."""
+        backlog = self._crew.backlog
+        (backlog.queue if entry.placed else backlog.due).appendleft(job)
+        if job._context is not None and (cause := job._context.cause) is not None:
+            self._crew.attempts.tripped(job, cause)
+        if self._crew.lifecycle.cutting:
+            self._crew.cut_waiting()
+
+    def has_begun(self, job: Job[Any], began: float) -> None:
+        """On the dispatcher: its worker has come to *job*, if it was sent ahead."""
+        with self._taking:
+            entry = self.ahead.pop(job, None)
+            if entry is not None:
+                self._runs(job, entry, began)
+        if entry is not None:
+            self._crew.attempts.adopt(job)
+
+    def _runs(self, job: Job[Any], entry: Ahead, began: float | None = None) -> None:
+        """*job* was sent ahead and has begun. Holds `_taking`."""
+        worker = entry.worker
+        job._began = clock.monotonic() if began is None else began
+        job._attempt += 1
+        job._worker = worker.name
+        job._stage = JobState.RUNNING
+        self._crew.attempts.running[job] = worker
+        if entry.placed:
+            self._crew.backlog.places.give()
+
+    def has_not_run(self, job: Job[Any]) -> None:
+        """*job*, in our hands, was taken for running and was not run: it is cancelled, or goes before the others."""
+        job._attempt -= 1
+        job._stage = JobState.READY
+        self._crew.backlog.due.appendleft(job)
+        if job._context is not None and (cause := job._context.cause) is not None:
+            self._crew.attempts.tripped(job, cause)
+        if self._crew.lifecycle.cutting:
+            self._crew.cut_waiting()
+
+    def bring_back(self, worker: ProcessWorker, job: Job[Any]) -> None:
+        """On the dispatcher: *worker* died before it began *job*."""
+        with self._taking:
+            entry = self.ahead.get(job)
+            if entry is not None and entry.worker is worker:
+                del self.ahead[job]
+            else:
+                entry = None
+        if entry is not None:
+            self._return(job, entry)
+        elif self._crew.attempts.running.get(job) is worker and self.take_running(job):
+            self.has_not_run(job)
+
+    def take_running(self, job: Job[Any]) -> bool:
+        """Take *job* from the running ones, with an eye on those who move it there just now."""
+        running = self._crew.attempts.running
+        if running.pop(job, None) is not None:
+            return True
+        with self._taking:
+            return running.pop(job, None) is not None
+
+    # As crew.Workers
+
+    def wake_all(self) -> None:
+        """The pool is closed: the dispatcher lets the workers leave."""
+        self.dispatcher.look_at_idle()
+
+    def call(self) -> None:
+        """There is work: hand it over, or have one more worker start."""
+        if self.idle:
+            self.wake_one()
+        elif self.alive < self.capacity:
+            self.grow()
+
+    def call_for_waiting(self) -> None:
+        """If jobs wait and a worker is idle, hand one over."""
+        if self.idle and (self._crew.backlog.queue or self._crew.backlog.due):
+            self.wake_one()
+
+    def grow(self) -> bool:
+        """Have the dispatcher start one more worker if there may be one."""
+        with self._lock:
+            if self.alive >= self.capacity or self.broken is not None or self._crew.lifecycle.phase is Phase.CLOSED:
+                return False
+            self.alive += 1
+        self.dispatcher.start_worker()
+        return True
+
+    def next_name(self) -> str:
+        """A name for one more worker."""
+        with self._lock:
+            number, self._started = self._started, self._started + 1
+        return f"{self._settings.name}_{number}"
+
+    def start(self) -> None:
+        """Start all workers and wait until each is ready; raises what an initializer raised."""
+        while self.grow():
+            pass
+        with self._changed:
+            self._changed.wait_for(lambda: self._given_up or self._ready >= self.capacity)
+            broken = self.broken
+        if broken is not None:
+            raise broken
+
+    def waiting_for(self, job: Job[Any] | None, block: Callable[[], bool]) -> bool:
+        """Call *block*: the workers are elsewhere, and none can wait here."""
+        if job is not None and job is current_job():
+            raise RuntimeError(f"{job.label} can't wait for itself")
+        return block()
+
+    def is_here(self) -> bool:
+        """No thread of this process is a worker."""
+        return False
+
+    def count(self) -> int:
+        """How many processes there are."""
+        return len(self._workers)
+
+    def workers(self) -> list[ProcessWorker]:
+        """Those that have not ended."""
+        with self._lock:
+            return list(self._workers)
+
+    def join(self, deadline: float | None) -> None:
+        """Wait until *deadline* for the processes of a closed pool to end."""
+        self.dispatcher.join(deadline)
+
+    def kill_all(self) -> None:
+        """The last rung: nothing runs on."""
+        for worker in self.workers():
+            worker.ends.kill()
+
+    def look_at_running(self) -> None:
+        """Before the last rung: note where each worker stands."""
+        asked = [(worker, worker.ask_where()) for worker in set(self._crew.attempts.running.values())
+                 if isinstance(worker, ProcessWorker)]  # fmt: skip
+        until = clock.monotonic() + _LOOK
+        for worker, begun in asked:
+            self.stacks_at_end[worker] = worker.where_it_said(begun, until)
+
+    def start_afresh(self) -> None:
+        """In the child of a fork: the workers are the parent's."""
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._taking = threading.Lock()
+        self.idle.clear()
+        self.ahead.clear()
+        self.dispatcher.start_afresh()
+        for worker in self._workers:
+            with contextlib.suppress(OSError):
+                worker.ends.close()  # held by this child, too, they would keep the workers from seeing the parent's end
+        self._workers.clear()
+        self.alive = self.capacity = 0
+
+    # Coming and going: the dispatcher
+
+    def came(self, worker: ProcessWorker) -> None:
+        """Its process was started."""
+        with self._lock:
+            self._workers.add(worker)
+
+    def is_ready(self, worker: ProcessWorker) -> None:
+        """It can take jobs."""
+        worker.ready = True
+        with self._changed:
+            self._ready += 1
+            self._failed_starts = 0
+            self._changed.notify_all()
+        if self._crew.ledger.observers:
+            self._crew.ledger.tell(WorkerStarted(self._settings.name, worker.name))
+        self.hand_over(worker)
+
+    def did_not_start(self) -> None:
+        """One that was to be started was not."""
+        with self._lock:
+            self.alive -= 1
+
+    def has_successor(self) -> None:
+        """One more is started beside one that will leave."""
+        with self._lock:
+            self.alive += 1
+
+    def gone(self, worker: ProcessWorker) -> bool:
+        """Its process has ended; True if another should be started in its place."""
+        with contextlib.suppress(ValueError):
+            self.idle.remove(worker)
+        with self._lock:
+            self._workers.discard(worker)
+            if worker.ready:
+                self._ready -= 1
+            else:
+                self._failed_starts += 1
+            counted = not worker.told_to_leave
+            if counted:
+                self.alive -= 1
+            if not counted or self.broken is not None or self._crew.lifecycle.phase is Phase.CLOSED:
+                again = False
+            else:
+                again = self.alive < self.capacity
+                self.alive += again
+        self._crew.ledger.close_tally(worker.tally)
+        if self._crew.ledger.observers:
+            self._crew.ledger.tell(WorkerStopped(self._settings.name, worker.name))
+        return again
+
+    def lets_leave(self, worker: ProcessWorker) -> None:
+        """It does not count any more: it leaves once it has done what it has."""
+        with self._lock:
+            if not worker.told_to_leave:
+                self.alive -= 1
+        worker.leave()
+
+    @property
+    def failed_starts(self) -> int:
+        """How many in a row ended before they were ready."""
+        return self._failed_starts
+
+    @property
+    def starts_in_vain(self) -> bool:
+        """Whether too many in a row ended before they were ready."""
+        return self._failed_starts >= _FAILED_STARTS
+
+    def cannot_work(self, error: BaseException) -> None:
+        """No worker can be made ready: the pool is broken."""
+        with self._lock:
+            first = self.broken is None
+            if first:
+                self.broken = error
+        if first:
+            name = self._settings.name
+            log.critical("the workers of pool %r can't be made ready", name, exc_info=error, extra={"pool": name})
+            self._crew.broke()
+            with self._changed:
+                self._given_up = True
+                self._changed.notify_all()

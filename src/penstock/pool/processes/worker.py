@@ -1,0 +1,241 @@
+"""The parent's side of one worker process: what is under way to it, and how a job is put on its lane."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from penstock import clock, timers
+from penstock.context import Cause
+from penstock.errors import JobCancelled, JobKilled
+from penstock.job import Job, JobState
+from penstock.pool.attempts import Overrun
+from penstock.pool.processes.child import DUMP_SIGNAL
+from penstock.pool.processes.launch import Ends
+from penstock.pool.processes.parcel import Parcel
+from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, message
+from penstock.pool.stacks import innermost_last
+
+if TYPE_CHECKING:
+    from penstock.pool.processes import ProcessCrew
+
+_DUMP_TAKES: Final = 0.1  # seconds that a worker is given to write down where it stands
+
+
+class ProcessWorker:
+    """One worker process, as its parent sees it.
+
+    Who may hand it a job: whoever took it off the stack of idle ones; while it is not there, the dispatcher. So the
+    numbers of its jobs rise, and one thread at a time writes to its lane.
+    Lock: `lock` guards `dead`, `under_way` and `unsent`; a leaf but for the rooms' own. Other fields are the
+    dispatcher's alone, if nothing else is said.
+    """
+
+    def __init__(self, crew: ProcessCrew, ends: Ends) -> None:
+        self._crew = crew
+        self.ends = ends
+        self.name = ends.name
+        self.tally = crew.ledger.open_tally()
+        self.overrun: Overrun | None = None  # guarded by Attempts._lock
+        self.thread: threading.Thread | None = None  # none of ours is inside its jobs
+        self.lock = threading.Lock()
+        self.dead = False
+        self.ready = False
+        self.retiring = False  # it is given no more jobs, and leaves once it has done those it has
+        self.told_to_leave = False
+        self.under_way: deque[tuple[int, Job[Any]]] = deque()  # sent and not answered, in order
+        self.unsent: deque[memoryview] = deque()  # what did not fit into the lane yet
+        self.incoming = Incoming(ANSWER, 1)
+        self.watched: bool | None = None  # its jobs lane; False: it has ended
+        self.last = 0  # the number of the last job sent
+        self.moved_at = 0.0  # monotonic: when its running job began, as far as we know
+        self.takes = 0.0  # seconds that its jobs took lately, on average
+        self.killed: tuple[Job[Any], JobState, BaseException] | None = None  # what its end is to mean; any thread
+
+    # Handing over
+
+    def send(self, jobs: list[Job[Any]]) -> int | None:
+        """Put *jobs* on the lane; the number of the first, or None if the worker is dead and nothing was sent."""
+        with self.lock:
+            if self.dead:
+                return None
+            first = self.last + 1
+            frames: list[bytes] = []
+            for job in jobs:
+                self.last += 1
+                self.under_way.append((self.last, job))
+                frames += self._frame(self.last, job)
+            self._write(frames)
+            return first
+
+    def _frame(self, seq: int, job: Job[Any]) -> tuple[bytes, ...]:
+        parcel: Parcel = job._args  # type: ignore[assignment]  # what it was packed into when it was accepted
+        call, extra = parcel.call, parcel.extra(job)
+        header = CALL.pack(seq, job._number, max(job._attempt, 1), len(extra), len(call))
+        return (header + extra + call,) if len(call) < CHUNK else (header + extra, call)
+
+    def _write(self, frames: list[bytes]) -> None:
+        """Write as much as the lane takes now; the dispatcher writes the rest. Holds `lock`."""
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        if self.unsent:
+            self.unsent.append(memoryview(data))
+            return
+        try:
+            sent = self.ends.jobs.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return  # it has just died: the dispatcher will hear of it
+        if sent < len(data):
+            self.unsent.append(memoryview(data)[sent:])
+            self._crew.staff.dispatcher.write_rest(self)
+
+    def write_rest(self) -> bool:
+        """Write on; True if nothing is left."""
+        with self.lock:
+            while self.unsent:
+                try:
+                    sent = self.ends.jobs.send(self.unsent[0])
+                except BlockingIOError:
+                    return False
+                except OSError:
+                    self.unsent.clear()
+                    return True
+                self.unsent[0] = self.unsent[0][sent:]
+                if not self.unsent[0]:
+                    self.unsent.popleft()
+            if self.told_to_leave:
+                self._end_lane()
+            return True
+
+    def leave(self) -> None:
+        """Tell it to leave once it has done what it has."""
+        with self.lock:
+            self.told_to_leave = True
+            if not self.unsent:
+                self._end_lane()
+
+    def _end_lane(self) -> None:
+        with contextlib.suppress(OSError):
+            self.ends.jobs.shutdown(socket.SHUT_WR)
+
+    # While a job runs
+
+    def ask_to_stop(self, job: Job[Any], cause: Cause) -> None:
+        """Trip the context of *job* over there, if it is the one that runs."""
+        with self.lock:
+            seq = next((number for number, other in self.under_way if other is job), None)
+        if seq is not None:
+            with contextlib.suppress(OSError):  # a lane that is full of such messages will not hear one more
+                self.ends.control.send(message((seq, cause.reason, cause.by_deadline)))
+            if not cause.by_deadline:
+                with contextlib.suppress(RuntimeError):  # the interpreter is ending; a stop has its own ways
+                    timers.call_at(
+                        clock.monotonic() + self._crew.settings.margin,
+                        functools.partial(self._did_not_stop, job, cause.reason),
+                    )
+
+    def _did_not_stop(self, job: Job[Any], reason: str) -> None:
+        if self._crew.attempts.running.get(job) is self:
+            self.look_then(functools.partial(self._kill_cancelled, job, reason))
+
+    def _kill_cancelled(self, job: Job[Any], reason: str, stack: str) -> None:
+        error = JobCancelled(
+            job.label, f"{reason}; it did not stop when asked, and its worker was killed", started=True
+        )
+        if stack:
+            error.add_note(f"it stood at:\n{stack.rstrip()}")
+        self.kill_for(job, JobState.CANCELLED, error)
+
+    def kill_for(self, job: Job[Any], stage: JobState, error: BaseException) -> None:
+        """Kill it if it still runs *job*, which ends so then."""
+        with self.lock:
+            runs = bool(self.under_way) and self.under_way[0][1] is job and self.killed is None
+            if runs:
+                self.killed = job, stage, error
+        if runs:
+            self.ends.kill()
+
+    # As attempts.Runner
+
+    def stack(self) -> str:
+        """Where it stands; takes up to a tenth of a second."""
+        return self.where_it_said(self.ask_where(), clock.monotonic() + _DUMP_TAKES)
+
+    def where_it_said(self, begun: int | None, until: float) -> str:
+        """Where it says that it stands, after `ask_where`; empty if it hasn't by *until*."""
+        if begun is None:
+            return ""
+        while not (text := self._read_stack(begun)) and clock.monotonic() < until:
+            time.sleep(0.002)  # polls: a signal handler over there writes to a file, and can't tell us
+        return text
+
+    def look_then(self, then: Any) -> None:
+        """Call `then(stack)` on the dispatcher, a moment from now."""
+        begun = self.ask_where()
+
+        def seen() -> None:
+            then("" if begun is None else self._read_stack(begun))
+
+        timers.call_at(clock.monotonic() + _DUMP_TAKES, lambda: self._crew.staff.dispatcher.do(seen))
+
+    def ask_where(self) -> int | None:
+        """Ask it to write down where it stands; where that will begin, None if it can't be asked."""
+        if DUMP_SIGNAL is None or self.dead:
+            return None
+        try:
+            begun = self.ends.stacks.seek(0, 2)
+            self.ends.signal(DUMP_SIGNAL)
+        except (OSError, ValueError):  # it is gone
+            return None
+        return begun
+
+    def _read_stack(self, begun: int) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            self.ends.stacks.seek(begun)
+            return innermost_last(self.ends.stacks.read().decode(errors="replace"))
+        return ""
+
+    def last_words(self) -> str:
+        """What faulthandler wrote when it died of a fatal signal."""
+        with contextlib.suppress(OSError, ValueError):
+            self.ends.stacks.seek(0)
+            text = self.ends.stacks.read().decode(errors="replace")
+            at = text.rfind("Fatal Python error")
+            return "" if at < 0 else f"{text[at:].splitlines()[0]}\n{innermost_last(text[at:])}"
+        return ""
+
+    def stack_at_deadline(self) -> str:
+        """Not known at once."""
+        return ""
+
+    def margin_is_over(self, overrun: Overrun) -> None:
+        """Look where it stands, then let it be killed."""
+        if self.overrun is overrun:
+            self.look_then(functools.partial(self._crew.attempts.still_there, self, overrun))
+
+    def replace(self) -> bool:
+        """Kill it; the dispatcher starts another as soon as it has ended."""
+        self.ends.kill()
+        return True
+
+    def came_back_late(self) -> None:
+        """It is being killed."""
+
+    def fate(self, replaced: bool) -> str:
+        """What becomes of it."""
+        return "its process is killed"
+
+    def give_up(self, job: Job[Any]) -> tuple[JobState, BaseException]:
+        """The time to stop is over: it is killed."""
+        stack = self._crew.staff.stacks_at_end.get(self, "")
+        self.ends.kill()
+        error = JobKilled(job.label, job._ended - job._began)
+        if stack:
+            error.add_note(f"it stood at:\n{stack.rstrip()}")
+        return JobState.KILLED, error

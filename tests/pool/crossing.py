@@ -1,0 +1,191 @@
+"""Jobs for every kind of pool: functions that other processes can import, and a gate that works across the border."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from penstock import Cancelled, current_context, current_job
+from tests.gates import GUARD
+
+
+class CrossGate:
+    """As `tests.gates.Gate`, wherever the job runs: it enters and stays until it is opened, then returns 0.
+
+    The gate is a listening socket in the test's process, and a path: that is what crosses. Call it with anything.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = str(folder / f"gate-{id(self):x}")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self._path)
+        self._listener.listen(100)
+        self._moved = threading.Condition()
+        self._inside: list[socket.socket] = []  # guarded by _moved
+        self._is_open = False  # guarded by _moved
+        threading.Thread(target=self._let_in, name="gate", daemon=True).start()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return enter, (self._path,)
+
+    def __call__(self, *args: object) -> int:
+        return _stay(self._path)
+
+    def _let_in(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                inside, _ = self._listener.accept()
+                with self._moved:
+                    self._inside.append(inside)
+                    self._moved.notify_all()
+                    if self._is_open:
+                        inside.sendall(b"!")
+
+    def wait_entered(self, count: int = 1) -> None:
+        """Return once *count* have entered; AssertionError after GUARD."""
+        with self._moved:
+            came = self._moved.wait_for(lambda: len(self._inside) >= count, GUARD)
+            assert came, f"{len(self._inside)} of {count} entered"
+
+    @property
+    def entered(self) -> int:
+        """How many have entered so far."""
+        with self._moved:
+            return len(self._inside)
+
+    def open(self) -> None:
+        """Let all out, and those who come later."""
+        with self._moved:
+            self._is_open = True
+            for inside in self._inside:
+                with contextlib.suppress(OSError):
+                    inside.sendall(b"!")
+
+    def close(self) -> None:
+        """Nobody comes any more."""
+        self.open()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for inside in self._inside:
+            inside.close()
+
+
+class enter:  # noqa: N801 - what a gate is on the other side
+    """The gate, in another process."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __call__(self, *args: object) -> int:
+        return _stay(self._path)
+
+
+def _stay(path: str) -> int:
+    with socket.socket(socket.AF_UNIX) as gate:
+        gate.settimeout(GUARD)
+        gate.connect(path)
+        assert gate.recv(1) == b"!", "the gate was closed and not opened"
+    return 0
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def fail(*args: object) -> None:
+    raise ValueError("it failed", *args)
+
+
+def fail_until(path: str, times: int) -> int:
+    """Fail so many times; each try leaves a byte in the file."""
+    with Path(path).open("ab") as file:
+        file.write(b".")
+    tries = Path(path).stat().st_size
+    if tries <= times:
+        raise ConnectionError(f"try {tries}")
+    return tries
+
+
+class Thing:
+    """An argument."""
+
+
+def ignore(*args: object) -> None:
+    pass
+
+
+def capture(*args: object, **kwargs: object) -> tuple[tuple[object, ...], dict[str, object]]:
+    return args, kwargs
+
+
+def sleep_until_cancelled(path: str) -> None:
+    """Sleep in the context; write down how that ended."""
+    context = current_context()
+    Path(path + ".begun").touch()
+    try:
+        context.sleep(GUARD)
+    except Cancelled as cancelled:
+        Path(path).write_text(f"{cancelled.reason}")
+        raise
+
+
+def ignore_everything(path: str) -> None:
+    """Hang, as a job does that looks at no context; until `free` ends it."""
+    Path(path).touch()
+    while not Path(f"{path}.end").exists():
+        time.sleep(0.01)
+
+
+def free(path: Path) -> None:
+    """End `ignore_everything`, for threads that were left behind."""
+    Path(f"{path}.end").touch()
+
+
+def seen() -> tuple[object, ...]:
+    """What a job can see of itself."""
+    job, context = current_job(), current_context()
+    assert job is not None
+    return job.id, job.name, job.attempt, dict(context.values), context.remaining()
+
+
+def value_of(key: str) -> object:
+    return current_context().value(key)
+
+
+def pid_of_worker() -> tuple[int, int]:
+    return os.getpid(), threading.get_ident()
+
+
+@contextlib.contextmanager
+def around_each() -> Iterator[None]:
+    os.environ["PENSTOCK_TEST_AROUND"] = "inside"
+    try:
+        yield
+    finally:
+        os.environ.pop("PENSTOCK_TEST_AROUND")
+
+
+def inside_of_around() -> str | None:
+    return os.environ.get("PENSTOCK_TEST_AROUND")
+
+
+INITIALIZED: list[int] = []
+
+
+def initialize(value: int) -> None:
+    INITIALIZED.append(value)
+
+
+def initialized() -> list[int]:
+    return INITIALIZED
+
+
+def fail_to_initialize() -> None:
+    raise ValueError("no licence")
