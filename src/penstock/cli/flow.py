@@ -25,9 +25,10 @@ from penstock import JobState, PoolClosed
 from penstock.cli.output import invalid_line, result_line
 
 if TYPE_CHECKING:
-    from penstock import Job, ThreadPool
+    from penstock import Job
     from penstock.cli.inputs import Input
     from penstock.cli.output import Output
+    from penstock.pool.executor import Pool
 
 HELD: Final = 1000  # results that may wait for an earlier one (--ordered) or for a slow reader, beside the backlog
 KINDS: Final = 200  # of failures of which a few inputs are remembered for the summary
@@ -73,7 +74,7 @@ class Flow:
 
     def __init__(
         self,
-        pool: ThreadPool,
+        pool: Pool,
         call: Callable[[object], object],
         inputs: Iterable[Input],
         output: Output,

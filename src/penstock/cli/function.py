@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -14,8 +15,42 @@ from types import ModuleType
 import click
 
 
+class Named:
+    """The function that *spec* names, as a job for any kind of pool: in another process it is found anew.
+
+    *star*: a list is spread over arguments, an object's items over keywords; all else is the one argument.
+    """
+
+    def __init__(self, spec: str, *, star: bool = False) -> None:
+        self._spec = spec
+        self._star = star
+        self._function = find_function(spec)
+        self.__qualname__ = getattr(self._function, "__qualname__", type(self._function).__qualname__)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _named_over_there, (self._spec, self._star)
+
+    @property
+    def function(self) -> Callable[..., object]:
+        """The function itself."""
+        return self._function
+
+    def __call__(self, value: object) -> object:
+        """Call it with one input."""
+        if self._star and isinstance(value, list):
+            return self._function(*value)
+        if self._star and isinstance(value, dict):
+            return self._function(**value)
+        return self._function(value)
+
+
+@functools.cache
+def _named_over_there(spec: str, star: bool) -> Named:
+    return Named(spec, star=star)
+
+
 def find_function(spec: str) -> Callable[..., object]:
-    """The function that *spec* names, fit to be run on a thread.
+    """The function that *spec* names, fit to be run as a job.
 
     Imports the module or runs the file, with the current folder (or the file's) first on `sys.path`. *name* may have
     dots, as in `module:Class.method`. Raises `click.UsageError`, in one line, for everything that is wrong with it.

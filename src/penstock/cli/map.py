@@ -1,22 +1,21 @@
-"""`penstock map`: a function over many inputs, on a pool of threads."""
+"""`penstock map`: a function over many inputs, on a pool of threads or processes."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import click
 
-from penstock import Retry, ThreadPool
+from penstock import ProcessPool, Retry, ThreadPool
 from penstock.cli.flow import HELD, Flow
-from penstock.cli.function import find_function, refuse_unless_one_argument
+from penstock.cli.function import Named, refuse_unless_one_argument
 from penstock.cli.inputs import open_inputs
 from penstock.cli.output import STDOUT, open_output, standard_output
 from penstock.cli.progress import make_progress
 from penstock.cli.run import run
+from penstock.pool.executor import Pool
 
 MOST: Final = 10_000_000  # of workers, waiting jobs, attempts: beyond that a bound is none
 
@@ -74,8 +73,10 @@ Exit code: 0 all succeeded; 1 some did not; 2 wrong usage, nothing ran;
     "--workers",
     type=count,
     metavar="N",
-    help="How many run at once. [default: CPUs + 4, at most 32]",
+    help="How many run at once, on threads. [default: CPUs + 4, at most 32]",
 )
+@click.option("--threads", type=count, metavar="N", help="The same as --workers.")
+@click.option("--processes", type=count, metavar="N", help="Run on N processes: for work that keeps a processor busy.")
 @click.option(
     "--backlog",
     type=count,
@@ -106,6 +107,8 @@ def map_command(
     jsonl: bool,
     star: bool,
     workers: int | None,
+    threads: int | None,
+    processes: int | None,
     backlog: int,
     timeout: float | None,
     retry: int | None,
@@ -116,7 +119,7 @@ def map_command(
     force: bool,
     verbose: bool,
 ) -> int:
-    """Call FUNCTION with each INPUT, many at a time on threads, and write one JSON line per result.
+    """Call FUNCTION with each INPUT, many at a time, and write one JSON line per result.
 
     FUNCTION is module:name or path/to/file.py:name. The INPUTs are the arguments given, or lines of --from FILE,
     or of standard input; they are read as they are needed, so there may be any number of them.
@@ -125,45 +128,32 @@ def map_command(
     """
     if star and not jsonl:
         raise click.UsageError("--star needs --jsonl")
+    if sum(number is not None for number in (workers, threads, processes)) > 1:
+        raise click.UsageError("give one of --workers, --threads and --processes")
     if (append or force) and output == STDOUT:
         raise click.UsageError("--append and --force need --output FILE")
     with contextlib.ExitStack() as stack:
         # First: what an import prints must not stand among the results.
         lines = stack.enter_context(standard_output()) if output == STDOUT else None
-        call = find_function(function)
-        if star:
-            call = spread(call)
-        else:
-            refuse_unless_one_argument(call, function)
+        call = Named(function, star=star)
+        if not star:
+            refuse_unless_one_argument(call.function, function)
         tasks = open_inputs(inputs, source, jsonl=jsonl)
         stack.callback(tasks.close)
         # Last: a mistake in anything else must not cost the results that FILE has.
         lines = lines or stack.enter_context(open_output(output, append=append, force=force))
-        pool = ThreadPool(
-            workers,
-            "penstock-map",
-            backlog=backlog,
-            timeout=timeout,
-            retry=None if retry is None else Retry(retry),
-            grace=grace,
-            name="map",
-        )
-        flow = Flow(pool, call, tasks, lines, ordered=ordered, room=backlog + (workers or 32) + HELD)
+        options: dict[str, Any] = {
+            "backlog": backlog,
+            "timeout": timeout,
+            "retry": None if retry is None else Retry(retry),
+            "grace": grace,
+            "name": "map",
+        }
+        pool: Pool
+        if processes is None:
+            pool = ThreadPool(workers or threads, "penstock-map", **options)
+        else:
+            pool = ProcessPool(processes, **options)
+        flow = Flow(pool, call, tasks, lines, ordered=ordered, room=backlog + pool.max_workers + HELD)
         progress = make_progress(bar=not lines.is_terminal())
         return run(flow, tasks, pool, progress, grace=grace, verbose=verbose)
-
-
-def spread(call: Callable[..., object]) -> Callable[[object], object]:
-    """*call*, taking one value: a list's items become its arguments, an object's its keywords, all else the one."""
-
-    @functools.wraps(call, updated=())  # jobs and failures show its name, not ours
-    def spreading(value: object) -> object:
-        match value:
-            case list():
-                return call(*value)
-            case dict():
-                return call(**value)
-            case _:
-                return call(value)
-
-    return spreading

@@ -13,16 +13,16 @@ from penstock.cli.progress import Moment, Progress
 from penstock.cli.summary import summary
 
 if TYPE_CHECKING:
-    from penstock import ThreadPool
     from penstock.cli.flow import Flow
     from penstock.cli.inputs import Inputs
+    from penstock.pool.executor import Pool
 
 TICK: Final = 0.1  # seconds between two looks: it draws, and nothing could wake us for that
 LAST_WRITES: Final = 0.5  # seconds beyond the grace for a reader that has stopped reading our results
 SOME_FAILED: Final = 1
 
 
-def run(flow: Flow, inputs: Inputs, pool: ThreadPool, progress: Progress, *, grace: float, verbose: bool) -> int:
+def run(flow: Flow, inputs: Inputs, pool: Pool, progress: Progress, *, grace: float, verbose: bool) -> int:
     """Run *flow* to its end, or to a stop by SIGINT or SIGTERM, tell how it went, and give the exit code."""
     began, most_waiting = clock.monotonic(), 0
     try:
@@ -52,18 +52,18 @@ def run(flow: Flow, inputs: Inputs, pool: ThreadPool, progress: Progress, *, gra
     return 0 if flow.went_well() else SOME_FAILED
 
 
-def _all_told(flow: Flow, pool: ThreadPool) -> bool:
+def _all_told(flow: Flow, pool: Pool) -> bool:
     """True if the pool has stopped and each of its jobs has its line: the feeder may be blocked in a read for ever."""
     report = pool.report
     return report.closed and flow.tally.jobs == report.accepted
 
 
-def _moment(flow: Flow, inputs: Inputs, pool: ThreadPool) -> Moment:
+def _moment(flow: Flow, inputs: Inputs, pool: Pool) -> Moment:
     stats, tally = pool.stats(), flow.tally
     return Moment(tally.lines, tally.failed + tally.invalid, inputs.expected(), stats.running, stats.queued)
 
 
-def _stopping(number: int | None, pool: ThreadPool, grace: float) -> str:
+def _stopping(number: int | None, pool: Pool, grace: float) -> str:
     name = signal.Signals(number).name if number is not None else "stop"
     stats = pool.stats()
     return (

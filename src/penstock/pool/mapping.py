@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import queue
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -11,7 +13,7 @@ from typing import Any, TypeVar
 from penstock import clock
 from penstock.context import scope
 from penstock.errors import PoolClosed
-from penstock.job import Job
+from penstock.job import Job, name_of
 from penstock.pool.caller import on_event_loop
 from penstock.pool.crew import Crew
 from penstock.pool.terms import JobTerms, check_count, check_function
@@ -37,10 +39,46 @@ def map_jobs(
             raise ValueError("buffersize must be None or > 0")
     deadline = clock.deadline_after(clock.checked_seconds("timeout", timeout))
     inputs = zip(*iterables, strict=False)
+    if crew.pack is None or chunksize == 1:
+        return _map_each(crew, terms, fn, inputs, deadline, buffersize)
+    check_function(fn)
+    chunks = ((chunk,) for chunk in iter(lambda: list(itertools.islice(inputs, chunksize)), []))
+    return _one_by_one(_map_each(crew, terms, EachOf(fn), chunks, deadline, buffersize))
+
+
+def _map_each(
+    crew: Crew,
+    terms: JobTerms,
+    fn: Callable[..., T],
+    inputs: Iterator[tuple[Any, ...]],
+    deadline: float | None,
+    buffersize: int | None,
+) -> Generator[T, None, None]:
     if buffersize is None:
         return _results(deque(crew.intake.accept_all(terms, fn, inputs)), deadline, None)
     first = crew.intake.accept_all(terms, fn, _take(inputs, buffersize))
     return _results(deque(first), deadline, lambda: crew.intake.accept_all(terms, fn, _take(inputs, 1)))
+
+
+class EachOf:
+    """*fn* for each input of a chunk: one job for many inputs, so that the journey costs less."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self._fn = fn
+        self.__qualname__ = name_of(fn)  # what the job is called
+
+    def __call__(self, chunk: list[tuple[Any, ...]]) -> list[Any]:
+        """The results, in the order of the inputs."""
+        return [self._fn(*args) for args in chunk]
+
+
+def _one_by_one(chunks: Generator[list[T], None, None]) -> Generator[T, None, None]:
+    """The items of *chunks*; none is kept once it was given away."""
+    with contextlib.closing(chunks):
+        for chunk in chunks:
+            chunk.reverse()
+            while chunk:
+                yield chunk.pop()
 
 
 def _results(

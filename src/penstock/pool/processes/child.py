@@ -15,7 +15,6 @@ import contextvars
 import copy
 import ctypes
 import faulthandler
-import functools
 import importlib
 import logging
 import os
@@ -318,11 +317,3 @@ def _levels() -> Iterator[tuple[str, int]]:
     for name, logger in list(logging.Logger.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and logger.level:
             yield name, logger.level
-
-
-def process_chunk(fn: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> list[Any]:
-    """What `map` with a chunksize runs: one job for several inputs."""
-    return [fn(*args) for args in chunk]
-
-
-chunked = functools.partial(functools.partial, process_chunk)
