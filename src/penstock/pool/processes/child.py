@@ -31,9 +31,10 @@ from penstock import clock
 from penstock.context import Cause, Context, scope
 from penstock.errors import NotPicklable
 from penstock.job import Job, JobState, new_job
+from penstock.pool.processes.memory import Memory, loads
 from penstock.pool.processes.page import Page
 from penstock.pool.processes.parcel import pack_error, pack_result
-from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, Kind, message, messages
+from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, Kind, Lane, message, messages, send_with_fds
 from penstock.pool.stacks import drop_our_frames
 from penstock.retry import Retry
 
@@ -120,6 +121,7 @@ class _Worker:
     def __init__(self, jobs: socket.socket, control: socket.socket, page: Page, setup: Setup, file: IO[bytes]) -> None:
         self.name = setup.name
         self._jobs = jobs
+        self._lane = Lane(jobs)
         self._control = control
         self._page = page
         self._setup = setup
@@ -147,29 +149,33 @@ class _Worker:
         incoming = Incoming(CALL, 2)
         while True:
             try:
-                data = self._jobs.recv(CHUNK)
+                data = self._lane.recv()
             except ConnectionError:
                 return
             if not data:
                 return
-            for (seq, number, attempt, extra, _), packed in incoming.feed(data):
+            for (has_memory, seq, number, attempt, extra, _), packed in incoming.feed(data):
+                fd = self._lane.next_fd() if has_memory else None
                 if self._page.begin(seq):
-                    self._run_one(seq, number, attempt, packed[:extra], packed[extra:] if extra else packed)
+                    self._run_one(seq, number, attempt, packed[:extra], packed[extra:] if extra else packed, fd)
                 else:
                     self._answer(Kind.SKIPPED, seq, 0.0, 0.0, b"")
+                    if fd is not None:
+                        os.close(fd)
 
-    def _run_one(self, seq: int, number: int, attempt: int, extra: bytes, call: bytes) -> None:
+    def _run_one(self, seq: int, number: int, attempt: int, extra: bytes, call: bytes, fd: int | None) -> None:
         began = clock.monotonic()
+        memory: Memory | None = None
         try:
-            job = self._unpack(number, attempt, extra, call)
+            job = self._unpack(number, attempt, extra, call, fd)
             cv = contextvars.copy_context()
             with self._lock:
                 self._running = seq, job
                 told = self._tripped.pop(seq, None)
             if told is not None:
                 self._trip(job, *told)
-            value = cv.run(self._call, job)
-            kind, answer = Kind.DONE, pack_result(value)
+            kind = Kind.DONE
+            answer, memory = pack_result(cv.run(self._call, job))
         except BaseException as error:
             drop_our_frames(error)
             kind, answer = Kind.RAISED, pack_error(error)
@@ -179,11 +185,11 @@ class _Worker:
             self._tripped.pop(seq, None)
         if running is not None:
             running[1]._settle(JobState.DONE, None)  # its context is closed; nobody here waits for it
-        self._answer(kind, seq, began, ended, answer)
+        self._answer(kind, seq, began, ended, answer, memory)
 
-    def _unpack(self, number: int, attempt: int, extra: bytes, call: bytes) -> Job[Any]:
+    def _unpack(self, number: int, attempt: int, extra: bytes, call: bytes, fd: int | None) -> Job[Any]:
         try:
-            fn, args = pickle.loads(call)
+            fn, args = loads(call, fd)
             more = Extra(*pickle.loads(extra)) if extra else None
             values = pickle.loads(more.values) if more is not None and more.values is not None else None
         except Exception as error:
@@ -209,10 +215,15 @@ class _Worker:
         with self._setup.around():
             return job._call()
 
-    def _answer(self, kind: Kind, seq: int, began: float, ended: float, body: bytes) -> None:
-        header = ANSWER.pack(kind, seq, began, ended, len(body))
+    def _answer(
+        self, kind: Kind, seq: int, began: float, ended: float, body: bytes, memory: Memory | None = None
+    ) -> None:
+        header = ANSWER.pack(kind, memory is not None, seq, began, ended, len(body))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody is there to hear it
-            if len(body) < CHUNK:
+            if memory is not None:
+                data = header + body
+                self._jobs.sendall(data[send_with_fds(self._jobs, data, [memory.fd]) :])
+            elif len(body) < CHUNK:
                 self._jobs.sendall(header + body)
             else:
                 self._jobs.sendall(header)

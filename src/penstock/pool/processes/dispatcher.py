@@ -27,6 +27,7 @@ from penstock.pool.ledger import ALL_OF_FIRST, ONE_IN
 from penstock.pool.processes.child import Setup, levels_to_relay
 from penstock.pool.processes.died import WorkerDied
 from penstock.pool.processes.launch import Ends, context_for, cpu_count
+from penstock.pool.processes.memory import loads
 from penstock.pool.processes.parcel import unpack_error
 from penstock.pool.processes.wire import CHUNK, CONTROL, Incoming, Kind
 from penstock.pool.processes.worker import ProcessWorker
@@ -225,7 +226,7 @@ class Dispatcher:
     def _read(self, worker: ProcessWorker) -> bool:
         """Read what there is; False at the end of the lane."""
         try:
-            data = worker.ends.jobs.recv(CHUNK)
+            data = worker.lane.recv()
         except BlockingIOError:
             return False
         except OSError:
@@ -236,9 +237,9 @@ class Dispatcher:
                 self._selector.unregister(worker.ends.jobs)
                 worker.watched = False
             return False
-        for (kind, seq, began, ended, _), body in worker.incoming.feed(data):
+        for (kind, has_memory, seq, began, ended, _), body in worker.incoming.feed(data):
             if kind == Kind.DONE:
-                self._done(worker, seq, began, ended, body)
+                self._done(worker, seq, began, ended, body, worker.lane.next_fd() if has_memory else None)
             elif kind == Kind.RAISED:
                 self._raised(worker, seq, began, ended, body)
             elif kind == Kind.SKIPPED:
@@ -265,11 +266,11 @@ class Dispatcher:
         worker.moved_at = ended
         return job
 
-    def _done(self, worker: ProcessWorker, seq: int, began: float, ended: float, body: bytes) -> None:
+    def _done(self, worker: ProcessWorker, seq: int, began: float, ended: float, body: bytes, fd: int | None) -> None:
         job = self._answered(worker, seq, began, ended)
         crew = self._crew
         try:
-            value = pickle.loads(body)
+            value = loads(body, fd)
         except BaseException as error:
             job._began = began
             where = NotPicklable(f"the result can't be unpickled: {type(error).__qualname__}: {error}")
@@ -366,7 +367,7 @@ class Dispatcher:
             worker.dead = True
             left, told = list(worker.under_way), worker.killed
             worker.under_way.clear()
-            worker.unsent.clear()
+            worker.forget_unsent()
         begun = worker.ends.page.begun
         exitcode = worker.ends.process.exitcode
         died = functools.partial(
@@ -392,6 +393,7 @@ class Dispatcher:
         self._selector.unregister(worker.ends.process.sentinel)
         if not worker.ready:
             self._starting -= 1
+        worker.lane.close()
         again = staff.gone(worker)
         worker.ends.close()
         if not worker.ready and staff.starts_in_vain:

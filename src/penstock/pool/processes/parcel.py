@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from penstock.errors import NotPicklable
 from penstock.job import Job
+from penstock.pool.processes.memory import Memory, box, dumps
 
 _PROTOCOL: Final = pickle.HIGHEST_PROTOCOL
 _DEEPEST: Final = 6  # steps into an object that the search for what can't be pickled goes
@@ -37,10 +38,10 @@ class RemoteTraceback(Exception):
 class Parcel:
     """The call of one job, packed when it was accepted: what the caller changes later does not reach the job."""
 
-    __slots__ = ("_values", "call")
+    __slots__ = ("_values", "call", "memory")
 
     def __init__(self, job: Job[Any], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.call = pack_call(fn, args)
+        self.call, self.memory = pack_call(fn, args)
         context = job._context
         self._values: bytes | None = None
         if context is not None and context.values:
@@ -60,21 +61,21 @@ class Parcel:
         return pickle.dumps((terms.id, terms.name, deadline, terms.timeout, self._values), _PROTOCOL)
 
 
-def pack_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
-    """A call as bytes; NotPicklable names what can't cross."""
+def pack_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bytes, Memory | None]:
+    """A call as bytes, and its large buffers; NotPicklable names what can't cross."""
     try:
-        packed = pickle.dumps((fn, args), _PROTOCOL)
+        packed, memory = dumps((fn, box(args)), _PROTOCOL)
     except Exception as error:
-        return _pack_by_value((fn, args), error)
+        return _pack_by_value((fn, args), error), None
     if _main_is_only_here() and b"__main__" in packed:
-        return _pack_by_value((fn, args), None)
-    return packed
+        return _pack_by_value((fn, args), None), None
+    return packed, memory
 
 
-def pack_result(value: Any) -> bytes:
-    """A result as bytes; NotPicklable names what can't cross."""
+def pack_result(value: Any) -> tuple[bytes, Memory | None]:
+    """A result as bytes, and its large buffers; NotPicklable names what can't cross."""
     try:
-        return pickle.dumps(value, _PROTOCOL)
+        return dumps(box(value), _PROTOCOL)
     except Exception as error:
         where = _culprit(value, "the result")
         raise NotPicklable(f"{where}: {_short(error)}") from error

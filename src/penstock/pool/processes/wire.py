@@ -6,23 +6,29 @@
     control   parent ──> trip(seq, reason, by deadline)                   heard while a job runs
               worker ──> log records
 
-Every CALL gets exactly one answer, in order, at once; a worker that dies owes the rest. The end of the jobs lane tells
-a worker to leave; the end of the control lane, which only closes with the parent, ends it on the spot.
+A frame with large buffers says that it has memory (memory.py): a descriptor that goes along, in the order of the
+frames. Every CALL gets exactly one answer, in order, at once; a worker that dies owes the rest. The end of the jobs
+lane tells a worker to leave; the end of the control lane, which only closes with the parent, ends it on the spot.
 """
 
 from __future__ import annotations
 
+import array
 import enum
+import os
 import pickle
 import socket
 import struct
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
-CALL: Final = struct.Struct("<QQIIQ")  # seq, number, attempt, bytes of extra, bytes of call
-ANSWER: Final = struct.Struct("<BQddQ")  # kind, seq, began, ended (monotonic: one clock for all processes), bytes
+CALL: Final = struct.Struct("<BQQIIQ")  # has memory, seq, number, attempt, bytes of extra, bytes of call
+ANSWER: Final = struct.Struct("<BBQddQ")  # kind, has memory, seq, began, ended (monotonic: one clock for all), bytes
 CONTROL: Final = struct.Struct("<I")  # bytes of a pickled message
 CHUNK: Final = 1 << 18  # bytes asked for at once
+MOST_FDS: Final = 128  # descriptors that go along with one send
+_ROOM_FOR_FDS: Final = socket.CMSG_SPACE(MOST_FDS * 4)
 
 
 class Kind(enum.IntEnum):
@@ -62,6 +68,38 @@ class Incoming:
             yield fields, bytes(memoryview(rest)[at : at + length])
             at += length
         del rest[:at]
+
+
+class Lane:
+    """What comes in on a jobs lane: bytes, and the descriptors that went along."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._fds: deque[int] = deque()
+
+    def recv(self) -> bytes:
+        """As socket.recv; descriptors wait for `next_fd`."""
+        data, told, _, _ = self._sock.recvmsg(CHUNK, _ROOM_FOR_FDS)
+        for level, kind, packed in told:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(packed[: len(packed) - len(packed) % fds.itemsize])
+                self._fds.extend(fds)
+        return data
+
+    def next_fd(self) -> int:
+        """The descriptor of the next frame that has one."""
+        return self._fds.popleft()
+
+    def close(self) -> None:
+        """Close what nobody will take."""
+        while self._fds:
+            os.close(self._fds.popleft())
+
+
+def send_with_fds(sock: socket.socket, data: bytes | memoryview, fds: list[int]) -> int:
+    """As socket.send, with descriptors."""
+    return sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
 
 
 def message(content: Any) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import socket
 import threading
 import time
@@ -18,7 +19,7 @@ from penstock.pool.attempts import Overrun
 from penstock.pool.processes.child import DUMP_SIGNAL
 from penstock.pool.processes.launch import Ends
 from penstock.pool.processes.parcel import Parcel
-from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, message
+from penstock.pool.processes.wire import ANSWER, CALL, Incoming, Lane, message, send_with_fds
 from penstock.pool.stacks import innermost_last
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class ProcessWorker:
         self.retiring = False  # it is given no more jobs, and leaves once it has done those it has
         self.told_to_leave = False
         self.under_way: deque[tuple[int, Job[Any]]] = deque()  # sent and not answered, in order
-        self.unsent: deque[memoryview] = deque()  # what did not fit into the lane yet
+        self.unsent: deque[tuple[memoryview, list[int]]] = deque()  # what did not fit into the lane yet; descriptors
+        self.lane = Lane(ends.jobs)
         self.incoming = Incoming(ANSWER, 1)
         self.watched: bool | None = None  # its jobs lane; False: it has ended
         self.last = 0  # the number of the last job sent
@@ -66,52 +68,59 @@ class ProcessWorker:
                 return None
             first = self.last + 1
             frames: list[bytes] = []
+            fds: list[int] = []
             for job in jobs:
                 self.last += 1
                 self.under_way.append((self.last, job))
-                frames += self._frame(self.last, job)
-            self._write(frames)
+                parcel: Parcel = job._args  # type: ignore[assignment]  # what it was packed into at the call
+                call, extra, memory = parcel.call, parcel.extra(job), parcel.memory
+                if memory is not None:
+                    fds.append(os.dup(memory.fd))  # ours may be closed before this one is sent
+                attempt = max(job._attempt, 1)
+                header = CALL.pack(memory is not None, self.last, job._number, attempt, len(extra), len(call))
+                frames += (header, extra, call)
+            self._write(b"".join(frames), fds)
             return first
 
-    def _frame(self, seq: int, job: Job[Any]) -> tuple[bytes, ...]:
-        parcel: Parcel = job._args  # type: ignore[assignment]  # what it was packed into when it was accepted
-        call, extra = parcel.call, parcel.extra(job)
-        header = CALL.pack(seq, job._number, max(job._attempt, 1), len(extra), len(call))
-        return (header + extra + call,) if len(call) < CHUNK else (header + extra, call)
-
-    def _write(self, frames: list[bytes]) -> None:
+    def _write(self, data: bytes, fds: list[int]) -> None:
         """Write as much as the lane takes now; the dispatcher writes the rest. Holds `lock`."""
-        data = frames[0] if len(frames) == 1 else b"".join(frames)
-        if self.unsent:
-            self.unsent.append(memoryview(data))
-            return
-        try:
-            sent = self.ends.jobs.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            return  # it has just died: the dispatcher will hear of it
-        if sent < len(data):
-            self.unsent.append(memoryview(data)[sent:])
+        sent = 0 if self.unsent else self._send(data, fds)
+        if sent is not None and sent < len(data):
+            self.unsent.append((memoryview(data)[sent:], [] if sent else fds))
             self._crew.staff.dispatcher.write_rest(self)
+
+    def _send(self, data: bytes | memoryview, fds: list[int]) -> int | None:
+        """How much of *data* was sent, with *fds* if it was any; None if it has just died. Holds `lock`."""
+        try:
+            sent = send_with_fds(self.ends.jobs, data, fds) if fds else self.ends.jobs.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:  # the dispatcher will hear of it
+            _close_all(fds)
+            return None
+        _close_all(fds)
+        return sent
 
     def write_rest(self) -> bool:
         """Write on; True if nothing is left."""
         with self.lock:
             while self.unsent:
-                try:
-                    sent = self.ends.jobs.send(self.unsent[0])
-                except BlockingIOError:
-                    return False
-                except OSError:
-                    self.unsent.clear()
-                    return True
-                self.unsent[0] = self.unsent[0][sent:]
-                if not self.unsent[0]:
+                data, fds = self.unsent[0]
+                sent = self._send(data, fds)
+                if sent is None or sent == len(data):
                     self.unsent.popleft()
+                elif sent == 0:
+                    return False
+                else:
+                    self.unsent[0] = data[sent:], []
             if self.told_to_leave:
                 self._end_lane()
             return True
+
+    def forget_unsent(self) -> None:
+        """It is dead. Holds `lock`."""
+        while self.unsent:
+            _close_all(self.unsent.popleft()[1])
 
     def leave(self) -> None:
         """Tell it to leave once it has done what it has."""
@@ -239,3 +248,8 @@ class ProcessWorker:
         if stack:
             error.add_note(f"it stood at:\n{stack.rstrip()}")
         return JobState.KILLED, error
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,148 @@
+"""Large buffers on their way between processes: through memory of the kernel's that has no name.
+
+A payload with large buffers (bytes, bytearray, NumPy arrays, whatever pickle can put out of band) writes them into one
+anonymous file (memfd), whose descriptor goes along with the frame. There is nothing to clean up: the kernel frees it
+when the last process that holds it lets go or dies. Where there is no memfd, buffers go with the rest.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+BIG: Final = 256 * 1024  # bytes: smaller ones travel faster with the rest
+_MOST_AT_ONCE: Final = 200  # files that wait to be sent: beyond that, buffers go with the rest, to save descriptors
+_ALIGNED: Final = 64
+
+_open = 0  # files of ours that wait; a late look at it does no harm
+
+Layout = Sequence[tuple[int, int, str]]  # offset, length, and what to make of it: (b)ytes, byte(a)rray, (m)emory
+
+
+class Memory:
+    """One anonymous file; it closes when it is forgotten."""
+
+    def __init__(self, buffers: Sequence[pickle.PickleBuffer]) -> None:
+        global _open
+        self.fd = -1
+        self.layout: list[tuple[int, int, str]] = []
+        if _open >= _MOST_AT_ONCE:
+            raise OSError("as many files as may be wait already")
+        self.fd = os.memfd_create("penstock")
+        _open += 1
+        offset = 0
+        for buffer in buffers:
+            view = buffer.raw()
+            kind = {bytes: "b", bytearray: "a"}.get(type(view.obj), "m")
+            self.layout.append((offset, view.nbytes, kind))
+            _write_all(self.fd, view, offset)
+            offset += -(-view.nbytes // _ALIGNED) * _ALIGNED
+
+    def __del__(self) -> None:
+        global _open
+        if self.fd >= 0:
+            _open -= 1
+            os.close(self.fd)
+
+
+def dumps(value: Any, protocol: int) -> tuple[bytes, Memory | None]:
+    """*value* as bytes, and its large buffers apart if it has any."""
+    if not hasattr(os, "memfd_create"):
+        return pickle.dumps(value, protocol), None
+    big: list[pickle.PickleBuffer] = []
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        if buffer.raw().nbytes < BIG:
+            return True
+        big.append(buffer)
+        return False
+
+    packed = pickle.dumps(value, protocol, buffer_callback=keep_in_band)
+    if not big:
+        return packed, None
+    try:
+        memory = Memory(big)
+    except OSError:  # no descriptors or no room: the long way works still
+        return pickle.dumps(value, protocol), None
+    return pickle.dumps((packed, memory.layout), protocol), memory
+
+
+def loads(packed: bytes, fd: int | None) -> Any:
+    """What `dumps` was given; *fd* is that of its memory, and is closed."""
+    if fd is None:
+        return pickle.loads(packed)
+    try:
+        inner, layout = pickle.loads(packed)
+        return pickle.loads(inner, buffers=_buffers(fd, layout))
+    finally:
+        os.close(fd)
+
+
+def box(value: Any) -> Any:
+    """*value*, or if it is a large bytes or bytearray, or has such items: the same in a form that goes out of band."""
+    kind = type(value)
+    if kind in (bytes, bytearray):
+        return _Boxed(value) if len(value) >= BIG else value
+    if kind in (tuple, list) and any(type(item) in (bytes, bytearray) and len(item) >= BIG for item in value):
+        return kind(map(box, value))
+    if kind is dict and any(type(item) in (bytes, bytearray) and len(item) >= BIG for item in value.values()):
+        return {key: box(item) for key, item in value.items()}
+    return value
+
+
+class _Boxed:
+    """Bytes that pickle may put out of band; what comes out over there are bytes again."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes | bytearray) -> None:
+        self._value = value
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _same, (pickle.PickleBuffer(self._value),)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _buffers(fd: int, layout: Layout) -> Iterator[Any]:
+    mapped: memoryview | None = None
+    for offset, length, kind in layout:
+        if kind == "b":
+            yield _read_all(fd, length, offset)
+        elif kind == "a":
+            made = bytearray(length)
+            _read_into(fd, made, offset)
+            yield made
+        else:
+            if mapped is None:  # private: whoever writes to it over there writes to a copy
+                mapped = memoryview(mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE))
+            yield mapped[offset : offset + length]
+
+
+def _write_all(fd: int, view: memoryview, offset: int) -> None:
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _read_all(fd: int, length: int, offset: int) -> bytes:
+    data = os.pread(fd, length, offset)  # without the GIL, into the object itself
+    if len(data) == length:
+        return data
+    made = bytearray(length)  # a read gives at most 2 GiB
+    _read_into(fd, made, offset)
+    return bytes(made)
+
+
+def _read_into(fd: int, made: bytearray, offset: int) -> None:
+    view = memoryview(made)
+    while view:
+        count = os.preadv(fd, [view], offset)
+        if not count:
+            raise EOFError("the memory of a payload is shorter than it said")
+        view, offset = view[count:], offset + count
