@@ -98,9 +98,9 @@ def pebble_pool(workers: int, _jobs: int) -> Pool:
 
 
 def mpire_pool(workers: int, _jobs: int) -> Pool:
-    import mpire
+    from mpire.pool import WorkerPool
 
-    pool: Any = mpire.WorkerPool(workers)
+    pool: Any = WorkerPool(workers)
 
     def submit(fn: Callable[..., Any], *args: Any) -> Any:
         return pool.apply_async(fn, args)

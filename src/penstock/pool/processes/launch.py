@@ -51,13 +51,17 @@ class Ends:
         memory = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
         self.stacks: IO[bytes] = tempfile.TemporaryFile("a+b", buffering=0)  # noqa: SIM115 - lives as long as this does
         memory.truncate(Page.SIZE)
+        self.page = Page(memory.fileno())
+        self.pidfd: int | None = None
         try:
-            self.page = Page(memory.fileno())
             self.process: Process = context.Process(  # type: ignore[attr-defined]
                 target=_run, name=setup.name, args=(jobs, control, _Fd(memory), _Fd(self.stacks), setup)
             )
             self.process.start()
             self.pidfd = _open_pidfd(self.process.pid)
+        except BaseException:
+            self.close()
+            raise
         finally:  # the child's ends are the child's alone: their closing is how its end shows
             memory.close()
             jobs.close()
