@@ -31,10 +31,11 @@ from penstock import clock
 from penstock.context import Cause, Context, scope
 from penstock.errors import NotPicklable
 from penstock.job import Job, JobState, new_job
+from penstock.pool.processes import wire
 from penstock.pool.processes.memory import Memory, loads
 from penstock.pool.processes.page import Page
-from penstock.pool.processes.parcel import pack_error, pack_result
-from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, Kind, Lane, message, messages, send_with_fds
+from penstock.pool.processes.parcel import Functions, pack_error, pack_result
+from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, Lane, message, messages, send_with_fds
 from penstock.pool.stacks import drop_our_frames
 from penstock.retry import Retry
 
@@ -127,9 +128,13 @@ class _Worker:
         self._setup = setup
         self._file = file  # faulthandler writes to it as long as it lives
         self._sending = threading.Lock()  # the control lane, from here: a message goes out whole
-        self._lock = threading.Lock()  # guards the next two
+        # The main thread writes `_running` and then looks at `_tripped`; the control thread writes `_tripped` and then
+        # looks at `_running`: one of the two sees the other, and the one who takes the entry out trips the job.
         self._running: tuple[int, Job[Any]] | None = None
-        self._tripped: dict[int, tuple[str, bool]] = {}  # told before the job began
+        self._tripped: dict[int, tuple[str, bool]] = {}
+        self._terms = _Terms(self, None)  # of jobs that have nothing of their own
+        self._nothing = contextvars.Context()
+        self._functions = Functions()
 
     def make_ready(self) -> bool:
         """Import and initialize what was asked for, and tell the parent how it went."""
@@ -139,14 +144,14 @@ class _Worker:
             if self._setup.initializer is not None:
                 self._setup.initializer(*self._setup.initargs)
         except BaseException as error:
-            self._answer(Kind.BROKEN, 0, 0.0, 0.0, pack_error(error))
+            self._answer(wire.BROKEN, 0, 0.0, 0.0, pack_error(error))
             return False
-        self._answer(Kind.READY, 0, 0.0, 0.0, b"")
+        self._answer(wire.READY, 0, 0.0, 0.0, b"")
         return True
 
     def run(self) -> None:
         """Take jobs and answer, until the lane ends."""
-        incoming = Incoming(CALL, 2)
+        incoming = Incoming(CALL, 3)
         while True:
             try:
                 data = self._lane.recv()
@@ -154,52 +159,59 @@ class _Worker:
                 return
             if not data:
                 return
-            for (has_memory, seq, number, attempt, extra, _), packed in incoming.feed(data):
+            for (has_memory, seq, number, attempt, extra, function, _), packed in incoming.feed(data):
                 fd = self._lane.next_fd() if has_memory else None
                 if self._page.begin(seq):
-                    self._run_one(seq, number, attempt, packed[:extra], packed[extra:] if extra else packed, fd)
+                    parts = packed[:extra], packed[extra : extra + function], packed[extra + function :]
+                    self._run_one(seq, number, attempt, parts, fd)
                 else:
-                    self._answer(Kind.SKIPPED, seq, 0.0, 0.0, b"")
+                    self._answer(wire.SKIPPED, seq, 0.0, 0.0, b"")
                     if fd is not None:
                         os.close(fd)
 
-    def _run_one(self, seq: int, number: int, attempt: int, extra: bytes, call: bytes, fd: int | None) -> None:
+    def _run_one(self, seq: int, number: int, attempt: int, parts: tuple[bytes, bytes, bytes], fd: int | None) -> None:
         began = clock.monotonic()
         memory: Memory | None = None
         try:
-            job = self._unpack(number, attempt, extra, call, fd)
+            job = self._unpack(number, attempt, parts, fd, began)
             cv = contextvars.copy_context()
-            with self._lock:
-                self._running = seq, job
-                told = self._tripped.pop(seq, None)
-            if told is not None:
-                self._trip(job, *told)
-            kind = Kind.DONE
+            self._running = seq, job
+            if self._tripped:
+                self._trip_if_told(seq, job)
+            kind = wire.DONE
             answer, memory = pack_result(cv.run(self._call, job))
         except BaseException as error:
             drop_our_frames(error)
-            kind, answer = Kind.RAISED, pack_error(error)
+            kind, answer = wire.RAISED, pack_error(error)
         ended = clock.monotonic()
-        with self._lock:
-            running, self._running = self._running, None
-            self._tripped.pop(seq, None)
-        if running is not None:
-            running[1]._settle(JobState.DONE, None)  # its context is closed; nobody here waits for it
+        running, self._running = self._running, None
+        for told in list(self._tripped) if self._tripped else ():
+            if told <= seq:
+                self._tripped.pop(told, None)
+        if running is not None and running[1]._context is not None:
+            running[1]._context.close()
         self._answer(kind, seq, began, ended, answer, memory)
 
-    def _unpack(self, number: int, attempt: int, extra: bytes, call: bytes, fd: int | None) -> Job[Any]:
+    def _unpack(
+        self, number: int, attempt: int, parts: tuple[bytes, bytes, bytes], fd: int | None, began: float
+    ) -> Job[Any]:
         try:
-            fn, args = loads(call, fd)
+            extra, function, call = parts
+            if function:
+                fn, args = self._functions.unpack(function), loads(call, fd) if call else ()
+            else:
+                fn, args = loads(call, fd)
             more = Extra(*pickle.loads(extra)) if extra else None
             values = pickle.loads(more.values) if more is not None and more.values is not None else None
         except Exception as error:
             raise NotPicklable(
                 f"the call can't be unpickled by its worker: {type(error).__qualname__}: {error}"
             ) from error
-        job = new_job(_Terms(self, more), number, fn, args, {}, contextvars.Context(), clock.monotonic())
+        terms = self._terms if more is None else _Terms(self, more)
+        job = new_job(terms, number, fn, args, {}, self._nothing, began)
         job._attempt = attempt
         job._worker = self.name
-        job._began = clock.monotonic()
+        job._began = began
         job._stage = JobState.RUNNING
         if more is not None:
             left = None if more.deadline is None else max(0.0, more.deadline - clock.monotonic())
@@ -216,7 +228,7 @@ class _Worker:
             return job._call()
 
     def _answer(
-        self, kind: Kind, seq: int, began: float, ended: float, body: bytes, memory: Memory | None = None
+        self, kind: int, seq: int, began: float, ended: float, body: bytes, memory: Memory | None = None
     ) -> None:
         header = ANSWER.pack(kind, memory is not None, seq, began, ended, len(body))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody is there to hear it
@@ -237,14 +249,16 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_BLOCK, {DUMP_SIGNAL})  # the main thread's stack is the one asked for
         with contextlib.suppress(OSError):
             for seq, reason, by_deadline in messages(self._control):
-                with self._lock:
-                    running = self._running
-                    if running is None or running[0] != seq:
-                        if running is None or running[0] < seq:
-                            self._tripped[seq] = reason, by_deadline
-                        continue
-                self._trip(running[1], reason, by_deadline)
+                self._tripped[seq] = reason, by_deadline
+                running = self._running
+                if running is not None and running[0] == seq:
+                    self._trip_if_told(*running)
         os._exit(1)
+
+    def _trip_if_told(self, seq: int, job: Job[Any]) -> None:
+        told = self._tripped.pop(seq, None)
+        if told is not None:
+            self._trip(job, *told)
 
     def _trip(self, job: Job[Any], reason: str, by_deadline: bool) -> None:
         context = job.context
@@ -261,8 +275,7 @@ class _Worker:
 
     def send_record(self, record: logging.LogRecord) -> None:
         """Send one record; blocks while the parent has no room for it."""
-        with self._lock:
-            running = self._running
+        running = self._running
         fields = dict(record.__dict__, worker=self.name)
         if running is not None:
             fields.setdefault("job", running[1].id)

@@ -24,12 +24,13 @@ from penstock.errors import NotPicklable
 from penstock.job import Job, JobState
 from penstock.lifecycle import Phase
 from penstock.pool.ledger import ALL_OF_FIRST, ONE_IN
+from penstock.pool.processes import wire
 from penstock.pool.processes.child import Setup, levels_to_relay
 from penstock.pool.processes.died import WorkerDied
 from penstock.pool.processes.launch import Ends, context_for, cpu_count
 from penstock.pool.processes.memory import loads
 from penstock.pool.processes.parcel import unpack_error
-from penstock.pool.processes.wire import CHUNK, CONTROL, Incoming, Kind
+from penstock.pool.processes.wire import CHUNK, CONTROL, Incoming
 from penstock.pool.processes.worker import ProcessWorker
 
 if TYPE_CHECKING:
@@ -238,16 +239,16 @@ class Dispatcher:
                 worker.watched = False
             return False
         for (kind, has_memory, seq, began, ended, _), body in worker.incoming.feed(data):
-            if kind == Kind.DONE:
+            if kind == wire.DONE:
                 self._done(worker, seq, began, ended, body, worker.lane.next_fd() if has_memory else None)
-            elif kind == Kind.RAISED:
+            elif kind == wire.RAISED:
                 self._raised(worker, seq, began, ended, body)
-            elif kind == Kind.SKIPPED:
+            elif kind == wire.SKIPPED:
                 self._skipped(worker, seq)
-            elif kind == Kind.READY:
+            elif kind == wire.READY:
                 self._starting -= 1
                 self._crew.staff.is_ready(worker)
-            elif kind == Kind.BROKEN:
+            elif kind == wire.BROKEN:
                 self._crew.staff.cannot_work(unpack_error(body))
         if worker.ready and not worker.dead:
             self._give_more(worker)
@@ -259,8 +260,6 @@ class Dispatcher:
             number, job = worker.under_way.popleft()
         assert number == seq, f"{worker.name} answers for {seq} before {number}"
         worker.ends.page.answered(seq)
-        if job not in self._crew.attempts.running:
-            self._crew.staff.has_begun(job, began)
         took = ended - began
         worker.takes = took if worker.takes <= 0 else worker.takes + (took - worker.takes) / 8
         worker.moved_at = ended
@@ -272,12 +271,14 @@ class Dispatcher:
         try:
             value = loads(body, fd)
         except BaseException as error:
+            if job not in crew.attempts.running:
+                crew.staff.has_begun(job, began)
             job._began = began
             where = NotPicklable(f"the result can't be unpickled: {type(error).__qualname__}: {error}")
             where.__cause__ = error
             crew.attempts.failed(worker, job, where)
             return
-        if crew.attempts.running.pop(job, None) is None:
+        if crew.attempts.running.pop(job, None) is None and not crew.staff.ends_ahead(job, began):
             crew.attempts.came_back(worker, job)
             return
         job._began, job._ended = began, ended
@@ -294,6 +295,8 @@ class Dispatcher:
 
     def _raised(self, worker: ProcessWorker, seq: int, began: float, ended: float, body: bytes) -> None:
         job = self._answered(worker, seq, began, ended)
+        if job not in self._crew.attempts.running:
+            self._crew.staff.has_begun(job, began)
         job._began = began
         self._crew.attempts.failed(worker, job, unpack_error(body))
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 BIG: Final = 256 * 1024  # bytes: smaller ones travel faster with the rest
 _MOST_AT_ONCE: Final = 200  # files that wait to be sent: beyond that, buffers go with the rest, to save descriptors
 _ALIGNED: Final = 64
+
+_SMALL: Final = frozenset({type(None), bool, int, float, str})  # have no buffers
+_HAS_MEMFD: Final = hasattr(os, "memfd_create")
 
 _open = 0  # files of ours that wait; a late look at it does no harm
 
@@ -50,7 +53,7 @@ class Memory:
 
 def dumps(value: Any, protocol: int) -> tuple[bytes, Memory | None]:
     """*value* as bytes, and its large buffers apart if it has any."""
-    if not hasattr(os, "memfd_create"):
+    if type(value) in _SMALL or not _HAS_MEMFD:
         return pickle.dumps(value, protocol), None
     big: list[pickle.PickleBuffer] = []
 
@@ -86,11 +89,18 @@ def box(value: Any) -> Any:
     kind = type(value)
     if kind in (bytes, bytearray):
         return _Boxed(value) if len(value) >= BIG else value
-    if kind in (tuple, list) and any(type(item) in (bytes, bytearray) and len(item) >= BIG for item in value):
+    if kind in (tuple, list) and _has_big(value):
         return kind(map(box, value))
-    if kind is dict and any(type(item) in (bytes, bytearray) and len(item) >= BIG for item in value.values()):
+    if kind is dict and _has_big(value.values()):
         return {key: box(item) for key, item in value.items()}
     return value
+
+
+def _has_big(items: Iterable[Any]) -> bool:
+    for item in items:  # noqa: SIM110 - any() would cost a generator for each job
+        if type(item) in (bytes, bytearray) and len(item) >= BIG:
+            return True
+    return False
 
 
 class _Boxed:

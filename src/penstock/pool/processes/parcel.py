@@ -13,6 +13,7 @@ import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType
 from typing import Any, Final
 
 from penstock.errors import NotPicklable
@@ -38,10 +39,18 @@ class RemoteTraceback(Exception):
 class Parcel:
     """The call of one job, packed when it was accepted: what the caller changes later does not reach the job."""
 
-    __slots__ = ("_values", "call", "memory")
+    __slots__ = ("_values", "call", "function", "memory")
 
     def __init__(self, job: Job[Any], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.call, self.memory = pack_call(fn, args)
+        self.memory: Memory | None = None
+        function = _known.get(fn) if type(fn) is FunctionType else b""
+        self.function: bytes = _remember(fn) if function is None else function
+        if not self.function:
+            self.call, self.memory = pack_call(fn, args)
+        elif args:
+            self.call, self.memory = pack_args(fn, args)
+        else:
+            self.call = b""
         context = job._context
         self._values: bytes | None = None
         if context is not None and context.values:
@@ -61,13 +70,74 @@ class Parcel:
         return pickle.dumps((terms.id, terms.name, deadline, terms.timeout, self._values), _PROTOCOL)
 
 
+_known: dict[Callable[..., Any], bytes] = {}  # functions of modules, packed; empty for those that go with their call
+_MOST_KNOWN: Final = 256
+
+
+def _remember(fn: Callable[..., Any]) -> bytes:
+    """*fn* packed, if it is one that the other side can import; else nothing."""
+    try:
+        packed = pickle.dumps(fn, _PROTOCOL)
+    except Exception:
+        packed = b""
+    if b"__main__" in packed and _main_is_only_here():
+        packed = b""
+    if packed:  # a name: whatever else *fn* holds is held by its module
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[fn] = packed
+    return packed
+
+
+def pack_args(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bytes, Memory | None]:
+    """The arguments of a call as bytes, and their large buffers; NotPicklable names what can't cross."""
+    try:
+        packed, memory = dumps(box(args), _PROTOCOL)
+    except Exception as error:
+        return pickle.dumps(_Whole(_pack_by_value((fn, args), error)), _PROTOCOL), None
+    if b"__main__" in packed and _main_is_only_here():
+        return pickle.dumps(_Whole(_pack_by_value((fn, args), None)), _PROTOCOL), None
+    return packed, memory
+
+
+class _Whole:
+    """Arguments that had to go by value: over there they are the arguments again."""
+
+    def __init__(self, packed: bytes) -> None:
+        self._packed = packed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _args_of, (self._packed,)
+
+
+def _args_of(packed: bytes) -> tuple[Any, ...]:
+    args: tuple[Any, ...] = pickle.loads(packed)[1]
+    return args
+
+
+class Functions:
+    """Functions that came once, by what they were packed into."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Callable[..., Any]] = {}
+
+    def unpack(self, packed: bytes) -> Callable[..., Any]:
+        """The function."""
+        fn = self._known.get(packed)
+        if fn is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            fn = self._known[packed] = pickle.loads(packed)
+        return fn
+
+
 def pack_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bytes, Memory | None]:
     """A call as bytes, and its large buffers; NotPicklable names what can't cross."""
     try:
         packed, memory = dumps((fn, box(args)), _PROTOCOL)
     except Exception as error:
         return _pack_by_value((fn, args), error), None
-    if _main_is_only_here() and b"__main__" in packed:
+    if b"__main__" in packed and _main_is_only_here():
         return _pack_by_value((fn, args), None), None
     return packed, memory
 

@@ -261,6 +261,22 @@ class ProcessStaff:
         if entry.placed:
             self._crew.backlog.places.give()
 
+    def ends_ahead(self, job: Job[Any], began: float) -> bool:
+        """On the dispatcher: take *job*, which has run, from those that were sent ahead, or from the running ones."""
+        with self._taking:
+            entry = self.ahead.pop(job, None)
+            if entry is None:
+                return self._crew.attempts.running.pop(job, None) is not None
+        job._attempt += 1
+        job._worker = entry.worker.name
+        job._stage = JobState.RUNNING
+        if entry.placed:
+            self._crew.backlog.places.give()
+        if self._crew.ledger.observers:
+            job._began = began
+            self._crew.attempts.tell_started(job)
+        return True
+
     def has_not_run(self, job: Job[Any]) -> None:
         """*job*, in our hands, was taken for running and was not run: it is cancelled, or goes before the others."""
         job._attempt -= 1

@@ -14,7 +14,6 @@ lane tells a worker to leave; the end of the control lane, which only closes wit
 from __future__ import annotations
 
 import array
-import enum
 import os
 import pickle
 import socket
@@ -23,7 +22,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
-CALL: Final = struct.Struct("<BQQIIQ")  # has memory, seq, number, attempt, bytes of extra, bytes of call
+CALL: Final = struct.Struct("<BQQIIIQ")  # has memory, seq, number, attempt; bytes of extra, of function, of call
 ANSWER: Final = struct.Struct("<BBQddQ")  # kind, has memory, seq, began, ended (monotonic: one clock for all), bytes
 CONTROL: Final = struct.Struct("<I")  # bytes of a pickled message
 CHUNK: Final = 1 << 18  # bytes asked for at once
@@ -31,14 +30,12 @@ MOST_FDS: Final = 128  # descriptors that go along with one send
 _ROOM_FOR_FDS: Final = socket.CMSG_SPACE(MOST_FDS * 4)
 
 
-class Kind(enum.IntEnum):
-    """What an answer is."""
-
-    READY = 1
-    BROKEN = 2
-    DONE = 3
-    RAISED = 4
-    SKIPPED = 5
+# What an answer is. Plain numbers: an enum's members cost more to compare than the rest of a step.
+READY: Final = 1
+BROKEN: Final = 2
+DONE: Final = 3
+RAISED: Final = 4
+SKIPPED: Final = 5
 
 
 class Incoming:
@@ -47,27 +44,35 @@ class Incoming:
     def __init__(self, header: struct.Struct, lengths: int) -> None:
         self._header = header
         self._lengths = lengths
-        self._rest = bytearray()
-        self._wanted = 0  # bytes of the whole frame that has begun, if it is known
+        self._rest: list[bytes] = []  # what came of a frame that is not complete
+        self._missing = 0  # bytes that it lacks at least
 
-    def feed(self, data: bytes) -> Iterator[tuple[tuple[Any, ...], bytes]]:
+    def feed(self, data: bytes) -> list[tuple[tuple[Any, ...], bytes]]:
         """The frames that *data* completes: the header's fields, and what follows them."""
-        rest = self._rest
-        rest += data
-        if len(rest) < self._wanted:
-            return
-        self._wanted = 0
-        size, at, end = self._header.size, 0, len(rest)
+        if self._rest:
+            self._rest.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return []
+            data = b"".join(self._rest)
+            self._rest.clear()
+        found = []
+        unpack, size, one = self._header.unpack_from, self._header.size, self._lengths == 1
+        at, end = 0, len(data)
         while end - at >= size:
-            fields = self._header.unpack_from(rest, at)
-            length = sum(fields[-self._lengths :])
-            if end - at < size + length:
-                self._wanted = size + length
+            fields = unpack(data, at)
+            body = at + size
+            following = body + (fields[-1] if one else sum(fields[-self._lengths :]))
+            if following > end:
+                self._missing = following - end
                 break
-            at += size
-            yield fields, bytes(memoryview(rest)[at : at + length])
-            at += length
-        del rest[:at]
+            found.append((fields, data[body:following]))
+            at = following
+        else:
+            self._missing = size - (end - at)
+        if at < end:
+            self._rest.append(data[at:])
+        return found
 
 
 class Lane:

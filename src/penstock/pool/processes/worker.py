@@ -73,12 +73,16 @@ class ProcessWorker:
                 self.last += 1
                 self.under_way.append((self.last, job))
                 parcel: Parcel = job._args  # type: ignore[assignment]  # what it was packed into at the call
-                call, extra, memory = parcel.call, parcel.extra(job), parcel.memory
+                call, function, memory = parcel.call, parcel.function, parcel.memory
+                terms = job._terms
+                plain = job._context is None and terms.plain and terms.id is None and terms.name is None
+                extra = b"" if plain else parcel.extra(job)
                 if memory is not None:
                     fds.append(os.dup(memory.fd))  # ours may be closed before this one is sent
                 attempt = max(job._attempt, 1)
-                header = CALL.pack(memory is not None, self.last, job._number, attempt, len(extra), len(call))
-                frames += (header, extra, call)
+                sizes = len(extra), len(function), len(call)
+                header = CALL.pack(memory is not None, self.last, job._number, attempt, *sizes)
+                frames += (header, extra, function, call)
             self._write(b"".join(frames), fds)
             return first
 
