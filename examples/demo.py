@@ -198,9 +198,8 @@ def the_killed_worker() -> Account:
                     job.result()
                 except WorkerDied as died:
                     say(f"  {died}")
-            say(
-                f"  and {sum(job.exception() is None for job in jobs)} gave their result, on the other worker or a new one."
-            )
+            went_well = sum(job.exception() is None for job in jobs)
+            say(f"  and {went_well} gave their result, on the other worker or on a new one.")
     report = pool.report
     return Account("4  processes", report.accepted, report.done, report.failed, report.cancelled, report.abandoned)
 
