@@ -12,10 +12,12 @@ from penstock import (
     Incomplete,
     Job,
     JobState,
+    ProcessPool,
     Report,
     Retry,
     Stats,
     ThreadPool,
+    WorkerDied,
     current_context,
     current_job,
     graceful,
@@ -29,6 +31,20 @@ def label(number: int, suffix: str = "") -> str:
 
 def half(number: int) -> float:
     return number / 2
+
+
+def processes_are_the_same(pool: ProcessPool) -> None:
+    job = pool.submit(label, 1, suffix="st")
+    assert_type(job, Job[str])
+    assert_type([*pool.map(half, [1, 2], chunksize=2)], list[float])
+    assert_type(pool.options(retry=Retry(3, on=(WorkerDied,))).submit(half, 1), Job[float])
+    executor: Executor = ProcessPool(2, initializer=print, initargs=(1,), max_tasks_per_child=5, preload=["json"])
+    with graceful(pool, ThreadPool(2)), executor:
+        pass
+    try:
+        job.result()
+    except WorkerDied as died:
+        assert_type(died.exitcode, int | None)
 
 
 def jobs_know_what_their_function_returns(pool: ThreadPool) -> None:
