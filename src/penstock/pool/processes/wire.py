@@ -25,7 +25,7 @@ from typing import Any, Final
 CALL: Final = struct.Struct("<BQQIIIQ")  # has memory, seq, number, attempt; bytes of extra, of function, of call
 ANSWER: Final = struct.Struct("<BBQddQ")  # kind, has memory, seq, began, ended (monotonic: one clock for all), bytes
 CONTROL: Final = struct.Struct("<I")  # bytes of a pickled message
-CHUNK: Final = 1 << 18  # bytes asked for at once
+CHUNK: Final = 1 << 15  # bytes asked for at once: malloc maps and unmaps memory for much larger ones, each time
 MOST_FDS: Final = 128  # descriptors that go along with one send
 _ROOM_FOR_FDS: Final = socket.CMSG_SPACE(MOST_FDS * 4)
 
