@@ -84,6 +84,45 @@ def test_an_array_can_be_written_to_over_there_and_stays_as_it_was_here() -> Non
     assert array.sum() == 0
 
 
+def test_memory_whose_payload_was_copied_is_used_again_and_shows_nothing_of_the_first() -> None:
+    first, held = dumps(box(b"a" * (2 * BIG)), PROTOCOL)
+    assert held is not None
+    fd = held.fd
+    held.use_again()
+    held.use_again()
+
+    second, again = dumps(box(b"b" * BIG), PROTOCOL)
+
+    assert again is not None
+    assert again.fd == fd
+    assert loads(second, os.dup(again.fd)) == b"b" * BIG
+
+
+def test_memory_that_may_be_mapped_over_there_is_not_used_again() -> None:
+    packed, held = dumps(numpy.zeros(BIG), PROTOCOL)
+    assert held is not None
+    array = loads(packed, os.dup(held.fd))
+    held.use_again()
+
+    others = [dumps(box(b"x" * (8 * BIG)), PROTOCOL) for _ in range(3)]
+
+    assert array.sum() == 0
+    assert all(memory is not None for _, memory in others)
+
+
+def test_the_shelf_keeps_no_more_than_it_may() -> None:
+    shelf = memory.Shelf(2 * BIG)
+    before = descriptors()
+    held = [Memory([pickle.PickleBuffer(bytes(BIG))], shelf) for _ in range(5)]
+    for one in held:
+        one.use_again()
+
+    assert descriptors() == before + 2
+    assert shelf.in_use == 0
+    for _, fd in shelf._files:
+        os.close(fd)
+
+
 def test_nothing_is_held_once_it_is_forgotten() -> None:
     there_and_back(bytes(BIG))
     before = descriptors()
@@ -92,7 +131,7 @@ def test_nothing_is_held_once_it_is_forgotten() -> None:
     gc.collect()
 
     assert descriptors() == before
-    assert memory._open == 0
+    assert memory.OURS.in_use == 0
 
 
 def test_where_no_more_files_may_wait_buffers_go_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +189,7 @@ def test_a_pool_holds_no_memory_of_jobs_that_have_ended() -> None:
     with ProcessPool(1) as pool:
         pool.submit(same, bytes(BIG)).result(GUARD)
         before = descriptors()
-        for _ in range(30):
-            pool.submit(same, bytes(BIG)).result(GUARD)
+        for n in range(30):
+            assert pool.submit(same, bytes([n]) * (BIG + n)).result(GUARD) == bytes([n]) * (BIG + n)
         assert descriptors() == before
-        assert memory._open == 0
+        assert memory.OURS.in_use == 0

@@ -135,6 +135,7 @@ class _Worker:
         self._terms = _Terms(self, None)  # of jobs that have nothing of their own
         self._nothing = contextvars.Context()
         self._functions = Functions()
+        self._lent: dict[int, Memory] = {}  # by number: memory with results that the parent may not have copied yet
 
     def make_ready(self) -> bool:
         """Import and initialize what was asked for, and tell the parent how it went."""
@@ -230,7 +231,8 @@ class _Worker:
     def _answer(
         self, kind: int, seq: int, began: float, ended: float, body: bytes, memory: Memory | None = None
     ) -> None:
-        header = ANSWER.pack(kind, memory is not None, seq, began, ended, len(body))
+        number = wire.NO_MEMORY if memory is None else self._lend(memory)
+        header = ANSWER.pack(kind, number, seq, began, ended, len(body))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody is there to hear it
             if memory is not None:
                 data = header + body
@@ -240,6 +242,16 @@ class _Worker:
             else:
                 self._jobs.sendall(header)
                 self._jobs.sendall(body)
+
+    def _lend(self, memory: Memory) -> int:
+        """The number under which *memory* is kept until the parent has copied it, if it will."""
+        for number in [number for number in self._lent if not self._page.is_lent(number)]:
+            self._lent.pop(number).use_again()
+        lent = self._page.lend() if memory.copied else None
+        if lent is None:
+            return wire.MEMORY
+        self._lent[lent] = memory
+        return lent + 1
 
     # The control thread
 

@@ -29,7 +29,7 @@ from penstock.pool.processes.child import Setup, levels_to_relay
 from penstock.pool.processes.died import WorkerDied
 from penstock.pool.processes.launch import Ends, context_for, cpu_count
 from penstock.pool.processes.memory import loads
-from penstock.pool.processes.parcel import unpack_error
+from penstock.pool.processes.parcel import Parcel, unpack_error
 from penstock.pool.processes.wire import CHUNK, CONTROL, Incoming
 from penstock.pool.processes.worker import ProcessWorker
 
@@ -238,9 +238,9 @@ class Dispatcher:
                 self._selector.unregister(worker.ends.jobs)
                 worker.watched = False
             return False
-        for (kind, has_memory, seq, began, ended, _), body in worker.incoming.feed(data):
+        for (kind, memory, seq, began, ended, _), body in worker.incoming.feed(data):
             if kind == wire.DONE:
-                self._done(worker, seq, began, ended, body, worker.lane.next_fd() if has_memory else None)
+                self._done(worker, seq, began, ended, body, memory)
             elif kind == wire.RAISED:
                 self._raised(worker, seq, began, ended, body)
             elif kind == wire.SKIPPED:
@@ -265,11 +265,11 @@ class Dispatcher:
         worker.moved_at = ended
         return job
 
-    def _done(self, worker: ProcessWorker, seq: int, began: float, ended: float, body: bytes, fd: int | None) -> None:
+    def _done(self, worker: ProcessWorker, seq: int, began: float, ended: float, body: bytes, memory: int) -> None:
         job = self._answered(worker, seq, began, ended)
         crew = self._crew
         try:
-            value = loads(body, fd)
+            value = self._unpack(worker, body, memory)
         except BaseException as error:
             if job not in crew.attempts.running:
                 crew.staff.has_begun(job, began)
@@ -281,6 +281,9 @@ class Dispatcher:
         if crew.attempts.running.pop(job, None) is None and not crew.staff.ends_ahead(job, began):
             crew.attempts.came_back(worker, job)
             return
+        parcel = job._args
+        if isinstance(parcel, Parcel) and parcel.memory is not None:
+            parcel.memory.use_again()  # its worker has copied what it needed
         job._began, job._ended = began, ended
         tally = worker.tally
         tally.done += 1
@@ -292,6 +295,15 @@ class Dispatcher:
         tally.ended += 1
         if crew.lifecycle.closing:
             crew.check_drained()
+
+    def _unpack(self, worker: ProcessWorker, body: bytes, memory: int) -> Any:
+        if memory == wire.NO_MEMORY:
+            return pickle.loads(body)
+        try:
+            return loads(body, worker.lane.next_fd())
+        finally:
+            if memory != wire.MEMORY:
+                worker.ends.page.copied(memory - 1)
 
     def _raised(self, worker: ProcessWorker, seq: int, began: float, ended: float, body: bytes) -> None:
         job = self._answered(worker, seq, began, ended)

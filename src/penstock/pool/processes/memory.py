@@ -3,6 +3,9 @@
 A payload with large buffers (bytes, bytearray, NumPy arrays, whatever pickle can put out of band) writes them into one
 anonymous file (memfd), whose descriptor goes along with the frame. There is nothing to clean up: the kernel frees it
 when the last process that holds it lets go or dies. Where there is no memfd, buffers go with the rest.
+
+A file whose buffers were copied out at the other end is used again: most of the time goes into memory that is touched
+for the first time. The parent knows that by the job's answer; a worker by a mark on the page that both share.
 """
 
 from __future__ import annotations
@@ -10,45 +13,106 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 BIG: Final = 256 * 1024  # bytes: smaller ones travel faster with the rest
-_MOST_AT_ONCE: Final = 200  # files that wait to be sent: beyond that, buffers go with the rest, to save descriptors
+_MOST_AT_ONCE: Final = 200  # files in use: beyond that, buffers go with the rest, to save descriptors
 _ALIGNED: Final = 64
 
 _SMALL: Final = frozenset({type(None), bool, int, float, str})  # have no buffers
 _HAS_MEMFD: Final = hasattr(os, "memfd_create")
 
-_open = 0  # files of ours that wait; a late look at it does no harm
-
 Layout = Sequence[tuple[int, int, str]]  # offset, length, and what to make of it: (b)ytes, byte(a)rray, (m)emory
 
 
-class Memory:
-    """One anonymous file; it closes when it is forgotten."""
+class Shelf:
+    """Files of this process that can be used again, at most *most* bytes of them. Safe from any thread.
 
-    def __init__(self, buffers: Sequence[pickle.PickleBuffer]) -> None:
-        global _open
+    Lock: `_lock` guards every field; a leaf.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """In the child of a fork: what is there is the parent's."""
+        self._lock = threading.Lock()
+        self._files: list[tuple[int, int]] = []  # bytes that are there, descriptor
+        self._kept = 0  # bytes
+        self._out = 0  # files that are in use
+
+    def take(self, size: int) -> tuple[int, int]:
+        """A file for *size* bytes, as (bytes that are there, descriptor); OSError if there can be none."""
+        with self._lock:
+            if self._out >= _MOST_AT_ONCE:
+                raise OSError("as many files as may be are in use")
+            self._out += 1
+            if self._files:
+                fitting = [file for file in self._files if file[0] >= size]
+                file = min(fitting) if fitting else max(self._files)
+                self._files.remove(file)
+                self._kept -= file[0]
+                return file
+        try:
+            return 0, os.memfd_create("penstock")
+        except OSError:
+            with self._lock:
+                self._out -= 1
+            raise
+
+    def put(self, there: int, fd: int, *, again: bool) -> None:
+        """A file is not in use any more; *again*: nobody else looks at it, so that it can be used again."""
+        with self._lock:
+            self._out -= 1
+            again = again and self._kept + there <= self._most
+            if again:
+                self._files.append((there, fd))
+                self._kept += there
+        if not again:
+            os.close(fd)
+
+    @property
+    def in_use(self) -> int:
+        """How many files are in use."""
+        return self._out
+
+
+class Memory:
+    """One anonymous file with a payload; it closes when it is forgotten.
+
+    *copied*: whoever gets it copies all out of it, and maps nothing.
+    """
+
+    def __init__(self, buffers: Sequence[pickle.PickleBuffer], shelf: Shelf) -> None:
         self.fd = -1
+        self._shelf = shelf
         self.layout: list[tuple[int, int, str]] = []
-        if _open >= _MOST_AT_ONCE:
-            raise OSError("as many files as may be wait already")
-        self.fd = os.memfd_create("penstock")
-        _open += 1
+        views = [buffer.raw() for buffer in buffers]
+        self._there, self.fd = shelf.take(sum(view.nbytes for view in views))
         offset = 0
-        for buffer in buffers:
-            view = buffer.raw()
-            kind = {bytes: "b", bytearray: "a"}.get(type(view.obj), "m")
-            self.layout.append((offset, view.nbytes, kind))
+        for view in views:
+            self.layout.append((offset, view.nbytes, {bytes: "b", bytearray: "a"}.get(type(view.obj), "m")))
             _write_all(self.fd, view, offset)
             offset += -(-view.nbytes // _ALIGNED) * _ALIGNED
+        self._there = max(self._there, offset)
+        self.copied = all(kind != "m" for _, _, kind in self.layout)
+
+    def use_again(self) -> None:
+        """Its payload has arrived. Safe to repeat."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self._shelf.put(self._there, fd, again=self.copied)
 
     def __del__(self) -> None:
-        global _open
         if self.fd >= 0:
-            _open -= 1
-            os.close(self.fd)
+            self._shelf.put(self._there, self.fd, again=False)
+
+
+OURS: Final = Shelf(128 << 20)
+"""The shelf of this process."""
 
 
 def dumps(value: Any, protocol: int) -> tuple[bytes, Memory | None]:
@@ -67,7 +131,7 @@ def dumps(value: Any, protocol: int) -> tuple[bytes, Memory | None]:
     if not big:
         return packed, None
     try:
-        memory = Memory(big)
+        memory = Memory(big, OURS)
     except OSError:  # no descriptors or no room: the long way works still
         return pickle.dumps(value, protocol), None
     return pickle.dumps((packed, memory.layout), protocol), memory
@@ -156,3 +220,13 @@ def _read_into(fd: int, made: bytearray, offset: int) -> None:
         if not count:
             raise EOFError("the memory of a payload is shorter than it said")
         view, offset = view[count:], offset + count
+
+
+def _in_child() -> None:
+    for _, fd in OURS._files:
+        os.close(fd)
+    OURS.start_afresh()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

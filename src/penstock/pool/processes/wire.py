@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 CALL: Final = struct.Struct("<BQQIIIQ")  # has memory, seq, number, attempt; bytes of extra, of function, of call
-ANSWER: Final = struct.Struct("<BBQddQ")  # kind, has memory, seq, began, ended (monotonic: one clock for all), bytes
+ANSWER: Final = struct.Struct("<BBQddQ")  # kind, memory, seq, began, ended (monotonic: one clock for all), bytes
 CONTROL: Final = struct.Struct("<I")  # bytes of a pickled message
 CHUNK: Final = 1 << 15  # bytes asked for at once: malloc maps and unmaps memory for much larger ones, each time
 MOST_FDS: Final = 128  # descriptors that go along with one send
@@ -31,6 +31,9 @@ _ROOM_FOR_FDS: Final = socket.CMSG_SPACE(MOST_FDS * 4)
 
 
 # What an answer is. Plain numbers: an enum's members cost more to compare than the rest of a step.
+NO_MEMORY: Final = 0  # of an answer; its memory has a number from 1 on, if it is used again (page.py)
+MEMORY: Final = 255  # or none
+
 READY: Final = 1
 BROKEN: Final = 2
 DONE: Final = 3
