@@ -85,7 +85,7 @@ def test_an_array_can_be_written_to_over_there_and_stays_as_it_was_here() -> Non
 
 
 def test_memory_whose_payload_was_copied_is_used_again_and_shows_nothing_of_the_first() -> None:
-    first, held = dumps(box(b"a" * (2 * BIG)), PROTOCOL)
+    _, held = dumps(box(b"a" * (2 * BIG)), PROTOCOL)
     assert held is not None
     fd = held.fd
     held.use_again()
