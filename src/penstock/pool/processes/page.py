@@ -55,11 +55,15 @@ class Page:
         return self._begun[0]
 
     def take_back(self, seq: int) -> bool:
-        """Whether job *seq* is ours again; if not, it has begun."""
-        self._skips[seq & (SLOTS - 1)] = 1
+        """Whether job *seq* is ours again; if not, it has begun. One thread at a time."""
+        slot = seq & (SLOTS - 1)
+        self._skips[slot] = 1
         with self._fence:
             pass
-        return self._begun[0] < seq
+        if self._begun[0] < seq:
+            return True
+        self._skips[slot] = 0  # `answered` may have come before the mark, and will not come again: the next has the slot
+        return False
 
     def answered(self, seq: int) -> None:
         """The worker has spoken of *seq*: its slot is free for another."""
