@@ -335,6 +335,7 @@ def test_a_job_inherits_what_is_left_of_its_time_and_the_values(make: Make) -> N
             job = pool.options(id="seven", name="look").submit(crossing.seen)
         id_, name, attempt, values, left = job.result(GUARD)
     assert (id_, name, attempt, values) == ("seven", "look", 1, {"user": "ann"})
+    assert isinstance(left, float)
     assert 0 < left <= 30
 
 

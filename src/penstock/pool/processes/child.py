@@ -154,7 +154,7 @@ class _Worker:
             if not data:
                 return
             for (seq, number, attempt, extra, _), packed in incoming.feed(data):
-                if self._page.begin(seq):
+                if self._page.begin(seq) and packed:
                     self._run_one(seq, number, attempt, packed[:extra], packed[extra:] if extra else packed)
                 else:
                     self._answer(Kind.SKIPPED, seq, 0.0, 0.0, b"")

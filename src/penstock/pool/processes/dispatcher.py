@@ -56,7 +56,7 @@ class Dispatcher:
         self._lock = threading.Lock()  # guards `_thread` and `_over`
         self._thread: threading.Thread | None = None
         self._over = False
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands: deque[Callable[[], object]] = deque()
         self._asleep = False
         self._pipe: tuple[int, int] | None = None
         self._selector: selectors.BaseSelector | None = None
@@ -64,7 +64,7 @@ class Dispatcher:
 
     # Anybody
 
-    def do(self, what: Callable[[], None]) -> None:
+    def do(self, what: Callable[[], object]) -> None:
         """Have *what* done on this thread, soon. It must not block or raise."""
         self._commands.append(what)
         with self._lock:
@@ -236,19 +236,22 @@ class Dispatcher:
                 self._selector.unregister(worker.ends.jobs)
                 worker.watched = False
             return False
+        spoke_of_jobs = False
         for (kind, seq, began, ended, _), body in worker.incoming.feed(data):
-            if kind == Kind.DONE:
-                self._done(worker, seq, began, ended, body)
-            elif kind == Kind.RAISED:
-                self._raised(worker, seq, began, ended, body)
-            elif kind == Kind.SKIPPED:
-                self._skipped(worker, seq)
-            elif kind == Kind.READY:
+            if kind == Kind.READY:
                 self._starting -= 1
                 self._crew.staff.is_ready(worker)
             elif kind == Kind.BROKEN:
                 self._crew.staff.cannot_work(unpack_error(body))
-        if worker.ready and not worker.dead:
+            else:
+                spoke_of_jobs = True
+                if kind == Kind.DONE:
+                    self._done(worker, seq, began, ended, body)
+                elif kind == Kind.RAISED:
+                    self._raised(worker, seq, began, ended, body)
+                else:
+                    self._skipped(worker, seq)
+        if spoke_of_jobs:
             self._give_more(worker)
         return True
 
@@ -259,7 +262,7 @@ class Dispatcher:
         assert number == seq, f"{worker.name} answers for {seq} before {number}"
         worker.ends.page.answered(seq)
         if job not in self._crew.attempts.running:
-            self._crew.staff.has_begun(job, began)
+            self._crew.staff.has_begun(worker, job, began)
         took = ended - began
         worker.takes = took if worker.takes <= 0 else worker.takes + (took - worker.takes) / 8
         worker.moved_at = ended
@@ -300,23 +303,32 @@ class Dispatcher:
         """It did not run a job that was taken back."""
         with worker.lock:
             _, job = worker.under_way.popleft()
+            later = any(other is job for _, other in worker.under_way)
         worker.ends.page.answered(seq)
-        if self._crew.attempts.running.get(job) is worker and self._crew.staff.take_running(job):
+        worker.skipped += 1
+        attempts = self._crew.attempts
+        if later:
+            return  # it was sent here again since then
+        if attempts.take(job, worker):
             self._crew.staff.has_not_run(job)  # we took it for running: each side had seen the other
+        elif worker.overrun is not None and worker.overrun.job is job:
+            attempts.came_back(worker, job)
 
     def _give_more(self, worker: ProcessWorker) -> None:
+        """*worker* was busy and has answered: what it does next is still ours to say."""
         staff = self._crew.staff
         if not worker.under_way:
             if worker.retiring:
                 staff.lets_leave(worker)
                 return
-            if worker in staff.idle:
-                return
             staff.hand_over(worker)
         elif staff.ahead:
             seq, job = worker.under_way[0]
-            if job in staff.ahead and worker.ends.page.begun >= seq:
-                staff.has_begun(job, clock.monotonic())
+            is_last = staff.is_spent(worker) and len(worker.under_way) == 1
+            if is_last or worker.ends.page.begun >= seq:
+                staff.has_begun(worker, job, clock.monotonic())
+            if is_last:
+                self._retire(worker)
         if worker.under_way:
             staff.send_ahead(worker)
 
@@ -328,8 +340,7 @@ class Dispatcher:
         for worker in {entry.worker for entry in list(staff.ahead.values())}:
             if now - worker.moved_at >= long:
                 staff.return_those_behind(worker)
-        while staff.idle and (self._crew.backlog.queue or self._crew.backlog.due):
-            staff.wake_one()
+        staff.hand_out()
 
     # Leaving
 
@@ -354,7 +365,7 @@ class Dispatcher:
                 if overrun is not None:
                     until = min(until, overrun.stuck_at)
                 with contextlib.suppress(RuntimeError):
-                    timers.call_at(until, worker.ends.kill)
+                    timers.call_at(until, worker.kill)
 
     def _died(self, worker: ProcessWorker, events: int) -> None:
         """Its process has ended. What it had begun dies with it; the rest goes to others."""
@@ -377,15 +388,15 @@ class Dispatcher:
             if seq > begun:
                 staff.bring_back(worker, job)
         for seq, job in left:
-            if seq == begun:
-                if job not in attempts.running:
-                    staff.has_begun(job, clock.monotonic())
+            if seq <= begun:
+                staff.has_begun(worker, job, clock.monotonic())
                 if told is not None and told[0] is job:
-                    if staff.take_running(job):
+                    if attempts.take(job, worker):
                         job._ended = clock.monotonic()
                         attempts.settle(job, *told[1:])
-                else:
+                elif attempts.running.get(job) is worker:  # else the worker had skipped it, or it overran
                     attempts.failed(worker, job, died(job.label))
+        attempts.has_ended(worker)
         if worker.watched:
             self._selector.unregister(worker.ends.jobs)
         self._selector.unregister(worker.ends.control)
@@ -399,7 +410,8 @@ class Dispatcher:
         elif again:
             self._start_again()
         self._crew.check_drained()
-        if not staff.idle:
+        staff.hand_out()
+        if self._crew.backlog.queue or self._crew.backlog.due:
             staff.call()
 
     def _start_again(self) -> None:

@@ -62,7 +62,8 @@ class Page:
             pass
         if self._begun[0] < seq:
             return True
-        self._skips[slot] = 0  # `answered` may have come before the mark, and will not come again: the next has the slot
+        # `answered` may have come before the mark, and will not come again: another job has the slot next.
+        self._skips[slot] = 0
         return False
 
     def answered(self, seq: int) -> None:

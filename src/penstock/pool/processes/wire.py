@@ -6,7 +6,8 @@
     control   parent ──> trip(seq, reason, by deadline)                   heard while a job runs
               worker ──> log records
 
-Every CALL gets exactly one answer, in order, at once; a worker that dies owes the rest. The end of the jobs lane tells
+Every CALL gets exactly one answer, in order, at once; a worker that dies owes the rest. A CALL of no bytes stands for a
+job that got its outcome just before it was sent: it is skipped. The end of the jobs lane tells
 a worker to leave; the end of the control lane, which only closes with the parent, ends it on the spot.
 """
 

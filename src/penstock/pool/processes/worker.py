@@ -48,33 +48,36 @@ class ProcessWorker:
         self.ready = False
         self.retiring = False  # it is given no more jobs, and leaves once it has done those it has
         self.told_to_leave = False
+        self.doomed = False  # it is being killed; any thread
         self.under_way: deque[tuple[int, Job[Any]]] = deque()  # sent and not answered, in order
         self.unsent: deque[memoryview] = deque()  # what did not fit into the lane yet
         self.incoming = Incoming(ANSWER, 1)
         self.watched: bool | None = None  # its jobs lane; False: it has ended
-        self.last = 0  # the number of the last job sent
+        self.last = 0  # the number of the last job sent; whoever may hand it a job writes it
+        self.skipped = 0  # how many of these were taken back
         self.moved_at = 0.0  # monotonic: when its running job began, as far as we know
         self.takes = 0.0  # seconds that its jobs took lately, on average
-        self.killed: tuple[Job[Any], JobState, BaseException] | None = None  # what its end is to mean; any thread
+        self.killed: tuple[Job[Any], JobState, BaseException] | None = None  # what its end is to mean; dispatcher only
 
     # Handing over
 
-    def send(self, jobs: list[Job[Any]]) -> int | None:
-        """Put *jobs* on the lane; the number of the first, or None if the worker is dead and nothing was sent."""
+    def send(self, jobs: list[Job[Any]]) -> bool:
+        """Put *jobs* on the lane; False if the worker is dead, and nothing was sent."""
         with self.lock:
             if self.dead:
-                return None
-            first = self.last + 1
+                return False
             frames: list[bytes] = []
             for job in jobs:
                 self.last += 1
                 self.under_way.append((self.last, job))
                 frames += self._frame(self.last, job)
             self._write(frames)
-            return first
+            return True
 
     def _frame(self, seq: int, job: Job[Any]) -> tuple[bytes, ...]:
-        parcel: Parcel = job._args  # type: ignore[assignment]  # what it was packed into when it was accepted
+        parcel: Parcel | None = job._args  # type: ignore[assignment]  # what it was packed into when it was accepted
+        if parcel is None:  # it has its outcome already
+            return (CALL.pack(seq, 0, 0, 0, 0),)
         call, extra = parcel.call, parcel.extra(job)
         header = CALL.pack(seq, job._number, max(job._attempt, 1), len(extra), len(call))
         return (header + extra + call,) if len(call) < CHUNK else (header + extra, call)
@@ -129,7 +132,8 @@ class ProcessWorker:
     def ask_to_stop(self, job: Job[Any], cause: Cause) -> None:
         """Trip the context of *job* over there, if it is the one that runs."""
         with self.lock:
-            seq = next((number for number, other in self.under_way if other is job), None)
+            # The last one: it may have been sent before, and taken back.
+            seq = next((number for number, other in reversed(self.under_way) if other is job), None)
         if seq is not None:
             with contextlib.suppress(OSError):  # a lane that is full of such messages will not hear one more
                 self.ends.control.send(message((seq, cause.reason, cause.by_deadline)))
@@ -145,21 +149,24 @@ class ProcessWorker:
             self.look_then(functools.partial(self._kill_cancelled, job, reason))
 
     def _kill_cancelled(self, job: Job[Any], reason: str, stack: str) -> None:
+        if not self.is_still_in(job):
+            return
         error = JobCancelled(
             job.label, f"{reason}; it did not stop when asked, and its worker was killed", started=True
         )
         if stack:
             error.add_note(f"it stood at:\n{stack.rstrip()}")
-        self.kill_for(job, JobState.CANCELLED, error)
+        self.killed = self.killed or (job, JobState.CANCELLED, error)
+        self.kill()
 
-    def kill_for(self, job: Job[Any], stage: JobState, error: BaseException) -> None:
-        """Kill it if it still runs *job*, which ends so then."""
+    def is_still_in(self, job: Job[Any]) -> bool:
+        """On the dispatcher: whether it may be killed for *job*, and hits no other.
+
+        What was sent after it is taken back first: only then is it certain that no other has begun.
+        """
+        self._crew.staff.return_those_behind(self)
         with self.lock:
-            runs = bool(self.under_way) and self.under_way[0][1] is job and self.killed is None
-            if runs:
-                self.killed = job, stage, error
-        if runs:
-            self.ends.kill()
+            return bool(self.under_way) and self.under_way[0][1] is job and self.ends.page.begun <= self.under_way[0][0]
 
     # As attempts.Runner
 
@@ -217,11 +224,20 @@ class ProcessWorker:
     def margin_is_over(self, overrun: Overrun) -> None:
         """Look where it stands, then let it be killed."""
         if self.overrun is overrun:
-            self.look_then(functools.partial(self._crew.attempts.still_there, self, overrun))
+            self.look_then(functools.partial(self._end_overrun, overrun))
+
+    def _end_overrun(self, overrun: Overrun, stack: str) -> None:
+        if self.is_still_in(overrun.job):  # else it has answered, or is dead, and that is about to be heard
+            self._crew.attempts.still_there(self, overrun, stack)
+
+    def kill(self) -> None:
+        """SIGKILL. It gets no other job, which it might still begin."""
+        self.doomed = True
+        self.ends.kill()
 
     def replace(self) -> bool:
         """Kill it; the dispatcher starts another as soon as it has ended."""
-        self.ends.kill()
+        self.kill()
         return True
 
     def came_back_late(self) -> None:
@@ -234,7 +250,7 @@ class ProcessWorker:
     def give_up(self, job: Job[Any]) -> tuple[JobState, BaseException]:
         """The time to stop is over: it is killed."""
         stack = self._crew.staff.stacks_at_end.get(self, "")
-        self.ends.kill()
+        self.kill()
         error = JobKilled(job.label, job._ended - job._began)
         if stack:
             error.add_note(f"it stood at:\n{stack.rstrip()}")
