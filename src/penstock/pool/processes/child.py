@@ -126,8 +126,9 @@ class _Worker:
         self._setup = setup
         self._file = file  # faulthandler writes to it as long as it lives
         self._sending = threading.Lock()  # the control lane, from here: a message goes out whole
-        self._lock = threading.Lock()  # guards the next two
+        self._lock = threading.Lock()  # guards the next three
         self._running: tuple[int, Job[Any]] | None = None
+        self._last = 0  # the last one that is over: what is said of it comes too late
         self._tripped: dict[int, tuple[str, bool]] = {}  # told before the job began
 
     def make_ready(self) -> bool:
@@ -157,6 +158,7 @@ class _Worker:
                 if self._page.begin(seq) and packed:
                     self._run_one(seq, number, attempt, packed[:extra], packed[extra:] if extra else packed)
                 else:
+                    self._is_over(seq)
                     self._answer(Kind.SKIPPED, seq, 0.0, 0.0, b"")
 
     def _run_one(self, seq: int, number: int, attempt: int, extra: bytes, call: bytes) -> None:
@@ -175,12 +177,17 @@ class _Worker:
             drop_our_frames(error)
             kind, answer = Kind.RAISED, pack_error(error)
         ended = clock.monotonic()
-        with self._lock:
-            running, self._running = self._running, None
-            self._tripped.pop(seq, None)
+        running = self._is_over(seq)
         if running is not None:
             running[1]._settle(JobState.DONE, None)  # its context is closed; nobody here waits for it
         self._answer(kind, seq, began, ended, answer)
+
+    def _is_over(self, seq: int) -> tuple[int, Job[Any]] | None:
+        with self._lock:
+            running, self._running = self._running, None
+            self._last = seq
+            self._tripped.pop(seq, None)
+            return running
 
     def _unpack(self, number: int, attempt: int, extra: bytes, call: bytes) -> Job[Any]:
         try:
@@ -230,7 +237,7 @@ class _Worker:
                 with self._lock:
                     running = self._running
                     if running is None or running[0] != seq:
-                        if running is None or running[0] < seq:
+                        if seq > self._last:
                             self._tripped[seq] = reason, by_deadline
                         continue
                 self._trip(running[1], reason, by_deadline)

@@ -28,7 +28,7 @@ from penstock.pool.processes.child import Setup, levels_to_relay
 from penstock.pool.processes.died import WorkerDied
 from penstock.pool.processes.launch import Ends, context_for, cpu_count
 from penstock.pool.processes.parcel import unpack_error
-from penstock.pool.processes.wire import CHUNK, CONTROL, Incoming, Kind
+from penstock.pool.processes.wire import CHUNK, Kind
 from penstock.pool.processes.worker import ProcessWorker
 
 if TYPE_CHECKING:
@@ -110,6 +110,10 @@ class Dispatcher:
     def write_rest(self, worker: ProcessWorker) -> None:
         """Its lane was full: write on when it has room."""
         self.do(functools.partial(self._watch, worker, write=True))
+
+    def say_rest(self, worker: ProcessWorker) -> None:
+        """Its control lane was full: write on when it has room."""
+        self.do(functools.partial(self._listen, worker, write=True))
 
     def retire(self, worker: ProcessWorker) -> None:
         """It has been given as many jobs as it may: another takes its place."""
@@ -199,9 +203,8 @@ class Dispatcher:
         self._starting += 1
         self._watch(worker)
         assert self._selector is not None
-        read = selectors.EVENT_READ
-        self._selector.register(ends.control, read, functools.partial(self._hear, worker, Incoming(CONTROL, 1)))
-        self._selector.register(ends.process.sentinel, read, functools.partial(self._died, worker))
+        self._listen(worker)
+        self._selector.register(ends.process.sentinel, selectors.EVENT_READ, functools.partial(self._died, worker))
 
     def _watch(self, worker: ProcessWorker, *, write: bool = False) -> None:
         if worker.dead or self._selector is None:
@@ -235,6 +238,8 @@ class Dispatcher:
                 assert self._selector is not None
                 self._selector.unregister(worker.ends.jobs)
                 worker.watched = False
+                if worker.ready and not worker.told_to_leave:
+                    worker.kill()  # it is ending, or has lost its lane: it can't answer any more
             return False
         spoke_of_jobs = False
         for (kind, seq, began, ended, _), body in worker.incoming.feed(data):
@@ -372,6 +377,8 @@ class Dispatcher:
         assert self._selector is not None
         while self._read(worker):
             pass
+        while self._hear(worker):
+            pass
         worker.ends.process.join()
         with worker.lock:
             worker.dead = True
@@ -399,7 +406,8 @@ class Dispatcher:
         attempts.has_ended(worker)
         if worker.watched:
             self._selector.unregister(worker.ends.jobs)
-        self._selector.unregister(worker.ends.control)
+        if worker.heard:
+            self._selector.unregister(worker.ends.control)
         self._selector.unregister(worker.ends.process.sentinel)
         if not worker.ready:
             self._starting -= 1
@@ -427,19 +435,42 @@ class Dispatcher:
 
     # What workers say besides
 
-    def _hear(self, worker: ProcessWorker, incoming: Incoming, events: int) -> None:
+    def _listen(self, worker: ProcessWorker, *, write: bool = False) -> None:
+        """Watch its control lane, as long as that has not ended."""
+        if worker.dead or self._selector is None:
+            return
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
+        on_control_lane = functools.partial(self._on_control_lane, worker)
+        if worker.heard:
+            self._selector.modify(worker.ends.control, wanted, on_control_lane)
+        elif worker.heard is None:
+            self._selector.register(worker.ends.control, wanted, on_control_lane)
+            worker.heard = True
+
+    def _on_control_lane(self, worker: ProcessWorker, events: int) -> None:
+        if events & selectors.EVENT_WRITE and worker.say_rest():
+            self._listen(worker)
+        if events & selectors.EVENT_READ:
+            self._hear(worker)
+
+    def _hear(self, worker: ProcessWorker) -> bool:
+        """Hear what there is; False at the end of the lane, or if there is nothing."""
         try:
             data = worker.ends.control.recv(CHUNK)
+        except BlockingIOError:
+            return False
         except OSError:
-            return
+            data = b""
         if not data:
-            with contextlib.suppress(KeyError, ValueError):
+            if worker.heard:
                 assert self._selector is not None
-                self._selector.modify(worker.ends.control, 0 or selectors.EVENT_WRITE, lambda events: None)
-            return
-        for _, packed in incoming.feed(data):
+                self._selector.unregister(worker.ends.control)
+                worker.heard = False
+            return False
+        for _, packed in worker.said.feed(data):
             with contextlib.suppress(Exception):  # a record that can't be unpickled here
                 self._records.put(pickle.loads(packed))
+        return True
 
 
 def _log_record(fields: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from penstock.pool.attempts import Overrun
 from penstock.pool.processes.child import DUMP_SIGNAL
 from penstock.pool.processes.launch import Ends
 from penstock.pool.processes.parcel import Parcel
-from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, message
+from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, CONTROL, Incoming, message
 from penstock.pool.stacks import innermost_last
 
 if TYPE_CHECKING:
@@ -51,8 +51,11 @@ class ProcessWorker:
         self.doomed = False  # it is being killed; any thread
         self.under_way: deque[tuple[int, Job[Any]]] = deque()  # sent and not answered, in order
         self.unsent: deque[memoryview] = deque()  # what did not fit into the lane yet
-        self.incoming = Incoming(ANSWER, 1)
-        self.watched: bool | None = None  # its jobs lane; False: it has ended
+        self._saying = threading.Lock()  # guards the next: messages go out whole, and in order; a leaf
+        self._unsaid = bytearray()  # what did not fit into the control lane yet
+        self.incoming, self.said = Incoming(ANSWER, 1), Incoming(CONTROL, 1)
+        self.watched: bool | None = None  # whether its jobs lane is; None: not yet, False: it has ended
+        self.heard: bool | None = None  # the same of its control lane
         self.last = 0  # the number of the last job sent; whoever may hand it a job writes it
         self.skipped = 0  # how many of these were taken back
         self.moved_at = 0.0  # monotonic: when its running job began, as far as we know
@@ -135,14 +138,36 @@ class ProcessWorker:
             # The last one: it may have been sent before, and taken back.
             seq = next((number for number, other in reversed(self.under_way) if other is job), None)
         if seq is not None:
-            with contextlib.suppress(OSError):  # a lane that is full of such messages will not hear one more
-                self.ends.control.send(message((seq, cause.reason, cause.by_deadline)))
+            self._say(message((seq, cause.reason, cause.by_deadline)))
             if not cause.by_deadline:
                 with contextlib.suppress(RuntimeError):  # the interpreter is ending; a stop has its own ways
                     timers.call_at(
                         clock.monotonic() + self._crew.settings.margin,
                         functools.partial(self._did_not_stop, job, cause.reason),
                     )
+
+    def _say(self, said: bytes) -> None:
+        with self._saying:
+            self._unsaid += said
+            left = self._say_on()
+        if left:
+            self._crew.staff.dispatcher.say_rest(self)
+
+    def say_rest(self) -> bool:
+        """Write on; True if nothing is left."""
+        with self._saying:
+            return not self._say_on()
+
+    def _say_on(self) -> bool:
+        """Write as much as the control lane takes; True if something is left. Holds `_saying`."""
+        try:
+            while self._unsaid:
+                del self._unsaid[: self.ends.control.send(self._unsaid)]
+        except BlockingIOError:
+            return True
+        except OSError:  # it has died
+            self._unsaid.clear()
+        return False
 
     def _did_not_stop(self, job: Job[Any], reason: str) -> None:
         if self._crew.attempts.running.get(job) is self:
