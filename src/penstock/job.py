@@ -58,7 +58,7 @@ FINAL: Final = frozenset(
 MOVES: Final = {
     JobState.SCHEDULED: frozenset({JobState.READY, JobState.FAILED, JobState.CANCELLED}),
     JobState.READY: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
-    JobState.RUNNING: FINAL | {JobState.SCHEDULED},
+    JobState.RUNNING: FINAL | {JobState.SCHEDULED, JobState.READY},  # ready: its worker died before it began
     **{state: frozenset[JobState]() for state in FINAL},
 }
 """The allowed moves. docs/jobs.md shows them as a picture; a test walks random lives and checks each step."""

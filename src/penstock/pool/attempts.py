@@ -129,6 +129,11 @@ class Attempts:
             self.listen(job)
         return True
 
+    def take(self, job: Job[Any], worker: Runner) -> bool:
+        """Take *job* from the running ones, if it is *worker* who runs it: it is the caller's now."""
+        with self._lock:
+            return self.running.get(job) is worker and self.running.pop(job, None) is not None
+
     def adopt(self, job: Job[Any]) -> None:
         """*job* was found to run already: see to its time and its context, as `begin` does before others run."""
         if job._terms.timeout is not None:
@@ -143,7 +148,7 @@ class Attempts:
     def failed(self, worker: Runner, job: Job[Any], error: BaseException) -> None:
         """The function raised *error*."""
         ended = clock.monotonic()
-        if self.running.pop(job, None) is None:
+        if not self.take(job, worker):
             self.came_back(worker, job)
             return
         job._ended = ended
@@ -175,6 +180,13 @@ class Attempts:
         if to_retry is not None:
             self._try_again(job, *to_retry)
         self._crew.check_drained()
+
+    def has_ended(self, worker: Runner) -> None:
+        """*worker* is no more, and so is in no job."""
+        with self._lock:
+            overrun = worker.overrun
+        if overrun is not None:
+            self.came_back(worker, overrun.job)
 
     # Trying again
 

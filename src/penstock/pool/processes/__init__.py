@@ -79,6 +79,8 @@ class ProcessPool(Pool):
     workers are handled here. Every method is safe from any thread.
     """
 
+    _crew: ProcessCrew
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -148,7 +150,9 @@ class ProcessCrew(Crew):
         broken = self.staff.broken
         if broken is None:
             return super().refusal()
-        refused = ProcessPoolBroken(self.name, f"its workers can't be made ready: {broken!r}")
+        refused = ProcessPoolBroken(
+            self.name, f"its workers can't be made ready: {type(broken).__qualname__}: {broken}"
+        )
         refused.__cause__ = broken
         return refused
 

@@ -132,6 +132,7 @@ class _Worker:
         # looks at `_running`: one of the two sees the other, and the one who takes the entry out trips the job.
         self._running: tuple[int, Job[Any]] | None = None
         self._tripped: dict[int, tuple[str, bool]] = {}
+        self._last = 0  # the last one that is over
         self._terms = _Terms(self, None)  # of jobs that have nothing of their own
         self._nothing = contextvars.Context()
         self._functions = Functions()
@@ -162,10 +163,11 @@ class _Worker:
                 return
             for (has_memory, seq, number, attempt, extra, function, _), packed in incoming.feed(data):
                 fd = self._lane.next_fd() if has_memory else None
-                if self._page.begin(seq):
+                if self._page.begin(seq) and packed:
                     parts = packed[:extra], packed[extra : extra + function], packed[extra + function :]
                     self._run_one(seq, number, attempt, parts, fd)
                 else:
+                    self._is_over(seq)
                     self._answer(wire.SKIPPED, seq, 0.0, 0.0, b"")
                     if fd is not None:
                         os.close(fd)
@@ -186,12 +188,16 @@ class _Worker:
             kind, answer = wire.RAISED, pack_error(error)
         ended = clock.monotonic()
         running, self._running = self._running, None
-        for told in list(self._tripped) if self._tripped else ():
-            if told <= seq:
-                self._tripped.pop(told, None)
+        self._is_over(seq)
         if running is not None and running[1]._context is not None:
             running[1]._context.close()
         self._answer(kind, seq, began, ended, answer, memory)
+
+    def _is_over(self, seq: int) -> None:
+        self._last = seq
+        if self._tripped:
+            for told in [told for told in list(self._tripped) if told <= seq]:
+                self._tripped.pop(told, None)
 
     def _unpack(
         self, number: int, attempt: int, parts: tuple[bytes, bytes, bytes], fd: int | None, began: float
@@ -261,6 +267,8 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_BLOCK, {DUMP_SIGNAL})  # the main thread's stack is the one asked for
         with contextlib.suppress(OSError):
             for seq, reason, by_deadline in messages(self._control):
+                if seq <= self._last:
+                    continue  # too late
                 self._tripped[seq] = reason, by_deadline
                 running = self._running
                 if running is not None and running[0] == seq:

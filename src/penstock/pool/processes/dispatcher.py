@@ -30,7 +30,7 @@ from penstock.pool.processes.died import WorkerDied
 from penstock.pool.processes.launch import Ends, context_for, cpu_count
 from penstock.pool.processes.memory import loads
 from penstock.pool.processes.parcel import Parcel, unpack_error
-from penstock.pool.processes.wire import CHUNK, CONTROL, Incoming
+from penstock.pool.processes.wire import CHUNK
 from penstock.pool.processes.worker import ProcessWorker
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Dispatcher:
         self._lock = threading.Lock()  # guards `_thread` and `_over`
         self._thread: threading.Thread | None = None
         self._over = False
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands: deque[Callable[[], object]] = deque()
         self._asleep = False
         self._pipe: tuple[int, int] | None = None
         self._selector: selectors.BaseSelector | None = None
@@ -66,7 +66,7 @@ class Dispatcher:
 
     # Anybody
 
-    def do(self, what: Callable[[], None]) -> None:
+    def do(self, what: Callable[[], object]) -> None:
         """Have *what* done on this thread, soon. It must not block or raise."""
         self._commands.append(what)
         with self._lock:
@@ -112,6 +112,10 @@ class Dispatcher:
     def write_rest(self, worker: ProcessWorker) -> None:
         """Its lane was full: write on when it has room."""
         self.do(functools.partial(self._watch, worker, write=True))
+
+    def say_rest(self, worker: ProcessWorker) -> None:
+        """Its control lane was full: write on when it has room."""
+        self.do(functools.partial(self._listen, worker, write=True))
 
     def retire(self, worker: ProcessWorker) -> None:
         """It has been given as many jobs as it may: another takes its place."""
@@ -201,9 +205,8 @@ class Dispatcher:
         self._starting += 1
         self._watch(worker)
         assert self._selector is not None
-        read = selectors.EVENT_READ
-        self._selector.register(ends.control, read, functools.partial(self._hear, worker, Incoming(CONTROL, 1)))
-        self._selector.register(ends.process.sentinel, read, functools.partial(self._died, worker))
+        self._listen(worker)
+        self._selector.register(ends.process.sentinel, selectors.EVENT_READ, functools.partial(self._died, worker))
 
     def _watch(self, worker: ProcessWorker, *, write: bool = False) -> None:
         if worker.dead or self._selector is None:
@@ -237,20 +240,25 @@ class Dispatcher:
                 assert self._selector is not None
                 self._selector.unregister(worker.ends.jobs)
                 worker.watched = False
+                if worker.ready and not worker.told_to_leave:
+                    worker.kill()  # it is ending, or has lost its lane: it can't answer any more
             return False
+        spoke_of_jobs = False
         for (kind, memory, seq, began, ended, _), body in worker.incoming.feed(data):
-            if kind == wire.DONE:
-                self._done(worker, seq, began, ended, body, memory)
-            elif kind == wire.RAISED:
-                self._raised(worker, seq, began, ended, body)
-            elif kind == wire.SKIPPED:
-                self._skipped(worker, seq)
-            elif kind == wire.READY:
+            if kind == wire.READY:
                 self._starting -= 1
                 self._crew.staff.is_ready(worker)
             elif kind == wire.BROKEN:
                 self._crew.staff.cannot_work(unpack_error(body))
-        if worker.ready and not worker.dead:
+            else:
+                spoke_of_jobs = True
+                if kind == wire.DONE:
+                    self._done(worker, seq, began, ended, body, memory)
+                elif kind == wire.RAISED:
+                    self._raised(worker, seq, began, ended, body)
+                else:
+                    self._skipped(worker, seq)
+        if spoke_of_jobs:
             self._give_more(worker)
         return True
 
@@ -272,13 +280,13 @@ class Dispatcher:
             value = self._unpack(worker, body, memory)
         except BaseException as error:
             if job not in crew.attempts.running:
-                crew.staff.has_begun(job, began)
+                crew.staff.has_begun(worker, job, began)
             job._began = began
             where = NotPicklable(f"the result can't be unpickled: {type(error).__qualname__}: {error}")
             where.__cause__ = error
             crew.attempts.failed(worker, job, where)
             return
-        if crew.attempts.running.pop(job, None) is None and not crew.staff.ends_ahead(job, began):
+        if not crew.attempts.take(job, worker) and not crew.staff.ends_ahead(worker, job, began):
             crew.attempts.came_back(worker, job)
             return
         parcel = job._args
@@ -308,7 +316,7 @@ class Dispatcher:
     def _raised(self, worker: ProcessWorker, seq: int, began: float, ended: float, body: bytes) -> None:
         job = self._answered(worker, seq, began, ended)
         if job not in self._crew.attempts.running:
-            self._crew.staff.has_begun(job, began)
+            self._crew.staff.has_begun(worker, job, began)
         job._began = began
         self._crew.attempts.failed(worker, job, unpack_error(body))
 
@@ -316,23 +324,32 @@ class Dispatcher:
         """It did not run a job that was taken back."""
         with worker.lock:
             _, job = worker.under_way.popleft()
+            later = any(other is job for _, other in worker.under_way)
         worker.ends.page.answered(seq)
-        if self._crew.attempts.running.get(job) is worker and self._crew.staff.take_running(job):
+        worker.skipped += 1
+        attempts = self._crew.attempts
+        if later:
+            return  # it was sent here again since then
+        if attempts.take(job, worker):
             self._crew.staff.has_not_run(job)  # we took it for running: each side had seen the other
+        elif worker.overrun is not None and worker.overrun.job is job:
+            attempts.came_back(worker, job)
 
     def _give_more(self, worker: ProcessWorker) -> None:
+        """*worker* was busy and has answered: what it does next is still ours to say."""
         staff = self._crew.staff
         if not worker.under_way:
             if worker.retiring:
                 staff.lets_leave(worker)
                 return
-            if worker in staff.idle:
-                return
             staff.hand_over(worker)
         elif staff.ahead:
             seq, job = worker.under_way[0]
-            if job in staff.ahead and worker.ends.page.begun >= seq:
-                staff.has_begun(job, clock.monotonic())
+            is_last = staff.is_spent(worker) and len(worker.under_way) == 1
+            if is_last or worker.ends.page.begun >= seq:
+                staff.has_begun(worker, job, clock.monotonic())
+            if is_last:
+                self._retire(worker)
         if worker.under_way:
             staff.send_ahead(worker)
 
@@ -344,8 +361,7 @@ class Dispatcher:
         for worker in {entry.worker for entry in list(staff.ahead.values())}:
             if now - worker.moved_at >= long:
                 staff.return_those_behind(worker)
-        while staff.idle and (self._crew.backlog.queue or self._crew.backlog.due):
-            staff.wake_one()
+        staff.hand_out()
 
     # Leaving
 
@@ -370,12 +386,14 @@ class Dispatcher:
                 if overrun is not None:
                     until = min(until, overrun.stuck_at)
                 with contextlib.suppress(RuntimeError):
-                    timers.call_at(until, worker.ends.kill)
+                    timers.call_at(until, worker.kill)
 
     def _died(self, worker: ProcessWorker, events: int) -> None:
         """Its process has ended. What it had begun dies with it; the rest goes to others."""
         assert self._selector is not None
         while self._read(worker):
+            pass
+        while self._hear(worker):
             pass
         worker.ends.process.join()
         with worker.lock:
@@ -393,18 +411,19 @@ class Dispatcher:
             if seq > begun:
                 staff.bring_back(worker, job)
         for seq, job in left:
-            if seq == begun:
-                if job not in attempts.running:
-                    staff.has_begun(job, clock.monotonic())
+            if seq <= begun:
+                staff.has_begun(worker, job, clock.monotonic())
                 if told is not None and told[0] is job:
-                    if staff.take_running(job):
+                    if attempts.take(job, worker):
                         job._ended = clock.monotonic()
                         attempts.settle(job, *told[1:])
-                else:
+                elif attempts.running.get(job) is worker:  # else the worker had skipped it, or it overran
                     attempts.failed(worker, job, died(job.label))
+        attempts.has_ended(worker)
         if worker.watched:
             self._selector.unregister(worker.ends.jobs)
-        self._selector.unregister(worker.ends.control)
+        if worker.heard:
+            self._selector.unregister(worker.ends.control)
         self._selector.unregister(worker.ends.process.sentinel)
         if not worker.ready:
             self._starting -= 1
@@ -416,7 +435,8 @@ class Dispatcher:
         elif again:
             self._start_again()
         self._crew.check_drained()
-        if not staff.idle:
+        staff.hand_out()
+        if self._crew.backlog.queue or self._crew.backlog.due:
             staff.call()
 
     def _start_again(self) -> None:
@@ -432,19 +452,42 @@ class Dispatcher:
 
     # What workers say besides
 
-    def _hear(self, worker: ProcessWorker, incoming: Incoming, events: int) -> None:
+    def _listen(self, worker: ProcessWorker, *, write: bool = False) -> None:
+        """Watch its control lane, as long as that has not ended."""
+        if worker.dead or self._selector is None:
+            return
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
+        on_control_lane = functools.partial(self._on_control_lane, worker)
+        if worker.heard:
+            self._selector.modify(worker.ends.control, wanted, on_control_lane)
+        elif worker.heard is None:
+            self._selector.register(worker.ends.control, wanted, on_control_lane)
+            worker.heard = True
+
+    def _on_control_lane(self, worker: ProcessWorker, events: int) -> None:
+        if events & selectors.EVENT_WRITE and worker.say_rest():
+            self._listen(worker)
+        if events & selectors.EVENT_READ:
+            self._hear(worker)
+
+    def _hear(self, worker: ProcessWorker) -> bool:
+        """Hear what there is; False at the end of the lane, or if there is nothing."""
         try:
             data = worker.ends.control.recv(CHUNK)
+        except BlockingIOError:
+            return False
         except OSError:
-            return
+            data = b""
         if not data:
-            with contextlib.suppress(KeyError, ValueError):
+            if worker.heard:
                 assert self._selector is not None
-                self._selector.modify(worker.ends.control, 0 or selectors.EVENT_WRITE, lambda events: None)
-            return
-        for _, packed in incoming.feed(data):
+                self._selector.unregister(worker.ends.control)
+                worker.heard = False
+            return False
+        for _, packed in worker.said.feed(data):
             with contextlib.suppress(Exception):  # a record that can't be unpickled here
                 self._records.put(pickle.loads(packed))
+        return True
 
 
 def _log_record(fields: dict[str, Any]) -> None:

@@ -7,8 +7,9 @@
               worker ──> log records
 
 A frame with large buffers says that it has memory (memory.py): a descriptor that goes along, in the order of the
-frames. Every CALL gets exactly one answer, in order, at once; a worker that dies owes the rest. The end of the jobs
-lane tells a worker to leave; the end of the control lane, which only closes with the parent, ends it on the spot.
+frames. Every CALL gets exactly one answer, in order, at once; a worker that dies owes the rest. A CALL of no bytes
+stands for a job that got its outcome just before it was sent: it is skipped. The end of the jobs lane tells a worker to
+leave; the end of the control lane, which only closes with the parent, ends it on the spot.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from penstock.pool.attempts import Overrun
 from penstock.pool.processes.child import DUMP_SIGNAL
 from penstock.pool.processes.launch import Ends
 from penstock.pool.processes.parcel import Parcel
-from penstock.pool.processes.wire import ANSWER, CALL, Incoming, Lane, message, send_with_fds
+from penstock.pool.processes.wire import ANSWER, CALL, CONTROL, Incoming, Lane, message, send_with_fds
 from penstock.pool.stacks import innermost_last
 
 if TYPE_CHECKING:
@@ -49,42 +49,50 @@ class ProcessWorker:
         self.ready = False
         self.retiring = False  # it is given no more jobs, and leaves once it has done those it has
         self.told_to_leave = False
+        self.doomed = False  # it is being killed; any thread
         self.under_way: deque[tuple[int, Job[Any]]] = deque()  # sent and not answered, in order
         self.unsent: deque[tuple[memoryview, list[int]]] = deque()  # what did not fit into the lane yet; descriptors
         self.lane = Lane(ends.jobs)
-        self.incoming = Incoming(ANSWER, 1)
-        self.watched: bool | None = None  # its jobs lane; False: it has ended
-        self.last = 0  # the number of the last job sent
+        self._saying = threading.Lock()  # guards the next: messages go out whole, and in order; a leaf
+        self._unsaid = bytearray()  # what did not fit into the control lane yet
+        self.incoming, self.said = Incoming(ANSWER, 1), Incoming(CONTROL, 1)
+        self.watched: bool | None = None  # whether its jobs lane is; None: not yet, False: it has ended
+        self.heard: bool | None = None  # the same of its control lane
+        self.last = 0  # the number of the last job sent; whoever may hand it a job writes it
+        self.skipped = 0  # how many of these were taken back
         self.moved_at = 0.0  # monotonic: when its running job began, as far as we know
         self.takes = 0.0  # seconds that its jobs took lately, on average
-        self.killed: tuple[Job[Any], JobState, BaseException] | None = None  # what its end is to mean; any thread
+        self.killed: tuple[Job[Any], JobState, BaseException] | None = None  # what its end is to mean; dispatcher only
 
     # Handing over
 
-    def send(self, jobs: list[Job[Any]]) -> int | None:
-        """Put *jobs* on the lane; the number of the first, or None if the worker is dead and nothing was sent."""
+    def send(self, jobs: list[Job[Any]]) -> bool:
+        """Put *jobs* on the lane; False if the worker is dead, and nothing was sent."""
         with self.lock:
             if self.dead:
-                return None
-            first = self.last + 1
+                return False
             frames: list[bytes] = []
             fds: list[int] = []
             for job in jobs:
                 self.last += 1
                 self.under_way.append((self.last, job))
-                parcel: Parcel = job._args  # type: ignore[assignment]  # what it was packed into at the call
-                call, function, memory = parcel.call, parcel.function, parcel.memory
-                terms = job._terms
-                plain = job._context is None and terms.plain and terms.id is None and terms.name is None
-                extra = b"" if plain else parcel.extra(job)
-                if memory is not None:
-                    fds.append(os.dup(memory.fd))  # ours may be closed before this one is sent
-                attempt = max(job._attempt, 1)
-                sizes = len(extra), len(function), len(call)
-                header = CALL.pack(memory is not None, self.last, job._number, attempt, *sizes)
-                frames += (header, extra, function, call)
+                fds += self._frame(self.last, job, frames)
             self._write(b"".join(frames), fds)
-            return first
+            return True
+
+    def _frame(self, seq: int, job: Job[Any], frames: list[bytes]) -> list[int]:
+        """Add the frame of *job*; the descriptor that has to go along, if one has."""
+        parcel: Parcel | None = job._args  # type: ignore[assignment]  # what it was packed into at the call
+        if parcel is None:  # it has its outcome already
+            frames.append(CALL.pack(0, seq, 0, 0, 0, 0, 0))
+            return []
+        call, function, memory = parcel.call, parcel.function, parcel.memory
+        terms = job._terms
+        plain = job._context is None and terms.plain and terms.id is None and terms.name is None
+        extra = b"" if plain else parcel.extra(job)
+        sizes = len(extra), len(function), len(call)
+        frames += (CALL.pack(memory is not None, seq, job._number, max(job._attempt, 1), *sizes), extra, function, call)
+        return [] if memory is None else [os.dup(memory.fd)]  # ours may be closed before this one is sent
 
     def _write(self, data: bytes, fds: list[int]) -> None:
         """Write as much as the lane takes now; the dispatcher writes the rest. Holds `lock`."""
@@ -142,10 +150,10 @@ class ProcessWorker:
     def ask_to_stop(self, job: Job[Any], cause: Cause) -> None:
         """Trip the context of *job* over there, if it is the one that runs."""
         with self.lock:
-            seq = next((number for number, other in self.under_way if other is job), None)
+            # The last one: it may have been sent before, and taken back.
+            seq = next((number for number, other in reversed(self.under_way) if other is job), None)
         if seq is not None:
-            with contextlib.suppress(OSError):  # a lane that is full of such messages will not hear one more
-                self.ends.control.send(message((seq, cause.reason, cause.by_deadline)))
+            self._say(message((seq, cause.reason, cause.by_deadline)))
             if not cause.by_deadline:
                 with contextlib.suppress(RuntimeError):  # the interpreter is ending; a stop has its own ways
                     timers.call_at(
@@ -153,26 +161,52 @@ class ProcessWorker:
                         functools.partial(self._did_not_stop, job, cause.reason),
                     )
 
+    def _say(self, said: bytes) -> None:
+        with self._saying:
+            self._unsaid += said
+            left = self._say_on()
+        if left:
+            self._crew.staff.dispatcher.say_rest(self)
+
+    def say_rest(self) -> bool:
+        """Write on; True if nothing is left."""
+        with self._saying:
+            return not self._say_on()
+
+    def _say_on(self) -> bool:
+        """Write as much as the control lane takes; True if something is left. Holds `_saying`."""
+        try:
+            while self._unsaid:
+                del self._unsaid[: self.ends.control.send(self._unsaid)]
+        except BlockingIOError:
+            return True
+        except OSError:  # it has died
+            self._unsaid.clear()
+        return False
+
     def _did_not_stop(self, job: Job[Any], reason: str) -> None:
         if self._crew.attempts.running.get(job) is self:
             self.look_then(functools.partial(self._kill_cancelled, job, reason))
 
     def _kill_cancelled(self, job: Job[Any], reason: str, stack: str) -> None:
+        if not self.is_still_in(job):
+            return
         error = JobCancelled(
             job.label, f"{reason}; it did not stop when asked, and its worker was killed", started=True
         )
         if stack:
             error.add_note(f"it stood at:\n{stack.rstrip()}")
-        self.kill_for(job, JobState.CANCELLED, error)
+        self.killed = self.killed or (job, JobState.CANCELLED, error)
+        self.kill()
 
-    def kill_for(self, job: Job[Any], stage: JobState, error: BaseException) -> None:
-        """Kill it if it still runs *job*, which ends so then."""
+    def is_still_in(self, job: Job[Any]) -> bool:
+        """On the dispatcher: whether it may be killed for *job*, and hits no other.
+
+        What was sent after it is taken back first: only then is it certain that no other has begun.
+        """
+        self._crew.staff.return_those_behind(self)
         with self.lock:
-            runs = bool(self.under_way) and self.under_way[0][1] is job and self.killed is None
-            if runs:
-                self.killed = job, stage, error
-        if runs:
-            self.ends.kill()
+            return bool(self.under_way) and self.under_way[0][1] is job and self.ends.page.begun <= self.under_way[0][0]
 
     # As attempts.Runner
 
@@ -230,11 +264,20 @@ class ProcessWorker:
     def margin_is_over(self, overrun: Overrun) -> None:
         """Look where it stands, then let it be killed."""
         if self.overrun is overrun:
-            self.look_then(functools.partial(self._crew.attempts.still_there, self, overrun))
+            self.look_then(functools.partial(self._end_overrun, overrun))
+
+    def _end_overrun(self, overrun: Overrun, stack: str) -> None:
+        if self.is_still_in(overrun.job):  # else it has answered, or is dead, and that is about to be heard
+            self._crew.attempts.still_there(self, overrun, stack)
+
+    def kill(self) -> None:
+        """SIGKILL. It gets no other job, which it might still begin."""
+        self.doomed = True
+        self.ends.kill()
 
     def replace(self) -> bool:
         """Kill it; the dispatcher starts another as soon as it has ended."""
-        self.ends.kill()
+        self.kill()
         return True
 
     def came_back_late(self) -> None:
@@ -247,7 +290,7 @@ class ProcessWorker:
     def give_up(self, job: Job[Any]) -> tuple[JobState, BaseException]:
         """The time to stop is over: it is killed."""
         stack = self._crew.staff.stacks_at_end.get(self, "")
-        self.ends.kill()
+        self.kill()
         error = JobKilled(job.label, job._ended - job._began)
         if stack:
             error.add_note(f"it stood at:\n{stack.rstrip()}")
