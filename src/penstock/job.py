@@ -22,6 +22,7 @@ import os
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 from penstock import clock, timers
@@ -82,6 +83,10 @@ class Crew(Protocol):
 
     def wait(self, job: Job[Any], block: Callable[[], bool]) -> bool:
         """Call *block*, which waits for *job*; if the caller is one of the workers, others may run meanwhile."""
+        ...
+
+    def lending(self, job: Job[Any]) -> AbstractContextManager[None]:
+        """A block in which a coroutine waits for *job*; if it is on a worker's thread, others may run meanwhile."""
         ...
 
     def observed(self, job: Job[Any]) -> None:
@@ -399,7 +404,8 @@ class Job(Future[T], Generic[T]):
         """Its result. Cancelling the awaiting task cancels the job, or trips its context if it runs.
 
         A job that somebody else cancelled raises `JobCancelled` here, as from `result`: not asyncio's CancelledError,
-        by which the task would take itself for cancelled.
+        by which the task would take itself for cancelled. In a job of the same pool that runs an event loop the worker
+        lends its slot, as in `result`.
         """
         import asyncio  # only for those who use it
 
@@ -415,12 +421,13 @@ class Job(Future[T], Generic[T]):
                 with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                     loop.call_soon_threadsafe(wake)
 
-            self.add_done_callback(tell)
-            try:
-                yield from ended
-            except asyncio.CancelledError:
-                self.cancel("the task that awaited it was cancelled")
-                raise
+            with self._terms.crew.lending(self):
+                self.add_done_callback(tell)
+                try:
+                    yield from ended
+                except asyncio.CancelledError:
+                    self.cancel("the task that awaited it was cancelled")
+                    raise
         return self.result()
 
     def __repr__(self) -> str:

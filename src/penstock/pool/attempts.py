@@ -300,6 +300,11 @@ class Attempts:
         with self._lock:
             return self._overrun.pop(job, None) is not None
 
+    def is_in(self, job: Job[Any]) -> bool:
+        """Whether the calling thread runs *job*."""
+        runner = self.running.get(job)
+        return runner is not None and runner.thread is threading.current_thread()
+
     def runs_here(self) -> bool:
         """Whether the calling thread is inside one of the running jobs, be it as the caller who had to run it."""
         here = threading.current_thread()

@@ -31,6 +31,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from penstock import clock, timers
@@ -100,6 +101,10 @@ class Workers(Protocol):
 
     def waiting_for(self, job: Job[Any] | None, block: Callable[[], bool]) -> bool:
         """Call *block*, which waits for *job* (None: for a place); a worker of this crew lends its slot meanwhile."""
+        ...
+
+    def lending(self, job: Job[Any] | None) -> AbstractContextManager[None]:
+        """The same as a block, for a coroutine; a loop may be in several at once."""
         ...
 
     def is_here(self) -> bool:
@@ -185,6 +190,10 @@ class Crew:
     def wait(self, job: Job[Any], block: Callable[[], bool]) -> bool:
         """Call *block*, which waits for *job*; a worker of this pool lends its slot meanwhile."""
         return self.staff.waiting_for(job, block)
+
+    def lending(self, job: Job[Any]) -> AbstractContextManager[None]:
+        """A block in which a coroutine waits for *job*; a worker of this pool lends its slot meanwhile."""
+        return self.staff.lending(job)
 
     def observed(self, job: Job[Any]) -> None:
         """Somebody has asked how *job* failed."""

@@ -58,7 +58,10 @@ class Submitting(Executor):
         return self._crew.intake.submit(self._terms, fn, args, kwargs)
 
     async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]:
-        """As `submit`, from a coroutine: a full backlog makes this coroutine wait, not its loop."""
+        """As `submit`, from a coroutine: a full backlog makes this coroutine wait, not its loop.
+
+        On a loop that runs inside a job of the same pool the worker lends its slot meanwhile.
+        """
         return await self._crew.intake.submit_from_loop(self._terms, fn, args, kwargs)
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -97,7 +100,8 @@ class Submitting(Executor):
         Inputs are read as the caller iterates, so that *iterable* may be endless: at most *buffersize* jobs (default:
         the backlog) are under way and not yet yielded. *ordered*: in the order of the inputs, else as they end.
         Leaving it cancels what has not started. If the pool is closed meanwhile, what is under way is still yielded;
-        then `PoolClosed` says that inputs are left.
+        then `PoolClosed` says that inputs are left. Inside a job of the same pool the waiting worker lends its slot,
+        for which the stdlib's `as_completed` and `wait` can't ask.
         """
         return stream_jobs(self._crew, self._terms, fn, iterable, ordered, buffersize)
 

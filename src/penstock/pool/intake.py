@@ -123,7 +123,8 @@ class Intake:
         if not self._places.take():
             if terms.when_full in ("reject", "caller"):
                 return self.submit(terms, fn, args, kwargs)
-            await self._line_up_from_loop(terms)
+            with self._staff.lending(None):
+                await self._line_up_from_loop(terms)
         return self.submit(terms, fn, args, kwargs, placed=True)
 
     def accept_all(self, terms: JobTerms, fn: Callable[..., Any], inputs: Iterator[tuple[Any, ...]]) -> list[Job[Any]]:

@@ -321,6 +321,10 @@ class _Worker:
         """A job that waits for itself would wait for ever; there is no other job here."""
         raise RuntimeError(f"{job.label} can't wait for itself")
 
+    def lending(self, job: Job[Any]) -> contextlib.AbstractContextManager[None]:
+        """As `wait`."""
+        raise RuntimeError(f"{job.label} can't wait for itself")
+
     def observed(self, job: Job[Any]) -> None:
         """Nobody counts here."""
 

@@ -20,12 +20,13 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock import clock
 from penstock.events import WorkerStarted, WorkerStopped
-from penstock.job import Job, JobState, current_job
+from penstock.job import Job, JobState
 from penstock.lifecycle import Phase
 from penstock.pool.processes.dispatcher import Dispatcher
 from penstock.pool.processes.page import IS_SAFE
@@ -359,9 +360,14 @@ class ProcessStaff:
 
     def waiting_for(self, job: Job[Any] | None, block: Callable[[], bool]) -> bool:
         """Call *block*: the workers are elsewhere, and none can wait here."""
-        if job is not None and job is current_job():
+        with self.lending(job):
+            return block()
+
+    def lending(self, job: Job[Any] | None) -> AbstractContextManager[None]:
+        """The same as a block, for a coroutine; a submitter that runs a job itself may ask for that very job."""
+        if job is not None and self._crew.attempts.is_in(job):
             raise RuntimeError(f"{job.label} can't wait for itself")
-        return block()
+        return contextlib.nullcontext()
 
     def is_here(self) -> bool:
         """No thread of this process is a worker."""
