@@ -22,7 +22,7 @@ from penstock.errors import Cancelled, DeadlineExceeded, JobCancelled
 from penstock.events import JobEnded, JobRetried, JobStarted, WorkerStuck
 from penstock.job import FINAL, Job, JobState
 from penstock.pool.ledger import Tally
-from penstock.pool.stacks import drop_our_frames
+from penstock.pool.stacks import drop_our_frames, where_it_stands
 from penstock.report import StuckJob
 
 if TYPE_CHECKING:
@@ -272,8 +272,8 @@ class Attempts:
             to_retry = self._overrun.pop(job, None)
         ran = clock.monotonic() - overrun.since
         log.warning(
-            "%s is stuck: it has run for %.3g s and did not stop at its deadline; %s. It stands at:\n%s",
-            job.label, ran, worker.fate(replaced), stack,
+            "%s is stuck: it has run for %.3g s and did not stop at its deadline; %s. It %s",
+            job.label, ran, worker.fate(replaced), where_it_stands(stack),
             extra={"job": job.id, "worker": worker.name, "pool": self._name},
         )  # fmt: skip
         if self._crew.ledger.observers:
@@ -408,7 +408,7 @@ class Attempts:
         if not running:
             return "no job runs"
         job = min(running, key=lambda job: job._began)
-        return f"{job.label} has run for {job.ran or 0:.3g} s and stands at:\n{self.stack(job)}"
+        return f"{job.label} has run for {job.ran or 0:.3g} s and {where_it_stands(self.stack(job))}"
 
     def start_afresh(self) -> None:
         """In the child of a fork: the lock may be in any state, and nothing runs."""
