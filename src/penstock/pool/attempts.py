@@ -145,7 +145,19 @@ class Attempts:
         ended = clock.monotonic()
         if self.running.pop(job, None) is None:
             self.came_back(worker, job)
-            return
+        else:
+            self.ended_by(worker, job, error, ended)
+
+    def take(self, worker: Runner, job: Job[Any]) -> bool:
+        """Take *job* out of the running ones if it is *worker* that runs it, and not another one a later attempt."""
+        with self._lock:
+            if self.running.get(job) is not worker:
+                return False
+            del self.running[job]
+            return True
+
+    def ended_by(self, worker: Runner, job: Job[Any], error: BaseException, ended: float) -> None:
+        """The attempt of *job*, which *worker* ran and is in our hands, ended with *error* at this time."""
         job._ended = ended
         worker.tally.times.extend((job._since, job._began, ended))
         drop_our_frames(error)

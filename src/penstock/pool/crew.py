@@ -256,9 +256,9 @@ class Crew:
             if self.ledger.observers:
                 self.ledger.tell(PoolStopped(self.name))
 
-    def broke(self) -> None:
-        """An initializer raised: nothing that waits can ever run."""
-        self.close("its initializer raised")
+    def broke(self, why: str = "its initializer raised") -> None:
+        """Nothing that waits can ever run."""
+        self.close(why)
         self.lifecycle.advance(Phase.CANCELLING)
         self.cut_waiting()
 
