@@ -259,7 +259,7 @@ class Crew:
     def broke(self, why: str = "its initializer raised") -> None:
         """Nothing that waits can ever run."""
         self.close(why)
-        self.lifecycle.advance(Phase.CANCELLING)
+        self.lifecycle.start_none()
         self.cut_waiting()
 
     def nobody_can_work(self, error: BaseException) -> None:
