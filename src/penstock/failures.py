@@ -258,6 +258,7 @@ def _frames(tb: TracebackType | None) -> list[tuple[str, int, str]]:
 def _remote_frames(error: BaseException) -> str:
     """What an error from another process tells of the place where it was raised; its own frames stayed there."""
     told = getattr(error, "traceback", None) or getattr(error.__cause__, "text", None)
+    told = told or getattr(error.__cause__, "tb", None)  # as the stdlib's process pool, and loky's, have it
     return told if isinstance(told, str) and error.__traceback__ is None else ""
 
 

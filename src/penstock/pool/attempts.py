@@ -22,7 +22,7 @@ from penstock.errors import Cancelled, DeadlineExceeded, JobCancelled
 from penstock.events import JobEnded, JobRetried, JobStarted, WorkerStuck
 from penstock.job import FINAL, Job, JobState
 from penstock.pool.ledger import Tally
-from penstock.pool.stacks import drop_our_frames
+from penstock.pool.stacks import drop_our_frames, where_it_stands
 from penstock.report import StuckJob
 
 if TYPE_CHECKING:
@@ -150,7 +150,19 @@ class Attempts:
         ended = clock.monotonic()
         if not self.take(job, worker):
             self.came_back(worker, job)
-            return
+        else:
+            self.ended_by(worker, job, error, ended)
+
+    def take(self, worker: Runner, job: Job[Any]) -> bool:
+        """Take *job* out of the running ones if it is *worker* that runs it, and not another one a later attempt."""
+        with self._lock:
+            if self.running.get(job) is not worker:
+                return False
+            del self.running[job]
+            return True
+
+    def ended_by(self, worker: Runner, job: Job[Any], error: BaseException, ended: float) -> None:
+        """The attempt of *job*, which *worker* ran and is in our hands, ended with *error* at this time."""
         job._ended = ended
         worker.tally.times.extend((job._since, job._began, ended))
         drop_our_frames(error)
@@ -284,8 +296,8 @@ class Attempts:
             to_retry = self._overrun.pop(job, None)
         ran = clock.monotonic() - overrun.since
         log.warning(
-            "%s is stuck: it has run for %.3g s and did not stop at its deadline; %s. It stands at:\n%s",
-            job.label, ran, worker.fate(replaced), stack,
+            "%s is stuck: it has run for %.3g s and did not stop at its deadline; %s. It %s",
+            job.label, ran, worker.fate(replaced), where_it_stands(stack),
             extra={"job": job.id, "worker": worker.name, "pool": self._name},
         )  # fmt: skip
         if self._crew.ledger.observers:
@@ -425,7 +437,7 @@ class Attempts:
         if not running:
             return "no job runs"
         job = min(running, key=lambda job: job._began)
-        return f"{job.label} has run for {job.ran or 0:.3g} s and stands at:\n{self.stack(job)}"
+        return f"{job.label} has run for {job.ran or 0:.3g} s and {where_it_stands(self.stack(job))}"
 
     def start_afresh(self) -> None:
         """In the child of a fork: the lock may be in any state, and nothing runs."""

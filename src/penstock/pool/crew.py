@@ -265,10 +265,10 @@ class Crew:
             if self.ledger.observers:
                 self.ledger.tell(PoolStopped(self.name))
 
-    def broke(self) -> None:
-        """An initializer raised: nothing that waits can ever run."""
-        self.close("its initializer raised")
-        self.lifecycle.advance(Phase.CANCELLING)
+    def broke(self, why: str = "its initializer raised") -> None:
+        """Nothing that waits can ever run."""
+        self.close(why)
+        self.lifecycle.start_none()
         self.cut_waiting()
 
     def nobody_can_work(self, error: BaseException) -> None:

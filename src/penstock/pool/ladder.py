@@ -20,6 +20,7 @@ from typing import Final
 from penstock import clock, timers
 from penstock.lifecycle import Phase
 from penstock.pool.crew import Crew
+from penstock.pool.stacks import where_it_stands
 from penstock.report import Report
 
 log = logging.getLogger("penstock.stop")
@@ -145,8 +146,8 @@ def finished(crew: Crew, deadline: float | None) -> Report:
     if crew.first_to_report():
         level = logging.INFO if report.ok else logging.WARNING
         stacks = "".join(
-            f"\n{stuck.outcome}: job {stuck.id} ({stuck.name}) on {stuck.worker}, for {stuck.ran:.3g} s, stands at:\n"
-            f"{stuck.stack.rstrip()}"
+            f"\n{stuck.outcome}: job {stuck.id} ({stuck.name}) on {stuck.worker}, for {stuck.ran:.3g} s, "
+            f"{where_it_stands(stuck.stack)}"
             for stuck in report.stuck
         )
         log.log(level, "%s%s", report, stacks, extra={"pool": crew.name})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 import gc
 import itertools
 import operator
@@ -72,18 +73,28 @@ def innermost_last(dump: str) -> str:
     return "".join(traceback.format_list((shown or frames[-1:])[-_DEEPEST:]))
 
 
+def where_it_stands(stack: str) -> str:
+    """*stack* as the end of a sentence about a job; it may not be known."""
+    return f"stands at:\n{stack.rstrip()}" if stack else "can't be seen from here"
+
+
 def drop_our_frames(error: BaseException) -> None:
     """Let the traceback of *error* begin in the user's code. Our frames would also keep the job alive: a cycle."""
     tb = error.__traceback__
-    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_HERE):
+    while tb is not None and _leads_to_a_job(tb.tb_frame.f_code.co_filename, tb.tb_frame.f_code.co_name):
         tb = tb.tb_next
     error.__traceback__ = tb
 
 
 def _begins_a_thread(frame: traceback.FrameSummary) -> bool:
-    return frame.filename.startswith(_HERE) or (
+    return _leads_to_a_job(frame.filename, frame.name) or (
         frame.filename == threading.__file__ and frame.name in ("_bootstrap", "_bootstrap_inner", "run")
     )
+
+
+def _leads_to_a_job(file: str, function: str) -> bool:
+    """Whether this frame is ours, or that of a thread of the stdlib's pool around ours."""
+    return file.startswith(_HERE) or (file == concurrent.futures.thread.__file__ and function in ("_worker", "run"))
 
 
 def _start_afresh() -> None:
