@@ -153,14 +153,6 @@ class Attempts:
         else:
             self.ended_by(worker, job, error, ended)
 
-    def take(self, worker: Runner, job: Job[Any]) -> bool:
-        """Take *job* out of the running ones if it is *worker* that runs it, and not another one a later attempt."""
-        with self._lock:
-            if self.running.get(job) is not worker:
-                return False
-            del self.running[job]
-            return True
-
     def ended_by(self, worker: Runner, job: Job[Any], error: BaseException, ended: float) -> None:
         """The attempt of *job*, which *worker* ran and is in our hands, ended with *error* at this time."""
         job._ended = ended
