@@ -26,7 +26,7 @@ from penstock.pool.terms import Unobserved, WhenFull
 DOCS: Final = Path(__file__).parent
 
 ROOMS: Final[dict[str, tuple[str, ...]]] = {
-    "The pools": ("ThreadPool", "ProcessPool"),
+    "The pools": ("ThreadPool", "ProcessPool", "ExecutorPool"),
     "Jobs": ("Job", "JobState", "current_job"),
     "Contexts": ("Context", "current_context"),
     "Trying again": ("Retry",),
@@ -120,7 +120,7 @@ def _entry(name: str, value: Any) -> Iterator[str]:
     else:
         if dataclasses.is_dataclass(value) and name != "Retry":
             yield _code("\n".join(f"{field.name}: {field.type}" for field in dataclasses.fields(value)))
-        elif name in ("ThreadPool", "ProcessPool", "Context", "Retry"):  # the others are made by a pool, not by hand
+        elif name in (*ROOMS["The pools"], "Context", "Retry"):  # the others are made by a pool, not by hand
             yield _code(_signature(name, value.__init__))
         yield _prose(value)
         yield from _attributes(value)

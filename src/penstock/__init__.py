@@ -13,6 +13,7 @@ from penstock.errors import (
     Incomplete,
     JobAbandoned,
     JobCancelled,
+    JobDropped,
     JobKilled,
     NestedWait,
     NoResult,
@@ -31,11 +32,13 @@ from penstock.report import Report, Stats, StuckJob
 from penstock.retry import Retry
 
 if typing.TYPE_CHECKING:
+    from penstock.pool.inner import ExecutorPool
     from penstock.pool.processes import ProcessPool, RemoteTraceback, WorkerDied
 
 __version__ = "0.1.0"
 
 _WHEN_ASKED_FOR = {  # what only some programs need, and takes long to load
+    "ExecutorPool": "penstock.pool.inner",
     "ProcessPool": "penstock.pool.processes",
     "RemoteTraceback": "penstock.pool.processes",
     "WorkerDied": "penstock.pool.processes",
@@ -58,12 +61,14 @@ __all__ = [
     "Cancelled",
     "Context",
     "DeadlineExceeded",
+    "ExecutorPool",
     "Failure",
     "Failures",
     "Incomplete",
     "Job",
     "JobAbandoned",
     "JobCancelled",
+    "JobDropped",
     "JobKilled",
     "JobState",
     "NestedWait",

@@ -9,8 +9,10 @@ from typing import Any, assert_type
 
 from penstock import (
     Context,
+    ExecutorPool,
     Incomplete,
     Job,
+    JobDropped,
     JobState,
     ProcessPool,
     Report,
@@ -45,6 +47,14 @@ def processes_are_the_same(pool: ProcessPool) -> None:
         job.result()
     except WorkerDied as died:
         assert_type(died.exitcode, int | None)
+
+
+def any_executor_will_do(executor: Executor) -> None:
+    pool = ExecutorPool(executor, 4, timeout=5, shutdown_executor=True)
+    assert_type(pool.submit(label, 1, suffix="st"), Job[str])
+    assert_type(pool.options(retry=Retry(2, on=(JobDropped,))).submit(half, 1), Job[float])
+    with graceful(pool), pool as entered:
+        assert_type(entered, ExecutorPool)
 
 
 def jobs_know_what_their_function_returns(pool: ThreadPool) -> None:

@@ -81,8 +81,8 @@ class Submitting(Executor):
         As `Executor.map`: all inputs are read at the call and all run, even if nobody iterates; those that the
         backlog has no place for wait outside it. *buffersize*: read only so many inputs ahead of the results taken,
         as Python 3.14 does. *timeout*: seconds from the call to the last result, then TimeoutError. *chunksize*:
-        so many inputs make one job, where jobs go to another process; it has no effect on threads. A job's error is
-        raised where its result would be, and ends the iteration; leaving it cancels what has not started.
+        so many inputs make one job of a `ProcessPool`; it has no effect elsewhere. A job's error is raised where its
+        result would be, and ends the iteration; leaving it cancels what has not started.
         """
         return map_jobs(self._crew, self._terms, fn, iterables, timeout, chunksize, buffersize)
 
