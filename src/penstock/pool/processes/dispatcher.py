@@ -27,7 +27,7 @@ from penstock.pool.ledger import ALL_OF_FIRST, ONE_IN
 from penstock.pool.processes import wire
 from penstock.pool.processes.child import Setup, levels_to_relay
 from penstock.pool.processes.died import WorkerDied
-from penstock.pool.processes.launch import Ends, context_for, cpu_count
+from penstock.pool.processes.launch import Ends, Starter, context_for, cpu_count
 from penstock.pool.processes.memory import loads
 from penstock.pool.processes.parcel import Parcel, unpack_error
 from penstock.pool.processes.wire import CHUNK
@@ -41,6 +41,8 @@ log = logging.getLogger("penstock.pool")
 _LONG: Final = 5e-3  # seconds that a job may hold up those that were sent after it,
 _LONG_IF_ONE_IS_IDLE: Final = 1e-3  # or only so many if another worker has nothing to do
 _LEAVING_TAKES: Final = 5.0  # seconds for a worker that was told to leave to end
+_FIRST_PAUSE: Final = 0.2  # seconds before another is started in the place of one that could not,
+_LONGEST_PAUSE: Final = 5.0  # doubled each time up to so many
 _VMSTAT: Final = Path("/proc/vmstat")
 
 
@@ -62,6 +64,7 @@ class Dispatcher:
         self._asleep = False
         self._pipe: tuple[int, int] | None = None
         self._selector: selectors.BaseSelector | None = None
+        self._starter = Starter(self._crew.name, self._start_process)
         self._starting = 0  # processes that are to be started, or are and have not said that they are ready
 
     # Anybody
@@ -164,6 +167,7 @@ class Dispatcher:
             return self._over
 
     def _close(self) -> None:
+        self._starter.join()
         if self._selector is not None:
             self._selector.close()
         if self._pipe is not None:
@@ -182,8 +186,9 @@ class Dispatcher:
         crew = self._crew
         settings, staff = crew.settings, crew.staff
         if crew.lifecycle.phase is Phase.CLOSED or staff.broken is not None:
-            staff.did_not_start()
+            staff.is_not_wanted()
             return
+        self._starting += 1
         setup = Setup(
             name=staff.next_name(),
             preload=settings.preload,
@@ -194,19 +199,34 @@ class Dispatcher:
             log_levels=levels_to_relay(),
             dies_with_starter=settings.start_method == "forkserver",
         )
+        self._starter.put(setup)
+
+    def _start_process(self, setup: Setup) -> None:
+        """On the thread of the starter."""
+        settings = self._crew.settings
         try:
             ends = Ends(context_for(settings.start_method, settings.preload), setup)
-        except Exception as error:
-            staff.did_not_start()
-            staff.cannot_work(error)
-            return
-        worker = ProcessWorker(crew, ends)
+        except BaseException as error:
+            self.do(functools.partial(self._not_started, error))
+        else:
+            self.do(functools.partial(self._started, ends))
+
+    def _not_started(self, error: BaseException) -> None:
+        self._starting -= 1
+        self._crew.staff.could_not_start(error)
+        self._start_again()
+
+    def _started(self, ends: Ends) -> None:
+        staff = self._crew.staff
+        worker = ProcessWorker(self._crew, ends)
         staff.came(worker)
-        self._starting += 1
         self._watch(worker)
         assert self._selector is not None
         self._listen(worker)
         self._selector.register(ends.process.sentinel, selectors.EVENT_READ, functools.partial(self._died, worker))
+        if staff.none_may_live:
+            worker.kill()
+        self._let_leave()  # if the pool was closed meanwhile
 
     def _watch(self, worker: ProcessWorker, *, write: bool = False) -> None:
         if worker.dead or self._selector is None:
@@ -430,9 +450,9 @@ class Dispatcher:
         worker.lane.close()
         again = staff.gone(worker)
         worker.ends.close()
-        if not worker.ready and staff.starts_in_vain:
-            staff.cannot_work(died(f"worker {worker.name}"))
-        elif again:
+        if not worker.ready and not worker.told_to_leave and not worker.doomed:
+            staff.could_not_start(died(f"worker {worker.name}"))
+        if again:
             self._start_again()
         self._crew.check_drained()
         staff.hand_out()
@@ -440,11 +460,14 @@ class Dispatcher:
             staff.call()
 
     def _start_again(self) -> None:
+        """Start one in the place of another, which is counted as alive; after a moment if the last could not start."""
         failed = self._crew.staff.failed_starts
-        if not failed:
-            self._start()
-        else:
-            timers.call_at(clock.monotonic() + 0.1 * 2**failed, self.start_worker)
+        if failed:
+            pause = min(_FIRST_PAUSE * 2 ** (failed - 1), _LONGEST_PAUSE)
+            with contextlib.suppress(RuntimeError):  # the interpreter is ending: start it now
+                timers.call_at(clock.monotonic() + pause, self.start_worker)
+                return
+        self._start()
 
     def _oom_killed(self) -> bool:
         before, self._oom_kills = self._oom_kills, _oom_kills()

@@ -81,7 +81,9 @@ class ProcessStaff:
         self._ready = 0
         self._started = 0
         self._failed_starts = 0
+        self._trouble: BaseException | None = None  # why the last one that failed to start did
         self._given_up = False
+        self.none_may_live = False  # a stop has killed all: the same goes for those that are being started
         self._workers: set[ProcessWorker] = set()
 
     # Handing over: any thread
@@ -320,6 +322,8 @@ class ProcessStaff:
     def wake_all(self) -> None:
         """The pool is closed: the dispatcher lets the workers leave."""
         self.dispatcher.look_at_idle()
+        with self._changed:
+            self._changed.notify_all()
 
     def call(self) -> None:
         """There is work: hand it over, or have one more worker start."""
@@ -336,11 +340,15 @@ class ProcessStaff:
     def grow(self) -> bool:
         """Have the dispatcher start one more worker if there may be one."""
         with self._lock:
-            if self.alive >= self.capacity or self.broken is not None or self._crew.lifecycle.phase is Phase.CLOSED:
+            if not self._may_start():
                 return False
             self.alive += 1
         self.dispatcher.start_worker()
         return True
+
+    def _may_start(self) -> bool:
+        """Whether there may be one more. Holds `_lock`."""
+        return self.alive < self.capacity and self.broken is None and self._crew.lifecycle.phase is not Phase.CLOSED
 
     def next_name(self) -> str:
         """A name for one more worker."""
@@ -353,10 +361,19 @@ class ProcessStaff:
         while self.grow():
             pass
         with self._changed:
-            self._changed.wait_for(lambda: self._given_up or self._ready >= self.capacity)
-            broken = self.broken
-        if broken is not None:
-            raise broken
+            self._changed.wait_for(self._is_settled)
+            trouble = self.broken or (self._trouble if self.starts_in_vain else None)
+            all_ready = self._ready >= self.capacity
+        if trouble is not None:
+            raise trouble
+        if not all_ready:
+            raise self._crew.refusal()
+
+    def _is_settled(self) -> bool:
+        """Whether all are ready, or will not be. Holds `_lock`."""
+        if self._ready >= self.capacity or self._given_up or self.starts_in_vain:
+            return True
+        return self._crew.lifecycle.phase is Phase.CLOSED
 
     def waiting_for(self, job: Job[Any] | None, block: Callable[[], bool]) -> bool:
         """Call *block*: the workers are elsewhere, and none can wait here."""
@@ -387,7 +404,8 @@ class ProcessStaff:
         self.dispatcher.join(deadline)
 
     def kill_all(self) -> None:
-        """The last rung: nothing runs on."""
+        """The last rung: nothing runs on, nor begins to."""
+        self.none_may_live = True
         for worker in self.workers():
             worker.kill()
 
@@ -408,8 +426,7 @@ class ProcessStaff:
         self.ahead.clear()
         self.dispatcher.start_afresh()
         for worker in self._workers:
-            with contextlib.suppress(OSError):
-                worker.ends.close()  # held by this child, too, they would keep the workers from seeing the parent's end
+            worker.ends.start_afresh()
         self._workers.clear()
         self.alive = self.capacity = 0
 
@@ -431,10 +448,20 @@ class ProcessStaff:
             self._crew.ledger.tell(WorkerStarted(self._settings.name, worker.name))
         self.hand_over(worker)
 
-    def did_not_start(self) -> None:
-        """One that was to be started was not."""
+    def is_not_wanted(self) -> None:
+        """One that was to be started is not."""
         with self._lock:
             self.alive -= 1
+
+    def could_not_start(self, trouble: BaseException) -> None:
+        """One could not be started, or ended before it was ready. Too often in a row, and the pool is broken."""
+        with self._changed:
+            self._failed_starts += 1
+            self._trouble = trouble
+            hopeless = self.starts_in_vain and not self._ready
+            self._changed.notify_all()
+        if hopeless:
+            self.cannot_work(trouble)
 
     def has_successor(self) -> None:
         """One more is started beside one that will leave."""
@@ -449,16 +476,11 @@ class ProcessStaff:
             self._workers.discard(worker)
             if worker.ready:
                 self._ready -= 1
-            else:
-                self._failed_starts += 1
             counted = not worker.told_to_leave
             if counted:
                 self.alive -= 1
-            if not counted or self.broken is not None or self._crew.lifecycle.phase is Phase.CLOSED:
-                again = False
-            else:
-                again = self.alive < self.capacity
-                self.alive += again
+            again = counted and self._may_start()
+            self.alive += again
         self._crew.ledger.close_tally(worker.tally)
         if self._crew.ledger.observers:
             self._crew.ledger.tell(WorkerStopped(self._settings.name, worker.name))

@@ -25,6 +25,8 @@ from penstock.pool.stacks import innermost_last
 if TYPE_CHECKING:
     from penstock.pool.processes import ProcessCrew
 
+_LARGEST: Final = 1 << 20  # bytes of stacks that are kept of one worker
+_STACK: Final = "Stack (most recent call first):"  # how faulthandler begins one
 _DUMP_TAKES: Final = 0.1  # seconds that a worker is given to write down where it stands
 
 
@@ -218,8 +220,12 @@ class ProcessWorker:
         """Where it says that it stands, after `ask_where`; empty if it hasn't by *until*."""
         if begun is None:
             return ""
-        while not (text := self._read_stack(begun)) and clock.monotonic() < until:
+        text, before = self._read_stack(begun), None
+        while text != before or not text:  # it is written line by line
+            if clock.monotonic() >= until:
+                break
             time.sleep(0.002)  # polls: a signal handler over there writes to a file, and can't tell us
+            text, before = self._read_stack(begun), text
         return text
 
     def look_then(self, then: Any) -> None:
@@ -236,26 +242,31 @@ class ProcessWorker:
         if DUMP_SIGNAL is None or self.dead:
             return None
         try:
-            begun = self.ends.stacks.seek(0, 2)
+            file = self.ends.stacks.fileno()
+            begun = os.fstat(file).st_size
+            if begun > _LARGEST:
+                begun = 0
+                os.ftruncate(file, 0)
             self.ends.signal(DUMP_SIGNAL)
         except (OSError, ValueError):  # it is gone
             return None
         return begun
 
     def _read_stack(self, begun: int) -> str:
-        with contextlib.suppress(OSError, ValueError):
-            self.ends.stacks.seek(begun)
-            return innermost_last(self.ends.stacks.read().decode(errors="replace"))
+        """The first stack that was written from there on: another may have been asked for meanwhile."""
+        text = self._written_since(begun).partition(_STACK)[2]
+        return innermost_last(text.partition(_STACK)[0])
+
+    def _written_since(self, begun: int) -> str:
+        with contextlib.suppress(OSError, ValueError):  # it is gone
+            return os.pread(self.ends.stacks.fileno(), 2 * _LARGEST, begun).decode(errors="replace")
         return ""
 
     def last_words(self) -> str:
         """What faulthandler wrote when it died of a fatal signal."""
-        with contextlib.suppress(OSError, ValueError):
-            self.ends.stacks.seek(0)
-            text = self.ends.stacks.read().decode(errors="replace")
-            at = text.rfind("Fatal Python error")
-            return "" if at < 0 else f"{text[at:].splitlines()[0]}\n{innermost_last(text[at:])}"
-        return ""
+        text = self._written_since(0)
+        at = text.rfind("Fatal Python error")
+        return "" if at < 0 else f"{text[at:].splitlines()[0]}\n{innermost_last(text[at:])}"
 
     def stack_at_deadline(self) -> str:
         """Not known at once."""
