@@ -84,6 +84,10 @@ class Crew(Protocol):
         """Call *block*, which waits for *job*; if the caller is one of the workers, others may run meanwhile."""
         ...
 
+    def lend(self, job: Job[Any]) -> Callable[[], None]:
+        """A coroutine is going to wait for *job*, and calls what this gives when it goes on."""
+        ...
+
     def observed(self, job: Job[Any]) -> None:
         """Somebody has asked how *job* failed."""
         ...
@@ -401,27 +405,48 @@ class Job(Future[T], Generic[T]):
         A job that somebody else cancelled raises `JobCancelled` here, as from `result`: not asyncio's CancelledError,
         by which the task would take itself for cancelled.
         """
+        if self._stage is _DONE:
+            return self._value  # type: ignore[no-any-return]
+        if self._stage not in FINAL:
+            yield from self._suspend()
+        return self.result()
+
+    async def settled(self) -> None:
+        """Wait until it has its outcome, which counts as seen. The task that waits may be cancelled; the job is not."""
+        if self._stage not in FINAL:
+            await _Suspension(self)
+        if self._stage is not _DONE:
+            self._observed()
+
+    def _suspend(self, *, cancels: bool = True) -> Generator[Any, None, None]:
+        """Suspend the calling task until the outcome is there; *cancels*: if the task is cancelled, so is the job."""
         import asyncio  # only for those who use it
 
-        if self._stage not in FINAL:
-            loop = asyncio.get_running_loop()
-            ended: asyncio.Future[None] = loop.create_future()
+        loop = asyncio.get_running_loop()
+        here = threading.get_ident()
+        ended: asyncio.Future[None] = loop.create_future()
 
-            def wake() -> None:
-                if not ended.done():
-                    ended.set_result(None)
+        def wake() -> None:
+            if not ended.done():
+                ended.set_result(None)
 
-            def tell(job: Future[T]) -> None:
-                with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        def tell(job: Future[T]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                if threading.get_ident() == here:
+                    wake()
+                else:
                     loop.call_soon_threadsafe(wake)
 
+        go_on = self._terms.crew.lend(self)
+        try:
             self.add_done_callback(tell)
-            try:
-                yield from ended
-            except asyncio.CancelledError:
+            yield from ended
+        except asyncio.CancelledError:
+            if cancels:
                 self.cancel("the task that awaited it was cancelled")
-                raise
-        return self.result()
+            raise
+        finally:
+            go_on()
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.name} {self._stage}>"
@@ -574,6 +599,16 @@ class Job(Future[T], Generic[T]):
     def _observed(self) -> None:
         """Somebody has seen how it failed."""
         self._terms.crew.observed(self)
+
+
+class _Suspension:
+    """Awaits a job without asking how it ended."""
+
+    def __init__(self, job: Job[Any]) -> None:
+        self._job = job
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._job._suspend(cancels=False)
 
 
 def new_job(

@@ -277,6 +277,10 @@ class _Worker:
         """A job that waits for itself would wait for ever; there is no other job here."""
         raise RuntimeError(f"{job.label} can't wait for itself")
 
+    def lend(self, job: Job[Any]) -> Callable[[], None]:
+        """There is no slot here."""
+        return lambda: None
+
     def observed(self, job: Job[Any]) -> None:
         """Nobody counts here."""
 
