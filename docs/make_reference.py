@@ -40,12 +40,12 @@ NOT_PROMISED: Final[dict[str, frozenset[str]]] = {
     "Context": frozenset(
         {"context", "cause", "parent", "is_listened_to", "listen", "trip", "listen_for_job", "limit", "close"}
     ),
-    "Job": frozenset({"wait_seen"}),
+    "Job": frozenset({"wait_seen", "settled"}),
     "Failures": frozenset({"flush", "record", "start_afresh"}),
 }
 
 ALIASES: Final = {
-    "_Unchanged | ": "",
+    "Unchanged | ": "",
     "_Inherit | ": "",
     "WhenFull": " | ".join(repr(word) for word in get_args(WhenFull)),
     "Unobserved": " | ".join(repr(word) for word in get_args(Unobserved)),

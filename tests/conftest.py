@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from penstock.pool.executor import Pool
+from penstock.pool.executor import AnyPool
 
 LINGER = 5.0  # seconds that threads may take to end after their test; joined, not slept
 
@@ -24,15 +24,15 @@ LASTING = ("penstock-timers", "penstock-callbacks")
 @pytest.fixture(autouse=True)
 def accounts_balance(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every pool that a test made, and still has, has told one outcome of each job that it accepted."""
-    pools: list[weakref.ref[Pool]] = []  # weak: a test may be about a pool that goes away
-    make = Pool.__init__
+    pools: list[weakref.ref[AnyPool]] = []  # weak: a test may be about a pool that goes away
+    make = AnyPool.__init__
 
     @functools.wraps(make)
-    def remembered(self: Pool, *args: Any, **kwargs: Any) -> None:
+    def remembered(self: AnyPool, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
         pools.append(weakref.ref(self))
 
-    monkeypatch.setattr(Pool, "__init__", remembered)
+    monkeypatch.setattr(AnyPool, "__init__", remembered)
     yield
     for report in [pool.report for ref in pools if (pool := ref())]:
         assert report.balanced, f"the accounts do not balance: {report!r}"

@@ -407,28 +407,46 @@ class Job(Future[T], Generic[T]):
         by which the task would take itself for cancelled. In a job of the same pool that runs an event loop the worker
         lends its slot, as in `result`.
         """
+        if self._stage is _DONE:
+            return self._value  # type: ignore[no-any-return]
+        if self._stage not in FINAL:
+            yield from self._suspend()
+        return self.result()
+
+    async def settled(self) -> None:
+        """Wait until it has its outcome, which counts as seen. The task that waits may be cancelled; the job is not."""
+        if self._stage not in FINAL:
+            await _Suspension(self)
+        if self._stage is not _DONE:
+            self._observed()
+
+    def _suspend(self, *, cancels: bool = True) -> Generator[Any, None, None]:
+        """Suspend the calling task until the outcome is there; *cancels*: if the task is cancelled, so is the job."""
         import asyncio  # only for those who use it
 
-        if self._stage not in FINAL:
-            loop = asyncio.get_running_loop()
-            ended: asyncio.Future[None] = loop.create_future()
+        loop = asyncio.get_running_loop()
+        here = threading.get_ident()
+        ended: asyncio.Future[None] = loop.create_future()
 
-            def wake() -> None:
-                if not ended.done():
-                    ended.set_result(None)
+        def wake() -> None:
+            if not ended.done():
+                ended.set_result(None)
 
-            def tell(job: Future[T]) -> None:
-                with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        def tell(job: Future[T]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                if threading.get_ident() == here:
+                    wake()
+                else:
                     loop.call_soon_threadsafe(wake)
 
-            with self._terms.crew.lending(self):
-                self.add_done_callback(tell)
-                try:
-                    yield from ended
-                except asyncio.CancelledError:
+        with self._terms.crew.lending(self):
+            self.add_done_callback(tell)
+            try:
+                yield from ended
+            except asyncio.CancelledError:
+                if cancels:
                     self.cancel("the task that awaited it was cancelled")
-                    raise
-        return self.result()
+                raise
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.name} {self._stage}>"
@@ -581,6 +599,16 @@ class Job(Future[T], Generic[T]):
     def _observed(self) -> None:
         """Somebody has seen how it failed."""
         self._terms.crew.observed(self)
+
+
+class _Suspension:
+    """Awaits a job without asking how it ended."""
+
+    def __init__(self, job: Job[Any]) -> None:
+        self._job = job
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._job._suspend(cancels=False)
 
 
 def new_job(

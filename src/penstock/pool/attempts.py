@@ -97,6 +97,9 @@ class Attempts:
     `running` needs none: its steps are atomic.
     """
 
+    unwinds: tuple[type[BaseException], ...] = (Cancelled,)
+    """What leaves a job that has heeded its context."""
+
     def __init__(self, crew: Crew) -> None:
         self._crew = crew
         self._name = crew.settings.name
@@ -114,7 +117,7 @@ class Attempts:
             if self.running.pop(job, None) is not None:
                 job._attempt -= 1
                 if cause is not None:
-                    self.settle(job, *_outcome_of(job, cause, started=False))
+                    self.settle(job, *outcome_of(job, cause, started=False))
                 else:
                     self.cut(job)
                 self._crew.check_drained()
@@ -159,10 +162,9 @@ class Attempts:
         worker.tally.times.extend((job._since, job._began, ended))
         drop_our_frames(error)
         stage, cut = JobState.FAILED, False
-        if isinstance(error, Cancelled):
-            cause = None if job._context is None else job._context.cause
-            cause = cause or Cause(error.reason, error.by_deadline, error.source or job.context)
-            stage, ending = _outcome_of(job, cause, started=True)
+        if isinstance(error, self.unwinds):
+            cause = (None if job._context is None else job._context.cause) or self.cause_of(error, job)
+            stage, ending = outcome_of(job, cause, started=True)
             ending.__cause__ = error
             error = ending
             cut = self._crew.lifecycle.cutting and cause.reason == STOPPING and cause.source is job._context
@@ -172,6 +174,11 @@ class Attempts:
         else:
             self._try_again(job, delay, error)
         self._crew.check_drained()
+
+    def cause_of(self, error: BaseException, job: Job[Any]) -> Cause:
+        """Why *job*, whose context is not tripped, was left by *error*, which says that it was."""
+        assert isinstance(error, Cancelled)
+        return Cause(error.reason, error.by_deadline, error.source or job.context)
 
     def came_back(self, worker: Runner, job: Job[Any]) -> None:
         """The thread has left the function of a job that was taken from it."""
@@ -246,18 +253,22 @@ class Attempts:
     def tripped(self, job: Job[Any], cause: Cause) -> None:
         """The context of *job* was cancelled or its time is over."""
         if self._crew.take_out(job):
-            self.settle(job, *_outcome_of(job, cause, started=False))
+            self.settle(job, *outcome_of(job, cause, started=False))
             self._crew.check_drained()
             return
         worker = self.running.get(job)
         if worker is not None:
             worker.ask_to_stop(job, cause)
         if cause.by_deadline:
-            self._overran(job, cause)
+            self.overran(job, cause)
 
-    def _overran(self, job: Job[Any], cause: Cause) -> None:
-        """*job* fails now, whatever its thread does."""
-        stage, error = _outcome_of(job, cause, started=True)
+    def overran(self, job: Job[Any], cause: Cause) -> None:
+        """The time of *job*, which runs, is over."""
+        self.fail_late(job, cause, self._crew.settings.margin)
+
+    def fail_late(self, job: Job[Any], cause: Cause, margin: float) -> None:
+        """*job* fails now, whatever its thread does; if that is still in it after *margin* seconds, it is stuck."""
+        stage, error = outcome_of(job, cause, started=True)
         delay = self._delay(job, error)
         worker = self.running.get(job)
         stack = "" if worker is None else worker.stack_at_deadline()
@@ -265,7 +276,7 @@ class Attempts:
             worker = self.running.pop(job, None)
             if worker is None:
                 return  # it ended just now, and has its outcome
-            stuck_at = clock.monotonic() + self._crew.settings.margin
+            stuck_at = clock.monotonic() + margin
             overrun = worker.overrun = Overrun(job, "overran", job._began, stuck_at)
             self._left_inside.add(worker)
             job._ended = clock.monotonic()
@@ -444,7 +455,7 @@ def _is_inside(worker: Runner, job: Job[Any]) -> bool:
     return overrun is not None and overrun.job is job
 
 
-def _outcome_of(job: Job[Any], cause: Cause, *, started: bool) -> tuple[JobState, BaseException]:
+def outcome_of(job: Job[Any], cause: Cause, *, started: bool) -> tuple[JobState, BaseException]:
     """How a job ends whose context was tripped by *cause*."""
     if not cause.by_deadline:
         return JobState.CANCELLED, JobCancelled(job.label, cause.reason, started=started)

@@ -187,6 +187,9 @@ class Crew:
     def heed(self, job: Job[Any]) -> None:
         """A context was made for *job*; who runs it in this process sees that by itself."""
 
+    def check_may_block(self) -> None:
+        """RuntimeError if the jobs can't end while the calling thread waits for that."""
+
     def wait(self, job: Job[Any], block: Callable[[], bool]) -> bool:
         """Call *block*, which waits for *job*; a worker of this pool lends its slot meanwhile."""
         return self.staff.waiting_for(job, block)
@@ -348,6 +351,10 @@ class Crew:
         self.backlog.start_afresh()
         self.attempts.start_afresh()
         self.staff.start_afresh()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _call_around(around: Around, job: Job[Any]) -> Any:

@@ -32,14 +32,22 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Unchanged:
+class Unchanged:
     """The default of an option that a view leaves as it is."""
 
     def __repr__(self) -> str:
         return "<unchanged>"
 
 
-_UNCHANGED: Final = _Unchanged()
+UNCHANGED: Final = Unchanged()
+
+
+def changed_terms(terms: JobTerms, **options: Any) -> JobTerms:
+    """*terms* with those of the *options* of a view that are not `UNCHANGED`, checked."""
+    changed = {key: value for key, value in options.items() if value is not UNCHANGED}
+    if "context" in changed:
+        changed["inherit"] = changed["context"] is not None
+    return terms.but(**changed)
 
 
 class Submitting(Executor):
@@ -108,13 +116,13 @@ class Submitting(Executor):
     def options(
         self,
         *,
-        timeout: float | _Unchanged | None = _UNCHANGED,
-        retry: Retry | _Unchanged | None = _UNCHANGED,
-        id: int | str | _Unchanged | None = _UNCHANGED,
-        name: str | _Unchanged | None = _UNCHANGED,
-        context: Context | _Unchanged | None = _UNCHANGED,
-        when_full: WhenFull | _Unchanged | None = _UNCHANGED,
-        submit_timeout: float | _Unchanged | None = _UNCHANGED,
+        timeout: float | Unchanged | None = UNCHANGED,
+        retry: Retry | Unchanged | None = UNCHANGED,
+        id: int | str | Unchanged | None = UNCHANGED,
+        name: str | Unchanged | None = UNCHANGED,
+        context: Context | Unchanged | None = UNCHANGED,
+        when_full: WhenFull | Unchanged | None = UNCHANGED,
+        submit_timeout: float | Unchanged | None = UNCHANGED,
     ) -> PoolView:
         """A view of the pool whose jobs have other terms. It is an Executor, and can be handed to whoever wants one.
 
@@ -122,22 +130,11 @@ class Submitting(Executor):
         *context*: the parent of its jobs' contexts; None detaches them from the caller's. *when_full*,
         *submit_timeout*: what `submit` does when the backlog is full. What is not given stays as it is.
         """
-        changed: dict[str, Any] = {
-            key: value
-            for key, value in {
-                "timeout": timeout,
-                "retry": retry,
-                "id": id,
-                "name": name,
-                "context": context,
-                "when_full": when_full,
-                "submit_timeout": submit_timeout,
-            }.items()
-            if value is not _UNCHANGED
-        }
-        if "context" in changed:
-            changed["inherit"] = changed["context"] is not None
-        return PoolView(self, self._crew, self._terms.but(**changed))
+        terms = changed_terms(
+            self._terms, timeout=timeout, retry=retry, id=id, name=name, context=context, when_full=when_full,
+            submit_timeout=submit_timeout,
+        )  # fmt: skip
+        return PoolView(self, self._crew, terms)
 
 
 class PoolView(Submitting):
@@ -158,12 +155,8 @@ class PoolView(Submitting):
         """Leaving the block of a view leaves the pool open."""
 
 
-class Pool(Submitting):
-    """The life of a pool: it starts, tells how it is doing, closes, stops, reports.
-
-    `with` waits at its end for all accepted jobs, as long as they take. Forgetting the pool is like closing it: what
-    was accepted still runs. Every method is safe from any thread.
-    """
+class AnyPool:
+    """What a pool of any kind shows: how it is doing, and that it can be closed. Safe from any thread."""
 
     def __init__(self, crew: Crew, terms: JobTerms) -> None:
         self._crew = crew
@@ -204,14 +197,52 @@ class Pool(Submitting):
         """
         return self._crew.ledger.observe(observer)
 
+    def close(self) -> None:
+        """Take no more jobs; accepted ones still run. Doesn't wait. Safe to repeat, and inside a job."""
+        self._crew.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__qualname__} {self.report}>"
+
+    async def _start_from_loop(self) -> None:
+        """Be ready for the first job; in a coroutine."""
+        raise NotImplementedError
+
+    def _tell_end(self, error: BaseException | None, report: Report) -> None:
+        """The block of the pool has ended, with *error* or none: raise what cut or unseen jobs ask for, or note it."""
+        failures = self._unobserved()
+        if error is not None:
+            if report.cut:
+                error.add_note(str(report))
+            for failure in failures:
+                error.add_note(f"and nobody looked at: {failure!r}")
+        elif report.cut:
+            raise Incomplete(report) from (
+                ExceptionGroup("failures that nobody looked at", failures) if failures else None
+            )
+        elif failures:
+            raise ExceptionGroup(f"{len(failures)} of {report.accepted} jobs failed and nobody looked", failures)
+
+    def _unobserved(self) -> list[Exception]:
+        errors = []
+        for job in self._crew.ledger.take_unobserved():
+            error = job._value
+            error.add_note(f"raised by {job.label}")
+            errors.append(error if isinstance(error, Exception) else RuntimeError(f"{job.label} raised {error!r}"))
+        return errors
+
+
+class Pool(AnyPool, Submitting):
+    """The life of a pool: it starts, tells how it is doing, closes, stops, reports.
+
+    `with` waits at its end for all accepted jobs, as long as they take. Forgetting the pool is like closing it: what
+    was accepted still runs. Every method is safe from any thread.
+    """
+
     def start(self) -> Self:
         """Start all workers before the first job; returns when each is ready. Raises what an initializer raised."""
         self._crew.staff.start()
         return self
-
-    def close(self) -> None:
-        """Take no more jobs; accepted ones still run. Doesn't wait. Safe to repeat, and inside a job."""
-        self._crew.close()
 
     def wait(self, timeout: float | None = None) -> Report:
         """After `close`: return when every accepted job has ended. With *timeout*: at most so many seconds later.
@@ -263,21 +294,12 @@ class Pool(Submitting):
             report = self._stop(None)
         else:
             report = self._stop_for(error)
-        failures = self._unobserved()
-        if error is not None:
-            if report.cut:
-                error.add_note(str(report))
-            for failure in failures:
-                error.add_note(f"and nobody looked at: {failure!r}")
-        elif report.cut:
-            raise Incomplete(report) from (
-                ExceptionGroup("failures that nobody looked at", failures) if failures else None
-            )
-        elif failures:
-            raise ExceptionGroup(f"{len(failures)} of {report.accepted} jobs failed and nobody looked", failures)
+        self._tell_end(error, report)
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__qualname__} {self.report}>"
+    async def _start_from_loop(self) -> None:
+        import asyncio  # only for those who use it
+
+        await asyncio.to_thread(self.start)
 
     def _stop(self, timeout: float | None) -> Report:
         self._refuse_own_worker()
@@ -302,11 +324,3 @@ class Pool(Submitting):
                 "a job can't wait for its own pool to stop, which waits for the job; "
                 "use close() or shutdown(wait=False) there"
             )
-
-    def _unobserved(self) -> list[Exception]:
-        errors = []
-        for job in self._crew.ledger.take_unobserved():
-            error = job._value
-            error.add_note(f"raised by {job.label}")
-            errors.append(error if isinstance(error, Exception) else RuntimeError(f"{job.label} raised {error!r}"))
-        return errors

@@ -19,8 +19,11 @@ _DEEPEST: Final = 30  # frames shown, the innermost ones
 _looking = threading.Lock()  # a leaf: two threads that look must not find the collector disabled by one another
 
 
-def stack_of(thread: threading.Thread | None) -> str:
-    """Where *thread* stands, from the user's first frame on, as a traceback prints it; empty if it has ended."""
+def stack_of(thread: threading.Thread | None, *, below: types.CodeType | None = None) -> str:
+    """Where *thread* stands, from the user's first frame on, as a traceback prints it; empty if it has ended.
+
+    *below*: from what the innermost call of this code has called.
+    """
     if thread is None or thread.ident is None or not thread.is_alive():  # the ident may be another thread's by now
         return ""
     frames = _frames_of(thread.ident)
@@ -29,8 +32,20 @@ def stack_of(thread: threading.Thread | None) -> str:
     first = 0
     while first < len(frames) and _begins_a_thread(frames[first]):
         first += 1
-    shown = frames[first:] or frames[-1:]  # a built-in function has no frame: show who called it
-    return "".join(traceback.format_list(shown[-_DEEPEST:]))
+    if below is not None:
+        of = [n for n, f in enumerate(frames) if (f.filename, f.name) == (below.co_filename, below.co_name)]
+        first = of[-1] + 1 if of else first
+    return text_of(frames[first:] or frames[-1:])  # a built-in function has no frame: show who called it
+
+
+def text_of(frames: list[traceback.FrameSummary]) -> str:
+    """*frames* as a traceback prints them, the innermost ones if they are many."""
+    return "".join(traceback.format_list(frames[-_DEEPEST:]))
+
+
+def is_ours(frame: traceback.FrameSummary) -> bool:
+    """Whether it is a call inside of Penstock."""
+    return frame.filename.startswith(_HERE)
 
 
 _place = operator.attrgetter("f_code", "f_lineno")
