@@ -31,11 +31,13 @@ from penstock.report import Report, Stats, StuckJob
 from penstock.retry import Retry
 
 if typing.TYPE_CHECKING:
+    from penstock.pool.coroutines import AsyncPool
     from penstock.pool.processes import ProcessPool, RemoteTraceback, WorkerDied
 
 __version__ = "0.1.0"
 
 _WHEN_ASKED_FOR = {  # what only some programs need, and takes long to load
+    "AsyncPool": "penstock.pool.coroutines",
     "ProcessPool": "penstock.pool.processes",
     "RemoteTraceback": "penstock.pool.processes",
     "WorkerDied": "penstock.pool.processes",
@@ -54,6 +56,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "AsyncPool",
     "BacklogFull",
     "Cancelled",
     "Context",
