@@ -26,7 +26,7 @@ from penstock.pool.terms import Unobserved, WhenFull
 DOCS: Final = Path(__file__).parent
 
 ROOMS: Final[dict[str, tuple[str, ...]]] = {
-    "The pools": ("ThreadPool", "ProcessPool", "ExecutorPool"),
+    "The pools": ("ThreadPool", "ProcessPool", "AsyncPool", "ExecutorPool"),
     "Jobs": ("Job", "JobState", "current_job"),
     "Contexts": ("Context", "current_context"),
     "Trying again": ("Retry",),

@@ -10,6 +10,7 @@ import pytest
 import penstock
 
 PUBLIC = {
+    "AsyncPool",
     "BacklogFull",
     "Cancelled",
     "Context",

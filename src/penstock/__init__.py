@@ -32,12 +32,14 @@ from penstock.report import Report, Stats, StuckJob
 from penstock.retry import Retry
 
 if typing.TYPE_CHECKING:
+    from penstock.pool.coroutines import AsyncPool
     from penstock.pool.inner import ExecutorPool
     from penstock.pool.processes import ProcessPool, RemoteTraceback, WorkerDied
 
 __version__ = "0.1.0"
 
 _WHEN_ASKED_FOR = {  # what only some programs need, and takes long to load
+    "AsyncPool": "penstock.pool.coroutines",
     "ExecutorPool": "penstock.pool.inner",
     "ProcessPool": "penstock.pool.processes",
     "RemoteTraceback": "penstock.pool.processes",
@@ -57,6 +59,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "AsyncPool",
     "BacklogFull",
     "Cancelled",
     "Context",

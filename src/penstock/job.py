@@ -409,9 +409,12 @@ class Job(Future[T], Generic[T]):
         """
         if self._stage is _DONE:
             return self._value  # type: ignore[no-any-return]
-        if self._stage not in FINAL:
-            yield from self._suspend()
-        return self.result()
+        try:
+            if self._stage not in FINAL:
+                yield from self._suspend()
+            return self.result()
+        finally:
+            del self  # the traceback must not keep the job: a cycle
 
     async def settled(self) -> None:
         """Wait until it has its outcome, which counts as seen. The task that waits may be cancelled; the job is not."""

@@ -13,6 +13,7 @@ thread, which may be blocked in a full `submit`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -20,21 +21,25 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from penstock import clock
 from penstock.errors import Incomplete, PoolClosed
+from penstock.lifecycle import Phase
 from penstock.pool.crew import Crew
-from penstock.pool.executor import Pool
-from penstock.pool.ladder import Stop, wait_for_all
+from penstock.pool.executor import AnyPool
+from penstock.pool.ladder import Stop, apart, cancel, wait_for_all
 from penstock.report import Report
+
+if TYPE_CHECKING:
+    import asyncio
 
 log = logging.getLogger("penstock.stop")
 
 _DEFAULT_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def graceful(*pools: Pool, timeout: float = 25.0, signals: Sequence[int] = _DEFAULT_SIGNALS) -> Shutdown:
+def graceful(*pools: AnyPool, timeout: float = 25.0, signals: Sequence[int] = _DEFAULT_SIGNALS) -> Shutdown:
     """A block in which a signal stops *pools*, in this order, all within *timeout* seconds.
 
     The first signal starts the stop: no new jobs, drain, cancel, leave. A second one cancels at once, a third ends the
@@ -46,6 +51,7 @@ def graceful(*pools: Pool, timeout: float = 25.0, signals: Sequence[int] = _DEFA
                 pool.submit(work, item)
         sys.exit(shutdown.exit_code)
 
+    In a coroutine write `async with`, which waits at its end without stopping the loop.
     Only in the main thread (RuntimeError elsewhere: Python handles signals there). Handlers that were set before are
     called too, and are put back at the end.
     """
@@ -55,9 +61,9 @@ def graceful(*pools: Pool, timeout: float = 25.0, signals: Sequence[int] = _DEFA
 class Shutdown:
     """What `graceful` gives: whether a signal came, and how the stop went."""
 
-    def __init__(self, pools: Sequence[Pool], timeout: float, signals: Sequence[int]) -> None:
+    def __init__(self, pools: Sequence[AnyPool], timeout: float, signals: Sequence[int]) -> None:
         for pool in pools:
-            if not isinstance(pool, Pool):
+            if not isinstance(pool, AnyPool):
                 raise TypeError(f"graceful() takes pools, not {pool!r}")
         if not pools:
             raise TypeError("graceful() needs at least one pool")
@@ -76,6 +82,7 @@ class Shutdown:
         """Set by the first signal. `requested.wait(seconds)` is a sleep that a signal ends."""
         self.signal: int | None = None
         """The first signal that came; None if none did."""
+        self._wakers: list[Callable[[], None]] = []  # of coroutines that wait for the first signal
         self.reports: list[Report] = []
         """What became of every job, one report for each pool; complete when the block is left."""
 
@@ -107,11 +114,61 @@ class Shutdown:
             self._finish(error)
         finally:
             self._put_handlers_back()
-        caused_by_us = isinstance(error, PoolClosed | Incomplete) and self._is_ours(error)
-        return self.signal is not None and caused_by_us
+        return self._has_caused(error)
+
+    async def arequested(self, timeout: float | None = None) -> bool:
+        """As `requested.wait`, in a coroutine: wait at most *timeout* seconds for the first signal; whether it came."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        came = asyncio.Event()
+        wake = functools.partial(_call_soon, loop, came.set)
+        self._wakers.append(wake)
+        try:
+            if not self.requested.is_set():  # asked after the waker is there: one of the two sees the other
+                async with asyncio.timeout(timeout):
+                    await came.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._wakers.remove(wake)
+        return self.requested.is_set()
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        try:
+            if any(crew.lifecycle.phase is not Phase.CLOSED for crew in self._crews):
+                await self._finish_apart(error)
+            self.reports = [crew.report() for crew in self._crews]
+        finally:
+            self._put_handlers_back()
+        return self._has_caused(error)
+
+    async def _finish_apart(self, error: BaseException | None) -> None:
+        try:
+            _, cancelled = await apart(functools.partial(self._finish, error), (self._hurry,) if error else ())
+        except BaseException as interrupt:  # the task was cancelled while it waited: the patience is over
+            await apart(functools.partial(self._finish, interrupt), (self._hurry,))
+            raise
+        if cancelled is not None and not isinstance(error, type(cancelled)):
+            raise cancelled
+
+    def _hurry(self) -> None:
+        for crew in self._crews:
+            cancel(crew)
+
+    def _has_caused(self, error: BaseException | None) -> bool:
+        """Whether *error*, which leaves the block, came of the signal."""
+        return self.signal is not None and isinstance(error, PoolClosed | Incomplete) and self._is_ours(error)
 
     def _finish(self, error: BaseException | None) -> None:
         """Wait for the pools' end; a signal that comes meanwhile still moves it on."""
+        for crew in self._crews:
+            crew.check_may_block()
         if error is None and not self.requested.is_set():
             for crew in self._crews:
                 crew.close()
@@ -131,7 +188,7 @@ class Shutdown:
             with contextlib.suppress(OSError):  # a full pipe: enough signals are waiting already
                 os.write(self._pipe[1], bytes([number]))
         before = self._before.get(number)
-        if callable(before) and before is not signal.default_int_handler:
+        if callable(before) and not _interrupts(before):
             before(number, frame)
 
     def _watch(self, reader: int) -> None:
@@ -153,6 +210,8 @@ class Shutdown:
             self.signal = number
             self._ladder.start()
             self.requested.set()
+            for wake in self._wakers.copy():
+                wake()
         elif count == 2 and self._stop is not None:
             log.warning("%s again: cancelling; once more to exit at once", name)
             self._stop.hurry()
@@ -170,7 +229,19 @@ class Shutdown:
             self._pipe = None
 
 
-def lifespan(*pools: Pool, timeout: float = 25.0) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+def _call_soon(loop: asyncio.AbstractEventLoop, fn: Callable[[], object]) -> None:
+    with contextlib.suppress(RuntimeError):  # it was closed meanwhile
+        loop.call_soon_threadsafe(fn)
+
+
+def _interrupts(handler: object) -> bool:
+    """Whether *handler* is what Ctrl-C does if nobody asks for anything else: in Python, or while asyncio runs."""
+    asked_of = getattr(getattr(handler, "func", None), "__self__", None)
+    is_asyncios = type(asked_of).__module__ == "asyncio.runners"
+    return handler is signal.default_int_handler or is_asyncios
+
+
+def lifespan(*pools: AnyPool, timeout: float = 25.0) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     """For ASGI servers, which own the signals: `Starlette(lifespan=lifespan(pool))`, likewise FastAPI and Litestar.
 
     Starts all workers before the first request, and after the last one stops the pools in order, within *timeout*
@@ -184,7 +255,7 @@ def lifespan(*pools: Pool, timeout: float = 25.0) -> Callable[[Any], AbstractAsy
 
         try:
             for pool in pools:
-                await asyncio.to_thread(pool.start)
+                await pool._start_from_loop()
             yield
         finally:
             stop = Stop(shutdown._crews, timeout)

@@ -12,10 +12,12 @@ to it, and the earliest deadline wins.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NoReturn, TypeVar
 
 from penstock import clock, timers
 from penstock.lifecycle import Phase
@@ -24,6 +26,8 @@ from penstock.pool.stacks import where_it_stands
 from penstock.report import Report
 
 log = logging.getLogger("penstock.stop")
+
+R = TypeVar("R")
 
 _LONGEST_CANCEL: Final = 5.0  # seconds that cancelled jobs get at most, to clean up
 _BETWEEN_WORDS: Final = 10.0  # seconds between two log lines of a wait that takes long; doubles up to a minute
@@ -136,6 +140,48 @@ def wait_for_all(crew: Crew) -> Report:
         log.warning("still waiting: %s; %s", crew.report(), crew.attempts.longest(), extra={"pool": crew.name})
         pause = min(pause * 2, 60.0)
     return finished(crew, None)
+
+
+async def apart(work: Callable[[], R], steps: Sequence[Callable[[], None]] = ()) -> tuple[R, BaseException | None]:
+    """Do *work*, which blocks, on a thread of its own while the loop of the calling coroutine goes on.
+
+    Each time that the calling task is cancelled, the next of *steps* is taken, and the wait goes on; the last such
+    CancelledError is given at the end. Without steps it leaves at once.
+    """
+    import asyncio  # only for those who use it
+
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Callable[[], R]] = loop.create_future()
+
+    def run() -> None:
+        outcome: Callable[[], R]
+        try:
+            outcome = functools.partial(_same, work())
+        except BaseException as error:
+            outcome = functools.partial(_throw, error)
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            loop.call_soon_threadsafe(ended.set_result, outcome)
+
+    threading.Thread(target=run, name="penstock-stop", daemon=True).start()
+    to_take, cancelled = list(steps), None
+    while not ended.done():
+        try:
+            await asyncio.wait([ended])
+        except asyncio.CancelledError as error:
+            if not steps:
+                raise
+            cancelled = error
+            if to_take:
+                to_take.pop(0)()
+    return ended.result()(), cancelled
+
+
+def _same(value: R) -> R:
+    return value
+
+
+def _throw(error: BaseException) -> NoReturn:
+    raise error
 
 
 def finished(crew: Crew, deadline: float | None) -> Report:

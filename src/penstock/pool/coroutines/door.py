@@ -1,0 +1,206 @@
+"""Accepting coroutines' jobs: all on the loop's thread, so that a full backlog is a place to wait in and no lock."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from contextvars import copy_context
+from threading import get_ident
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final
+
+from penstock import clock
+from penstock.context import scope
+from penstock.errors import BacklogFull
+from penstock.events import JobAccepted
+from penstock.job import Job, JobState
+from penstock.pool.coroutines.home import get_running_loop
+from penstock.pool.coroutines.slots import ONE_TURN
+from penstock.pool.coroutines.worker import TaskWorker
+from penstock.pool.intake import Intake
+from penstock.pool.terms import JobTerms
+
+if TYPE_CHECKING:
+    from penstock.pool.coroutines.crew import CoroutineCrew
+
+
+_make: Callable[[type[Job[Any]]], Job[Any]] = Job.__new__
+_READY = JobState.READY
+_IS_NEW: Final = sys.version_info >= (3, 12)
+
+
+class Door(Intake):
+    """The door of one pool of coroutines. Loop's thread only."""
+
+    _crew: CoroutineCrew
+
+    def __init__(self, crew: CoroutineCrew) -> None:
+        super().__init__(crew)
+        self._home = crew.home
+        self._slots = crew.staff
+        self._due = crew.backlog.due
+        self._readers: set[asyncio.Task[None]] = set()
+
+    async def admit(
+        self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Job[Any]:
+        """Accept one call that `accept` did not: wait for a place, or give the loop its turn."""
+        if self._slots.turn >= ONE_TURN:
+            self._slots.turn = 0
+            await asyncio.sleep(0)
+        job = self.accept(terms, fn, args, kwargs)
+        if job is not None:
+            return job
+        if terms.when_full == "reject":
+            raise BacklogFull(self._crew.settings.backlog)
+        if terms.when_full == "caller":
+            return await self._run_for_caller(terms, fn, args, kwargs)
+        go_on = self._slots.lend(None)
+        try:
+            await self._line_up_from_loop(terms)
+        finally:
+            go_on()
+        job = self.accept(terms, fn, args, kwargs, placed=True)
+        assert job is not None
+        return job
+
+    def accept(
+        self,
+        terms: JobTerms,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        placed: bool = False,
+    ) -> Job[Any] | None:
+        """Accept one call now; None if there is no place for it, or the loop is to have a turn: then call `admit`.
+
+        *placed*: the caller holds a place.
+
+        It begins at once if a slot is free and nobody waits for it. One function for the whole way in, as
+        `Intake.submit` is.
+        """
+        if type(fn) is not FunctionType or fn.__code__ is not self._checked:
+            check_coroutine_function(fn)
+            if type(fn) is FunctionType:
+                self._checked = fn.__code__
+        slots, lifecycle, home = self._slots, self._lifecycle, self._home
+        numbered = begins = False
+        try:
+            # Before 3.12 asking for the running loop costs a system call.
+            if (get_running_loop() is not home.loop) if _IS_NEW else (get_ident() != home.ident or not home.runs()):
+                self._crew.settle_in()
+            if lifecycle.closing:
+                raise self._crew.refusal()
+            if not placed:
+                begins = slots.busy < slots.capacity and not self._queue and not self._due
+                if begins:
+                    if slots.turn >= ONE_TURN:
+                        return None
+                else:
+                    try:
+                        self._free.pop()  # Places.take
+                        placed = True
+                    except IndexError:
+                        return None
+            number = next(self._numbers)
+            numbered = True
+            job: Job[Any] = _make(Job)  # new_job, written out
+            job._terms = terms
+            job._number = number
+            if kwargs:
+                job._fn = functools.partial(fn, *args, **kwargs)
+                job._args = ()
+            else:
+                job._fn = fn
+                job._args = args
+            job._cv = copy_context()
+            job._since = clock.monotonic()
+            job._stage = _READY
+            job._bell = None
+            job._context = None
+            job._attempt = 0
+            if lifecycle.closing:
+                raise self._crew.refusal()
+            if not terms.plain or scope.get() is not None:
+                self._prepare(job)
+            if self._ledger.observers:
+                self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
+            if not begins:
+                self._queue.append(job)
+        except BaseException:  # it is not accepted, and leaves nothing behind
+            if placed:
+                self._give_back()
+            if numbered:
+                self._withdraw()
+            raise
+        if begins:
+            slots.launch(job, None, job._since)
+            return job
+        if slots.busy < slots.capacity:
+            slots.serve()
+        if lifecycle.cutting:
+            self._crew.cut_waiting()  # the stop may have looked just before the job was there
+        if job._context is not None:
+            self._crew.attempts.listen(job)
+        return job
+
+    async def _run_for_caller(
+        self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Job[Any]:
+        """The backlog is full: run the job beside the slots, and have its submitter wait for it."""
+        job = self._accept_without_place(terms, fn, args, kwargs)
+        worker = TaskWorker(self._crew, f"{self._crew.name}_caller", is_extra=True)
+        self._slots.launch(job, worker)
+        task = worker.task
+        if task is not None:
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                job.cancel("the task that submitted it was cancelled")
+                raise
+        return job
+
+    # Tasks that read the inputs of a stream
+
+    def read(self, reading: Any) -> asyncio.Task[None]:
+        """A task for *reading*, which is cancelled when the pool closes."""
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(reading)
+        self._readers.add(task)
+        task.add_done_callback(self._readers.discard)
+        return task
+
+    def stop_readers(self) -> None:
+        """The pool takes no more jobs."""
+        for task in self._readers:
+            task.cancel("the pool takes no more jobs")
+
+
+def check_coroutine_function(fn: Any) -> None:
+    """TypeError if a call of *fn* doesn't give a coroutine, saying what to use instead."""
+    if inspect.iscoroutine(fn):
+        fn.close()  # or Python would warn that it was never awaited, which is not the point
+        name = getattr(fn, "__qualname__", "fn")
+        raise TypeError(f"hand in the function and its arguments, not the coroutine: asubmit({name}, …)")
+    if not callable(fn):
+        raise TypeError(f"a job needs a coroutine function, not {fn!r}")
+    inner = fn
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if _gives_coroutine(inner) or _gives_coroutine(type(inner).__call__):
+        return
+    if inspect.isasyncgenfunction(inner) or inspect.isasyncgenfunction(type(inner).__call__):
+        raise TypeError(f"{fn!r} gives an async generator: hand in a coroutine function that consumes it")
+    raise TypeError(
+        f"{fn!r} is no coroutine function (async def): it would hold up the event loop while it runs. "
+        "Use a ThreadPool for it; `await pool.run(fn, …)` works there, too"
+    )
+
+
+def _gives_coroutine(fn: Any) -> bool:
+    if _IS_NEW:
+        return inspect.iscoroutinefunction(fn)
+    return asyncio.iscoroutinefunction(fn)  # knows those that are marked as such, as inspect does from 3.12 on

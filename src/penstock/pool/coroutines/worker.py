@@ -1,0 +1,220 @@
+"""A slot of a pool of coroutines: it runs one job after another, each in a task of its own.
+
+A job's task begins *eagerly*, where Python can (3.12 and later): its first step runs at once, and a job that never
+suspends needs no turn of the loop at all. Else the loop makes the first step in its next turn. A task that is cancelled
+before that never enters its coroutine, which could then tell nobody; so a `JobTask` tells the job when it is cancelled
+early, and a task that its user's factory made is looked at when it has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from penstock import clock
+from penstock.context import Cause, scope
+from penstock.errors import JobAbandoned
+from penstock.job import Job, JobState
+from penstock.pool.attempts import Overrun
+from penstock.pool.coroutines.standing import stack_of_coroutine
+from penstock.pool.ledger import ALL_OF_FIRST, ONE_IN
+
+if TYPE_CHECKING:
+    import threading
+
+    from penstock.pool.coroutines.crew import CoroutineCrew
+
+_DONE = JobState.DONE  # looked up once, as the hot path's other names
+
+
+class JobTask(asyncio.Task[None]):
+    """The task of one attempt that has not begun when it is made."""
+
+    __slots__ = ("worker",)
+    worker: TaskWorker
+
+    def cancel(self, msg: Any = None) -> bool:
+        """As of every task; and a job that has not begun is settled."""
+        worker = self.worker
+        if worker.task is self and not worker.has_begun():
+            worker.never_began()
+        return super().cancel(msg)
+
+
+class TaskWorker:
+    """One slot, or (*extra*) a submitter's that has to run its job itself.
+
+    Fields are the loop's thread's, if nothing else is said.
+    """
+
+    __slots__ = (
+        "_around",
+        "_attempts",
+        "_crew",
+        "_is_extra",
+        "_ledger",
+        "_lifecycle",
+        "_queue",
+        "_running",
+        "_slots",
+        "asked",
+        "coroutine",
+        "job",
+        "name",
+        "overrun",
+        "tally",
+        "task",
+    )
+
+    def __init__(self, crew: CoroutineCrew, name: str, *, is_extra: bool = False) -> None:
+        self._crew = crew
+        self._slots = crew.staff
+        self._lifecycle = crew.lifecycle
+        self._ledger = crew.ledger
+        self._attempts = crew.attempts
+        self._running = crew.attempts.running
+        self._queue = crew.backlog.queue
+        self._around = crew.around
+        self._is_extra = is_extra
+        self.name = name
+        self.tally = crew.staff.tally
+        self.overrun: Overrun | None = None  # guarded by Attempts._lock
+        self.job: Job[Any] | None = None  # the one that its task is in
+        self.coroutine: Coroutine[Any, Any, None] | None = None  # of that task; other threads read where it stands
+        self.task: asyncio.Task[None] | None = None  # None as well while its first step runs eagerly
+        self.asked: str | None = None  # why that one is to be cancelled, once its first step is made
+
+    async def attempt(self, job: Job[Any], name: str) -> None:
+        """One attempt of *job*, whose room is that of the running ones; the coroutine of its task."""
+        scope.set(job)
+        try:
+            if self._around is None:
+                value = await job._fn(*job._args)  # type: ignore[operator, misc]
+            else:
+                value = await self._around(job)
+        except BaseException as error:
+            self._attempts.failed(self, job, error)
+            del job  # the frames of the error reach this one, and the job keeps its error: a cycle
+            if isinstance(error, GeneratorExit):
+                raise  # the loop is gone, and no other job can begin
+            self.go_on()
+            if isinstance(error, KeyboardInterrupt):
+                raise  # it is the loop's to deal with
+            return
+        ended = clock.monotonic()
+        if self._running.pop(job, None) is None:
+            self._attempts.came_back(self, job)
+            self.go_on()
+            return
+        tally = self.tally
+        tally.done += 1
+        if tally.done < ALL_OF_FIRST or not tally.done & ONE_IN:
+            tally.times.extend((job._since, job._began, ended))
+        job._ended = ended
+        # From here on as Job._settle, written out: a call costs as much as all of it.
+        job._value = value
+        job._stage = _DONE
+        job._fn = name
+        job._args = job._cv = None
+        if job._context is not None:
+            job._context.close()
+        if job._bell is not None:
+            job._ring()
+        if self._ledger.observers:
+            self._attempts.tell_ended(job, None)
+        tally.ended += 1
+        del job, value  # the next job may begin below
+        slots = self._slots
+        if self._queue and not self._is_extra:
+            slots.hand_on(self, ended)
+        elif slots.is_beginning and not self._is_extra:  # go_on, written out: whoever launched this one serves
+            self.job = self.coroutine = None
+            slots.busy -= 1
+            slots.spare.append(self)
+        else:
+            self.go_on()
+        if self._lifecycle.closing:
+            self._crew.check_drained()
+
+    def go_on(self) -> None:
+        """It has left its job: free for the next."""
+        self.job = self.coroutine = self.task = None
+        if not self._is_extra:
+            self._slots.free(self)
+
+    def has_begun(self) -> bool:
+        """Whether its coroutine has made its first step."""
+        coroutine: Any = self.coroutine
+        return coroutine.cr_running or coroutine.cr_suspended or coroutine.cr_frame is None
+
+    def never_began(self) -> None:
+        """Its task was cancelled before its first step: tell the job, which nobody else can."""
+        assert self.job is not None
+        self._attempts.never_began(self, self.job)
+        self.go_on()
+
+    def task_ended(self, task: asyncio.Task[None]) -> None:
+        """If the task that a factory made was cancelled before its first step, nobody has told the job."""
+        if self.task is task and self.job is not None:
+            self.never_began()
+
+    # As attempts.Runner: any thread
+
+    @property
+    def thread(self) -> threading.Thread | None:
+        """No thread is a job's own here: that of the loop is inside many."""
+        return None
+
+    def ask_to_stop(self, job: Job[Any], cause: Cause) -> None:
+        """The context of *job* was tripped: cancel its task."""
+        self._crew.home.call(self._cancel, job, cause.reason)
+
+    def _cancel(self, job: Job[Any], reason: str) -> None:
+        if self.job is not job:
+            return  # it has ended meanwhile
+        tripped = job._context is not None and job._context.cause is not None
+        if not tripped and not self._lifecycle.cutting:
+            return  # that was its last attempt
+        if self.task is None:
+            self.asked = reason
+        else:
+            self.task.cancel(reason)
+
+    def stack(self) -> str:
+        """Where its job stands."""
+        coroutine = self.coroutine
+        return "" if coroutine is None else stack_of_coroutine(coroutine, self._crew.home.thread)
+
+    stack_at_deadline = stack
+
+    def margin_is_over(self, overrun: Overrun) -> None:
+        """Its task is still in a job that overran."""
+        self._attempts.still_there(self, overrun, self.stack())
+
+    def replace(self) -> bool:
+        """Have another slot in place of this one; False if as many as may be are replaced already."""
+        return not self._is_extra and self._slots.replace_stuck()
+
+    def came_back_late(self) -> None:
+        """There is one slot too many now."""
+        self._slots.stuck_came_back()
+
+    def fate(self, replaced: bool) -> str:
+        """What becomes of its slot."""
+        return f"its slot is {'replaced by a fresh one' if replaced else 'not replaced (max_stuck)'}"
+
+    def give_up(self, job: Job[Any]) -> tuple[JobState, BaseException]:
+        """A task that heeds no cancellation can't be ended: it is left behind."""
+        return JobState.ABANDONED, JobAbandoned(job.label, job._ended - job._began)
+
+    def leave_behind(self) -> None:
+        """The pool has stopped and its task has not: cancel it once more, and have nobody wait for it.
+
+        At its end `asyncio.run` waits for all tasks that it knows, as long as they take; so this one it must not know.
+        """
+        task = self.task
+        if task is not None and not task.done():
+            task.cancel("its pool has stopped")
+            asyncio._unregister_task(task)  # documented for those who extend asyncio
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # the report has told of it
