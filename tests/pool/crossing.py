@@ -189,3 +189,20 @@ def initialized() -> list[int]:
 
 def fail_to_initialize() -> None:
     raise ValueError("no licence")
+
+
+def die_until(path: str, times: int) -> int:
+    """End the process so many times; each try leaves a byte in the file."""
+    with Path(path).open("ab") as file:
+        file.write(b".")
+    tries = Path(path).stat().st_size
+    if tries <= times:
+        os._exit(3)
+    return tries
+
+
+def tell_pid_and_stay(path: str, gate: CrossGate) -> int:
+    """Write down who runs this, once more, and stay until the gate is opened."""
+    with Path(path).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    return gate()

@@ -800,6 +800,19 @@ def test_the_traceback_of_a_job_on_a_thread_of_this_process_begins_in_its_functi
     assert error.__traceback__.tb_frame.f_code.co_name == "fail"
 
 
+def test_the_frames_of_a_jobs_error_keep_no_job(threads: ThreadPoolExecutor) -> None:
+    with ExecutorPool(threads, unobserved="ignore") as pool:
+        job = pool.options(timeout=GUARD).submit(crossing.fail)
+        error_of(job)
+        gone = weakref.ref(job)
+        gc.disable()
+        try:
+            del job
+            until(lambda: gone() is None)  # no collector is needed
+        finally:
+            gc.enable()
+
+
 # Jobs that wait for jobs of their own pool
 
 
