@@ -33,7 +33,7 @@ from penstock.context import Cause, Context, scope
 from penstock.errors import NotPicklable
 from penstock.job import Job, JobState, new_job
 from penstock.pool.processes.page import Page
-from penstock.pool.processes.parcel import pack_error, pack_result
+from penstock.pool.processes.parcel import is_plain, pack_error, pack_result
 from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, Kind, message, messages
 from penstock.pool.stacks import drop_our_frames
 from penstock.retry import Retry
@@ -42,6 +42,7 @@ DUMP_SIGNAL: Final = getattr(signal, "SIGRTMAX", signal.SIGTERM) - 1 if hasattr(
 """Asks a worker for its stack: faulthandler answers even while a job holds the GIL. None: no such signal here."""
 
 _PR_SET_PDEATHSIG: Final = 1
+_PLAIN: Final = frozenset({bool, bytes, float, int, str, type(None)})  # results that need no look
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,8 @@ class _Worker:
             if told is not None:
                 self._trip(job, *told)
             value = cv.run(self._call, job)
-            kind, answer = Kind.DONE, pack_result(value)
+            answer = pack_result(value)
+            kind = Kind.DONE if type(value) in _PLAIN or is_plain(answer) else Kind.MADE
         except BaseException as error:
             drop_our_frames(error)
             kind, answer = Kind.RAISED, pack_error(error)

@@ -3,6 +3,7 @@
     jobs      parent ──> CALL(seq, number, attempt, extra, call) …        several at a time, if they are short
               worker ──> READY | BROKEN(error)                           once
                          DONE(seq, began, ended, result) | RAISED(seq, began, ended, error) | SKIPPED(seq)
+                         MADE: as DONE, and unpickling the result calls code
     control   parent ──> trip(seq, reason, by deadline)                   heard while a job runs
               worker ──> log records
 
@@ -34,14 +35,23 @@ class Kind(enum.IntEnum):
     DONE = 3
     RAISED = 4
     SKIPPED = 5
+    MADE = 6
+
+
+class Garbled(Exception):
+    """What came is no answer: a job has written to a descriptor that was not its own."""
 
 
 class Incoming:
-    """Frames of one layout from a stream of bytes: a header whose last fields are lengths, then so many bytes."""
+    """Frames of one layout from a stream of bytes: a header whose last fields are lengths, then so many bytes.
 
-    def __init__(self, header: struct.Struct, lengths: int) -> None:
+    *kinds*: what the first field may be; anything else is `Garbled`.
+    """
+
+    def __init__(self, header: struct.Struct, lengths: int, kinds: type[enum.IntEnum] | None = None) -> None:
         self._header = header
         self._lengths = lengths
+        self._kinds = None if kinds is None else frozenset(map(int, kinds))
         self._rest = bytearray()
         self._wanted = 0  # bytes of the whole frame that has begun, if it is known
 
@@ -55,6 +65,8 @@ class Incoming:
         size, at, end = self._header.size, 0, len(rest)
         while end - at >= size:
             fields = self._header.unpack_from(rest, at)
+            if self._kinds is not None and fields[0] not in self._kinds:
+                raise Garbled
             length = sum(fields[-self._lengths :])
             if end - at < size + length:
                 self._wanted = size + length
