@@ -137,6 +137,14 @@ class Attempts:
         with self._lock:
             return self.running.get(job) is worker and self.running.pop(job, None) is not None
 
+    def hand_on(self, job: Job[Any], worker: Runner, to: Runner) -> bool:
+        """If *worker* runs *job*, *to* does from now on."""
+        with self._lock:
+            if self.running.get(job) is not worker:
+                return False
+            self.running[job] = to
+            return True
+
     def adopt(self, job: Job[Any]) -> None:
         """*job* was found to run already: see to its time and its context, as `begin` does before others run."""
         if job._terms.timeout is not None:
@@ -148,9 +156,25 @@ class Attempts:
         if self._crew.ledger.observers:
             self.tell_started(job)
 
-    def failed(self, worker: Runner, job: Job[Any], error: BaseException) -> None:
-        """The function raised *error*."""
-        ended = clock.monotonic()
+    def returned(self, worker: Runner, job: Job[Any], value: Any, ended: float) -> None:
+        """The function returned *value* at *ended*. For threads and plain data workers have steps of their own."""
+        if not self.take(job, worker):
+            self.came_back(worker, job)
+            return
+        job._ended = ended
+        worker.tally.times.extend((job._since, job._began, ended))
+        ledger = self._crew.ledger
+        ledger.count(JobState.DONE)
+        job._settle(JobState.DONE, value)
+        if ledger.observers:
+            self.tell_ended(job, None)
+        ledger.one_ended()
+        self._crew.check_drained()
+
+    def failed(self, worker: Runner, job: Job[Any], error: BaseException, ended: float | None = None) -> None:
+        """The function raised *error*: at *ended*, by default now."""
+        if ended is None:
+            ended = clock.monotonic()
         if not self.take(job, worker):
             self.came_back(worker, job)
         else:
@@ -217,10 +241,10 @@ class Attempts:
 
     def _try_again(self, job: Job[Any], delay: float, error: BaseException) -> None:
         """Put *job*, which is in our hands, among those that wait for another attempt."""
-        log.info(
-            "%s failed in attempt %d, next one in %.3g s: %r", job.label, job._attempt, delay, error,
+        self._crew.ledger.failures._lines.put(functools.partial(
+            log.info, "%s failed in attempt %d, next one in %.3g s: %r", job.label, job._attempt, delay, error,
             extra={"job": job.id, "worker": job.worker, "pool": self._name},
-        )  # fmt: skip
+        ))  # fmt: skip
         if self._crew.ledger.observers:
             self._crew.ledger.tell(JobRetried(self._name, job.id, job.name, job._attempt, delay, error))
         job._value = error  # what it fails with if no other attempt comes
@@ -298,11 +322,11 @@ class Attempts:
             replaced = overrun.replaced = worker.replace()
             to_retry = self._overrun.pop(job, None)
         ran = clock.monotonic() - overrun.since
-        log.warning(
-            "%s is stuck: it has run for %.3g s and did not stop at its deadline; %s. It %s",
+        self._crew.ledger.failures._lines.put(functools.partial(
+            log.warning, "%s is stuck: it has run for %.3g s and did not stop at its deadline; %s. It %s",
             job.label, ran, worker.fate(replaced), where_it_stands(stack),
             extra={"job": job.id, "worker": worker.name, "pool": self._name},
-        )  # fmt: skip
+        ))  # fmt: skip
         if self._crew.ledger.observers:
             self._crew.ledger.tell(WorkerStuck(self._name, worker.name, job.id, job.name, ran, stack, replaced))
         if to_retry is not None:

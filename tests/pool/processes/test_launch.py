@@ -23,6 +23,7 @@ def test_a_process_that_cannot_be_started_breaks_the_pool_and_leaves_nothing_ope
 
         return Context()
 
+    gc.collect()
     before = len(list(Path("/proc/self/fd").iterdir()))
     monkeypatch.setattr(launch, "context_for", no_more_processes)
     monkeypatch.setattr("penstock.pool.processes.dispatcher.context_for", no_more_processes)
@@ -32,4 +33,4 @@ def test_a_process_that_cannot_be_started_breaks_the_pool_and_leaves_nothing_ope
     pool.shutdown(timeout=GUARD)
     gc.collect()  # a socket that nobody closed warns here
 
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before

@@ -22,6 +22,7 @@ PROTOCOL = pickle.HIGHEST_PROTOCOL
 
 
 def descriptors() -> int:
+    gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -128,9 +129,8 @@ def test_nothing_is_held_once_it_is_forgotten() -> None:
     before = descriptors()
     for _ in range(20):
         there_and_back(numpy.zeros(BIG))
-    gc.collect()
 
-    assert descriptors() == before
+    assert descriptors() <= before
     assert memory.OURS.in_use == 0
 
 
@@ -191,5 +191,5 @@ def test_a_pool_holds_no_memory_of_jobs_that_have_ended() -> None:
         before = descriptors()
         for n in range(30):
             assert pool.submit(same, bytes([n]) * (BIG + n)).result(GUARD) == bytes([n]) * (BIG + n)
-        assert descriptors() == before
+        assert descriptors() <= before
         assert memory.OURS.in_use == 0

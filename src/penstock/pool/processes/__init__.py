@@ -7,7 +7,7 @@ One duplex channel for each worker, nothing shared between workers, and one thre
               dispatcher ──┴─── control lane ─────┘        worker.py      the parent's side of one worker
                                                            child.py       the worker's side
     wire.py  how they speak      page.py  what has begun   parcel.py      what crosses, and what can't
-    launch.py  starting processes                          died.py        what a dead one leaves
+    launch.py  starting processes     died.py  what a dead one leaves     arrivals.py  outcomes that take code to unpack
 """
 
 from __future__ import annotations

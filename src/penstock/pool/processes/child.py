@@ -34,7 +34,7 @@ from penstock.job import Job, JobState, new_job
 from penstock.pool.processes import wire
 from penstock.pool.processes.memory import Memory, loads
 from penstock.pool.processes.page import Page
-from penstock.pool.processes.parcel import Functions, pack_error, pack_result
+from penstock.pool.processes.parcel import Functions, is_plain, pack_error, pack_result
 from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, Lane, message, messages, send_with_fds
 from penstock.pool.stacks import drop_our_frames
 from penstock.retry import Retry
@@ -43,6 +43,8 @@ DUMP_SIGNAL: Final = getattr(signal, "SIGRTMAX", signal.SIGTERM) - 1 if hasattr(
 """Asks a worker for its stack: faulthandler answers even while a job holds the GIL. None: no such signal here."""
 
 _PR_SET_PDEATHSIG: Final = 1
+_SOON_COPIED: Final = 8 << 20  # bytes: the parent's dispatcher copies them itself
+_PLAIN: Final = frozenset({bool, bytes, float, int, str, type(None)})  # results that need no look
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,9 @@ class _Worker:
             self._running = seq, job
             if self._tripped:
                 self._trip_if_told(seq, job)
-            kind = wire.DONE
-            answer, memory = pack_result(cv.run(self._call, job))
+            value = cv.run(self._call, job)
+            answer, memory = pack_result(value)
+            kind = wire.DONE if _arrives_at_once(value, answer, memory) else wire.MADE
         except BaseException as error:
             drop_our_frames(error)
             kind, answer = wire.RAISED, pack_error(error)
@@ -334,6 +337,13 @@ class _Worker:
     def stack(self, job: Job[Any]) -> str:
         """Asked in the job itself, which has better ways."""
         return ""
+
+
+def _arrives_at_once(value: Any, packed: bytes, memory: Memory | None) -> bool:
+    """Whether unpacking it calls nobody's code and takes no time to speak of."""
+    if memory is not None:
+        return type(value) in (bytes, bytearray) and memory.size <= _SOON_COPIED
+    return type(value) in _PLAIN or is_plain(packed)
 
 
 class _Relay(logging.Handler):

@@ -1,8 +1,9 @@
 """The one thread of a process pool that hears its workers: what they answer, that they died, what they log.
 
-It starts processes, gives busy workers more to do, takes back what waits behind a long job, and ends when the pool is
-closed and the last process is gone. Nothing of a user's runs on it, but for unpickling results. Other threads ask it to
-do something by `do`.
+It has processes started, gives busy workers more to do, takes back what waits behind a long job, and ends when the
+pool is closed and the last process is gone. Nothing of a user's runs on it: errors, and results that are more than
+plain data, are unpacked elsewhere (arrivals.py); so log records are handled, observers told, callbacks called. Other
+threads ask it to do something by `do`.
 """
 
 from __future__ import annotations
@@ -20,17 +21,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock import clock, timers
-from penstock.errors import NotPicklable
 from penstock.job import Job, JobState
 from penstock.lifecycle import Phase
 from penstock.pool.ledger import ALL_OF_FIRST, ONE_IN
 from penstock.pool.processes import wire
+from penstock.pool.processes.arrivals import Arrival, Arrivals, Sent
 from penstock.pool.processes.child import Setup, levels_to_relay
 from penstock.pool.processes.died import WorkerDied
 from penstock.pool.processes.launch import Ends, Starter, context_for, cpu_count
-from penstock.pool.processes.memory import loads
-from penstock.pool.processes.parcel import Parcel, unpack_error
-from penstock.pool.processes.wire import CHUNK
+from penstock.pool.processes.parcel import unpack_error
+from penstock.pool.processes.wire import CHUNK, Garbled
 from penstock.pool.processes.worker import ProcessWorker
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ _LONG_IF_ONE_IS_IDLE: Final = 1e-3  # or only so many if another worker has noth
 _LEAVING_TAKES: Final = 5.0  # seconds for a worker that was told to leave to end
 _FIRST_PAUSE: Final = 0.2  # seconds before another is started in the place of one that could not,
 _LONGEST_PAUSE: Final = 5.0  # doubled each time up to so many
+_LATE: Final = 0.05  # seconds between two looks whether outcomes get stuck
 _VMSTAT: Final = Path("/proc/vmstat")
 
 
@@ -64,6 +65,8 @@ class Dispatcher:
         self._asleep = False
         self._pipe: tuple[int, int] | None = None
         self._selector: selectors.BaseSelector | None = None
+        self._arrivals = Arrivals(self._crew.name)
+        self._arriving: list[Callable[[], None]] = []  # for these, at the end of the step
         self._starter = Starter(self._crew.name, self._start_process)
         self._starting = 0  # processes that are to be started, or are and have not said that they are ready
 
@@ -137,9 +140,27 @@ class Dispatcher:
 
     def _run(self) -> None:
         with timers.nothing_may_block():
-            while not self._is_over():
-                self._step()
+            try:
+                while not self._is_over():
+                    self._step()
+            except BaseException as error:
+                self._give_up(error)
         self._close()
+
+    def _give_up(self, error: BaseException) -> None:
+        """A bug of ours, or no memory: the pool is broken, and every job is told so."""
+        staff = self._crew.staff
+        broken = RuntimeError("the thread that hears its workers failed; this is a bug in Penstock")
+        broken.__cause__ = error
+        staff.cannot_work(broken)
+        self._crew.lifecycle.advance(Phase.LEAVING)
+        self._crew.abandon()
+        with self._lock:
+            self._over = True
+        for worker in staff.workers():
+            worker.ends.process.join(_LEAVING_TAKES)
+            staff.gone(worker)
+            worker.ends.close()
 
     def _step(self) -> None:
         assert self._selector is not None
@@ -152,12 +173,17 @@ class Dispatcher:
             self._commands.popleft()()
         if self._crew.staff.ahead:
             self._look_behind_long_ones()
+        if self._arriving:
+            arriving, self._arriving = self._arriving, []
+            self._arrivals.put(arriving)
+        elif self._arrivals.waiting:
+            self._arrivals.look()
 
     def _patience(self) -> float | None:
         staff = self._crew.staff
-        if not staff.ahead:
-            return None
-        return _LONG_IF_ONE_IS_IDLE if staff.idle else _LONG
+        if staff.ahead:
+            return _LONG_IF_ONE_IS_IDLE if staff.idle else _LONG
+        return _LATE if self._arrivals.waiting else None
 
     def _is_over(self) -> bool:
         if self._crew.lifecycle.phase is not Phase.CLOSED or self._crew.staff.count() or self._starting:
@@ -168,6 +194,7 @@ class Dispatcher:
 
     def _close(self) -> None:
         self._starter.join()
+        self._arrivals.end()
         if self._selector is not None:
             self._selector.close()
         if self._pipe is not None:
@@ -248,70 +275,82 @@ class Dispatcher:
     # Answers
 
     def _read(self, worker: ProcessWorker) -> bool:
-        """Read what there is; False at the end of the lane."""
+        """Read what there is; False if there is nothing more, now or ever."""
+        if worker.watched is False:
+            return False
         try:
             data = worker.lane.recv()
         except BlockingIOError:
             return False
         except OSError:
             data = b""
-        if not data:
-            if worker.watched:
-                assert self._selector is not None
-                self._selector.unregister(worker.ends.jobs)
-                worker.watched = False
-                if worker.ready and not worker.told_to_leave:
-                    worker.kill()  # it is ending, or has lost its lane: it can't answer any more
-            return False
+        try:
+            if data:
+                self._understand(worker, data)
+                return True
+        except Garbled:
+            worker.kill()
+        assert self._selector is not None
+        self._selector.unregister(worker.ends.jobs)
+        worker.watched = False
+        if worker.ready and not worker.told_to_leave:
+            worker.kill()  # it is ending, or has lost its lane: it can't answer any more
+        return False
+
+    def _understand(self, worker: ProcessWorker, data: bytes) -> None:
         spoke_of_jobs = False
         for (kind, memory, seq, began, ended, _), body in worker.incoming.feed(data):
-            if kind == wire.READY:
+            if kind == wire.READY and not worker.ready:
                 self._starting -= 1
                 self._crew.staff.is_ready(worker)
             elif kind == wire.BROKEN:
-                self._crew.staff.cannot_work(unpack_error(body))
+                worker.broken = True
+                self._arriving.append(functools.partial(self._is_broken, body))
             else:
                 spoke_of_jobs = True
                 if kind == wire.DONE:
-                    self._done(worker, seq, began, ended, body, memory)
-                elif kind == wire.RAISED:
-                    self._raised(worker, seq, began, ended, body)
-                else:
+                    self._done(worker, seq, began, ended, Sent(worker, body, memory))
+                elif kind == wire.SKIPPED:
                     self._skipped(worker, seq)
+                else:
+                    sent = Sent(worker, body, memory)
+                    job = self._answered(worker, seq, began, ended)
+                    if kind == wire.MADE:
+                        self._arrives(worker, job, ended, began=began, result=sent)
+                    else:
+                        self._arrives(worker, job, ended, began=began, raised=body)
         if spoke_of_jobs:
             self._give_more(worker)
-        return True
 
     def _answered(self, worker: ProcessWorker, seq: int, began: float, ended: float) -> Job[Any]:
         """The job that *worker* speaks of, which begins and ends at these times."""
-        with worker.lock:
-            number, job = worker.under_way.popleft()
-        assert number == seq, f"{worker.name} answers for {seq} before {number}"
-        worker.ends.page.answered(seq)
+        job = self._is_spoken_of(worker, seq)
         took = ended - began
         worker.takes = took if worker.takes <= 0 else worker.takes + (took - worker.takes) / 8
         worker.moved_at = ended
         return job
 
-    def _done(self, worker: ProcessWorker, seq: int, began: float, ended: float, body: bytes, memory: int) -> None:
+    def _is_spoken_of(self, worker: ProcessWorker, seq: int) -> Job[Any]:
+        """The job with that number, which must be the next."""
+        with worker.lock:
+            number, job = worker.under_way[0] if worker.under_way else (0, None)
+            if number != seq or job is None:
+                raise Garbled
+            worker.under_way.popleft()
+        worker.ends.page.answered(seq)
+        return job
+
+    def _done(self, worker: ProcessWorker, seq: int, began: float, ended: float, sent: Sent) -> None:
         job = self._answered(worker, seq, began, ended)
         crew = self._crew
         try:
-            value = self._unpack(worker, body, memory)
-        except BaseException as error:
-            if job not in crew.attempts.running:
-                crew.staff.has_begun(worker, job, began)
-            job._began = began
-            where = NotPicklable(f"the result can't be unpickled: {type(error).__qualname__}: {error}")
-            where.__cause__ = error
-            crew.attempts.failed(worker, job, where)
+            value = sent.unpack(job)
+        except Exception:  # it holds no code, but there may be no memory for it
+            self._arrives(worker, job, ended, began=began, result=sent)
             return
         if not crew.attempts.take(job, worker) and not crew.staff.ends_ahead(worker, job, began):
             crew.attempts.came_back(worker, job)
             return
-        parcel = job._args
-        if isinstance(parcel, Parcel) and parcel.memory is not None:
-            parcel.memory.use_again()  # its worker has copied what it needed
         job._began, job._ended = began, ended
         tally = worker.tally
         tally.done += 1
@@ -324,28 +363,28 @@ class Dispatcher:
         if crew.lifecycle.closing:
             crew.check_drained()
 
-    def _unpack(self, worker: ProcessWorker, body: bytes, memory: int) -> Any:
-        if memory == wire.NO_MEMORY:
-            return pickle.loads(body)
-        try:
-            return loads(body, worker.lane.next_fd())
-        finally:
-            if memory != wire.MEMORY:
-                worker.ends.page.copied(memory - 1)
-
-    def _raised(self, worker: ProcessWorker, seq: int, began: float, ended: float, body: bytes) -> None:
-        job = self._answered(worker, seq, began, ended)
-        if job not in self._crew.attempts.running:
+    def _arrives(
+        self, worker: ProcessWorker, job: Job[Any], ended: float, began: float | None = None, **outcome: Any
+    ) -> None:
+        """*job* has ended, and it takes a user's code to say how."""
+        if began is not None and job not in self._crew.attempts.running:
             self._crew.staff.has_begun(worker, job, began)
-        job._began = began
-        self._crew.attempts.failed(worker, job, unpack_error(body))
+        arrival = Arrival(self._crew, worker.name, worker.tally, job, ended, **outcome)
+        if not self._crew.attempts.hand_on(job, worker, arrival):
+            self._crew.attempts.came_back(worker, job)
+            return
+        if began is not None:
+            job._began = began
+        self._arriving.append(arrival.arrive)
+
+    def _is_broken(self, packed: bytes) -> None:
+        self._crew.staff.cannot_work(unpack_error(packed))
 
     def _skipped(self, worker: ProcessWorker, seq: int) -> None:
         """It did not run a job that was taken back."""
+        job = self._is_spoken_of(worker, seq)
         with worker.lock:
-            _, job = worker.under_way.popleft()
             later = any(other is job for _, other in worker.under_way)
-        worker.ends.page.answered(seq)
         worker.skipped += 1
         attempts = self._crew.attempts
         if later:
@@ -438,7 +477,7 @@ class Dispatcher:
                         job._ended = clock.monotonic()
                         attempts.settle(job, *told[1:])
                 elif attempts.running.get(job) is worker:  # else the worker had skipped it, or it overran
-                    attempts.failed(worker, job, died(job.label))
+                    self._arrives(worker, job, clock.monotonic(), error=died(job.label))
         attempts.has_ended(worker)
         if worker.watched:
             self._selector.unregister(worker.ends.jobs)
@@ -450,7 +489,7 @@ class Dispatcher:
         worker.lane.close()
         again = staff.gone(worker)
         worker.ends.close()
-        if not worker.ready and not worker.told_to_leave and not worker.doomed:
+        if not (worker.ready or worker.broken or worker.told_to_leave or worker.doomed):
             staff.could_not_start(died(f"worker {worker.name}"))
         if again:
             self._start_again()

@@ -100,6 +100,11 @@ class Memory:
         self._there = max(self._there, offset)
         self.copied = all(kind != "m" for _, _, kind in self.layout)
 
+    @property
+    def size(self) -> int:
+        """How many bytes it holds."""
+        return sum(length for _, length, _ in self.layout)
+
     def use_again(self) -> None:
         """Its payload has arrived. Safe to repeat."""
         fd, self.fd = self.fd, -1

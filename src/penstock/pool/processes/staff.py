@@ -17,6 +17,7 @@ starting and ending processes are the dispatcher's (dispatcher.py).
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Callable
@@ -479,7 +480,7 @@ class ProcessStaff:
             counted = not worker.told_to_leave
             if counted:
                 self.alive -= 1
-            again = counted and self._may_start()
+            again = counted and not worker.broken and self._may_start()
             self.alive += again
         self._crew.ledger.close_tally(worker.tally)
         if self._crew.ledger.observers:
@@ -511,7 +512,10 @@ class ProcessStaff:
                 self.broken = error
         if first:
             name = self._settings.name
-            log.critical("the workers of pool %r can't be made ready", name, exc_info=error, extra={"pool": name})
+            said = "the workers of pool %r can't be made ready"
+            self._crew.ledger.failures._lines.put(
+                functools.partial(log.critical, said, name, exc_info=error, extra={"pool": name})
+            )
             self._crew.broke()
             with self._changed:
                 self._given_up = True

@@ -3,6 +3,7 @@
     jobs      parent ──> CALL(seq, number, attempt, extra, call) …        several at a time, if they are short
               worker ──> READY | BROKEN(error)                           once
                          DONE(seq, began, ended, result) | RAISED(seq, began, ended, error) | SKIPPED(seq)
+                         MADE: as DONE, and unpickling the result calls code
     control   parent ──> trip(seq, reason, by deadline)                   heard while a job runs
               worker ──> log records
 
@@ -40,14 +41,24 @@ BROKEN: Final = 2
 DONE: Final = 3
 RAISED: Final = 4
 SKIPPED: Final = 5
+MADE: Final = 6  # as DONE, and unpacking it calls code or takes long
+KINDS: Final = frozenset({READY, BROKEN, DONE, RAISED, SKIPPED, MADE})
+
+
+class Garbled(Exception):
+    """What came is no answer: a job has written to a descriptor that was not its own."""
 
 
 class Incoming:
-    """Frames of one layout from a stream of bytes: a header whose last fields are lengths, then so many bytes."""
+    """Frames of one layout from a stream of bytes: a header whose last fields are lengths, then so many bytes.
 
-    def __init__(self, header: struct.Struct, lengths: int) -> None:
+    *kinds*: what the first field may be; anything else is `Garbled`.
+    """
+
+    def __init__(self, header: struct.Struct, lengths: int, kinds: frozenset[int] | None = None) -> None:
         self._header = header
         self._lengths = lengths
+        self._kinds = kinds
         self._rest: list[bytes] = []  # what came of a frame that is not complete
         self._missing = 0  # bytes that it lacks at least
 
@@ -61,10 +72,13 @@ class Incoming:
             data = b"".join(self._rest)
             self._rest.clear()
         found = []
+        kinds = self._kinds
         unpack, size, one = self._header.unpack_from, self._header.size, self._lengths == 1
         at, end = 0, len(data)
         while end - at >= size:
             fields = unpack(data, at)
+            if kinds is not None and fields[0] not in kinds:
+                raise Garbled
             body = at + size
             following = body + (fields[-1] if one else sum(fields[-self._lengths :]))
             if following > end:

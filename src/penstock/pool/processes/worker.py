@@ -19,7 +19,7 @@ from penstock.pool.attempts import Overrun
 from penstock.pool.processes.child import DUMP_SIGNAL
 from penstock.pool.processes.launch import Ends
 from penstock.pool.processes.parcel import Parcel
-from penstock.pool.processes.wire import ANSWER, CALL, CONTROL, Incoming, Lane, message, send_with_fds
+from penstock.pool.processes.wire import ANSWER, CALL, CONTROL, KINDS, Incoming, Lane, message, send_with_fds
 from penstock.pool.stacks import innermost_last
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class ProcessWorker:
         self.lock = threading.Lock()
         self.dead = False
         self.ready = False
+        self.broken = False  # its initializer raised, which is about to be told
         self.retiring = False  # it is given no more jobs, and leaves once it has done those it has
         self.told_to_leave = False
         self.doomed = False  # it is being killed; any thread
@@ -57,7 +58,7 @@ class ProcessWorker:
         self.lane = Lane(ends.jobs)
         self._saying = threading.Lock()  # guards the next: messages go out whole, and in order; a leaf
         self._unsaid = bytearray()  # what did not fit into the control lane yet
-        self.incoming, self.said = Incoming(ANSWER, 1), Incoming(CONTROL, 1)
+        self.incoming, self.said = Incoming(ANSWER, 1, KINDS), Incoming(CONTROL, 1)
         self.watched: bool | None = None  # whether its jobs lane is; None: not yet, False: it has ended
         self.heard: bool | None = None  # the same of its control lane
         self.last = 0  # the number of the last job sent; whoever may hand it a job writes it
