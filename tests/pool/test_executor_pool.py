@@ -1053,18 +1053,23 @@ def test_at_the_end_of_a_script_what_the_executor_does_not_take_any_more_is_told
     code = """
         from concurrent.futures import ThreadPoolExecutor
 
+        def first():
+            begun.set()
+            until_told()
+
+        begun = threading.Event()
         pool = ExecutorPool(ThreadPoolExecutor(1), name="the late one")
-        pool.submit(until_told)
-        waiting = pool.submit(say, "never")
-        waiting.add_done_callback(lambda job: say(type(job.exception()).__name__))
+        pool.submit(first)
+        begun.wait(10)
+        pool.submit(say, "never")
         say("end of script")
         """
     with running(tmp_path, code) as script:
         script.expect("end of script")
         script.go()
-        script.expect("PoolBroken")
 
         assert script.end(within=SLACK) == 0
+        assert "job 2 (say) failed: PoolBroken" in script.errors
         assert "the executor of pool 'the late one' takes no more jobs" in script.errors
         assert "cannot schedule new futures after " in script.errors
         assert "2 accepted: 1 done, 1 failed" in script.errors

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from penstock import Job, ThreadPool
 from penstock.events import Event, WorkerStarted, WorkerStopped
-from penstock.pool.executor import Pool
+from penstock.pool.executor import AnyPool
 from penstock.pool.places import Waiter
 from tests.gates import GUARD, Gate
 
@@ -22,7 +22,7 @@ E = TypeVar("E", bound=Event)
 class Seen:
     """An observer that remembers every event, and lets a test wait for one."""
 
-    def __init__(self, *pools: Pool) -> None:
+    def __init__(self, *pools: AnyPool) -> None:
         self._moved = threading.Condition(threading.RLock())  # `of` takes it again inside of `wait_for`
         self.events: list[Event] = []
         for pool in pools:

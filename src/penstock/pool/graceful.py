@@ -117,7 +117,7 @@ class Shutdown:
         return self._has_caused(error)
 
     async def arequested(self, timeout: float | None = None) -> bool:
-        """As `requested.wait`, in a coroutine: wait at most *timeout* seconds for the first signal; whether it came."""
+        """As `requested.wait`, in a coroutine: wait for the first signal, at most *timeout* seconds; if it came."""
         import asyncio
 
         loop = asyncio.get_running_loop()

@@ -145,6 +145,19 @@ async def until(fact: Callable[[], object]) -> None:
         await asyncio.sleep(0.001)  # polls: nothing tells of this fact, and the loop must go on
 
 
+@asynccontextmanager
+async def held_pool(**options: Any) -> AsyncIterator[tuple[AsyncPool, Door]]:
+    """A pool whose only slot is at the door, which is open at the end of the block."""
+    door = Door()
+    async with AsyncPool(1, **options) as pool:
+        try:
+            await pool.options(timeout=None, retry=None).asubmit(door)
+            await door.wait_entered()
+            yield pool, door
+        finally:
+            door.open()
+
+
 @dataclass
 class Full:
     """A pool whose only slot is at `door`, and whose backlog holds `waiting`."""

@@ -313,7 +313,7 @@ async def test_several_tasks_may_await_one_job_and_the_other_ways_of_asyncio_wor
         awaiting = asyncio.gather(awaits(), asyncio.shield(job), asyncio.wrap_future(job), asyncio.wait_for(job, GUARD))
         await turns()
         door.open()
-        assert list(await awaiting) == ["answer"] * 4
+        assert set(await awaiting) == {"answer"}
 
 
 @looped

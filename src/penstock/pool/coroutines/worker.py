@@ -9,6 +9,7 @@ early, and a task that its user's factory made is looked at when it has ended.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,17 @@ class JobTask(asyncio.Task[None]):
         if worker.task is self and not worker.has_begun():
             worker.never_began()
         return super().cancel(msg)
+
+
+def _forget_context(error: BaseException, around: BaseException | None) -> None:
+    """*error* was raised in an eager first step: what its submitter was dealing with then is not its context."""
+    found: BaseException | None = error
+    for _ in range(100):
+        if found is None or around is None:
+            return
+        if found.__context__ is around:
+            found.__context__ = None
+        found = found.__context__
 
 
 class TaskWorker:
@@ -88,19 +100,26 @@ class TaskWorker:
     async def attempt(self, job: Job[Any], name: str) -> None:
         """One attempt of *job*, whose room is that of the running ones; the coroutine of its task."""
         scope.set(job)
+        value: Any = None
+        error: BaseException | None = None
         try:
             if self._around is None:
                 value = await job._fn(*job._args)  # type: ignore[operator, misc]
             else:
                 value = await self._around(job)
-        except BaseException as error:
+        except BaseException as caught:
+            error = caught  # dealt with below: what begins in here would have it for its context
+        if error is not None:
+            if self._slots.is_beginning:
+                _forget_context(error, sys.exception())
             self._attempts.failed(self, job, error)
             del job  # the frames of the error reach this one, and the job keeps its error: a cycle
             if isinstance(error, GeneratorExit):
-                raise  # the loop is gone, and no other job can begin
+                raise error  # the loop is gone, and no other job can begin
             self.go_on()
             if isinstance(error, KeyboardInterrupt):
-                raise  # it is the loop's to deal with
+                raise error  # it is the loop's to deal with
+            del error
             return
         ended = clock.monotonic()
         if self._running.pop(job, None) is None:
