@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -304,6 +305,66 @@ def test_an_error_of_submit_is_its_jobs_own_and_the_pool_goes_on() -> None:
     assert hands.most == 1
 
 
+def test_an_answer_to_the_question_that_is_told_twice_frees_one_slot() -> None:
+    class Picky(Hands):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            if args:
+                raise pickle.PicklingError("not that")
+            return super().submit(fn, *args, **kwargs)
+
+    hands = Picky(SaysItTwice)
+    with ExecutorPool(hands, 1, unobserved="ignore") as pool:
+        error_of(pool.submit(str, "bad"))
+        hands.wait_given(1).run()
+        jobs = [pool.submit(int), pool.submit(int)]
+        hands.wait_given(2).run()
+        hands.wait_given(3).run()
+        assert [job.result(GUARD) for job in jobs] == [0, 0]
+    assert hands.most == 1
+
+
+def test_a_users_callback_does_not_hold_up_the_thread_that_hands_over() -> None:
+    gate = Gate()
+    with pool_in_hands(1, unobserved="ignore") as (pool, hands):
+        held = pool.submit(int)
+        hands.wait_given(1)
+        refused = pool.submit(int)
+        refused.add_done_callback(gate)
+        hands.refusal = queue.Full()
+        hands.given[0].run()
+        gate.wait_entered()
+        hands.refusal = None
+        after = pool.submit(crossing.double, 2)
+        hands.wait_given(2).run()
+        assert (held.result(GUARD), after.result(GUARD)) == (0, 4)
+        gate.open()
+
+
+class Snatched(deque[Job[Any]]):
+    """A backlog from which somebody takes the job that the pool has just seen there."""
+
+    snatches = False
+
+    def popleft(self) -> Job[Any]:
+        if self.snatches:
+            self.snatches = False
+            assert self[0].cancel()
+        return super().popleft()
+
+
+def test_a_job_that_is_cancelled_while_it_is_taken_costs_no_slot() -> None:
+    with pool_in_hands(1) as (pool, hands):
+        pool.submit(int)
+        hands.wait_given(1)
+        waiting = pool._crew.backlog.queue = pool._crew.intake._queue = Snatched()
+        waiting.snatches = True
+        taken = pool.submit(int)
+        hands.given[0].run()
+        until(taken.cancelled)
+        pool.submit(int)
+        hands.wait_given(2)
+
+
 @pytest.mark.parametrize("full", [queue.Full(), BacklogFull(3)])
 def test_an_executor_that_is_full_is_not_broken(full: Exception) -> None:
     with pool_in_hands(unobserved="ignore") as (pool, hands):
@@ -392,15 +453,16 @@ def test_one_job_that_breaks_its_worker_does_not_break_a_pool_whose_executor_goe
 
 def test_if_every_result_says_that_the_executor_is_broken_it_is(caplog: pytest.LogCaptureFixture) -> None:
     hands = Hands()
-    pool = ExecutorPool(hands, 1, unobserved="ignore", backlog=10)
-    jobs = [pool.submit(int) for _ in range(6)]
-    for number in range(3):
+    pool = ExecutorPool(hands, 2, unobserved="ignore", backlog=10)
+    jobs = [pool.submit(int) for _ in range(9)]
+    hands.wait_given(2)
+    for number in range(6):
         hands.wait_given(number + 1).fail(BrokenExecutor("gone"))
 
     kinds = [type(error_of(job)) for job in jobs]
-    assert kinds == [BrokenExecutor] * 3 + [PoolBroken] * 3
+    assert kinds == [BrokenExecutor] * 6 + [PoolBroken] * 3
     assert pool.shutdown().balanced
-    assert "takes no more jobs" in caplog.text
+    assert len([record for record in caplog.records if record.levelno == logging.CRITICAL]) == 1
 
 
 def test_a_result_in_between_shows_that_the_executor_lives() -> None:
@@ -542,9 +604,13 @@ def test_the_slot_of_a_stuck_job_is_given_to_another_at_most_so_often(
         seen.wait_for(WorkerStopped)  # there was one too many
         assert not waiting.running()
         second.end()
-        hands.wait_given(3).run()
+        hands.wait_given(3)
+        pool.submit(int)
+        hands.given[2].run()
+        hands.wait_given(4).run()
         assert waiting.result(GUARD) == 0
         assert pool.stats().workers == 1
+        assert pool._crew.staff.capacity == 1
     assert "its slot is given to another job" in caplog.text
     assert "its slot is not given to another (max_stuck)" in caplog.text
     assert "It can't be seen from here" in caplog.text
@@ -747,7 +813,9 @@ def test_packed_it_takes_along_what_is_left_of_the_time_and_the_values() -> None
         assert pickle.loads(packed)("user") == "ann"
         assert pickle.loads(pickle.dumps(pickle.loads(packed)))("user") == "ann", "and once more"
 
-        over_there = pickle.loads(pickle.dumps(Carried(left_of_it, 30.0)))
+        pool.options(context=Context(30)).submit(left_of_it)
+        hands.given[0].run()
+        over_there = pickle.loads(pickle.dumps(hands.wait_given(2).fn))
         assert 20 < over_there() <= 30
         assert pickle.loads(packed).__name__ == "value_of"
     assert current_context().remaining() == float("inf"), "nothing of it stays in this thread"
@@ -1035,15 +1103,19 @@ def test_a_signal_stops_it_like_any_pool() -> None:
 
 
 def test_nothing_of_a_job_is_kept_once_it_has_ended() -> None:
-    with pool_in_hands() as (pool, hands):
-        thing = crossing.Thing()
-        gone = weakref.ref(thing)
-        job = pool.options(timeout=GUARD).submit(crossing.ignore, thing)
-        hands.wait_given(1).run()
-        job.result(GUARD)
-        hands.given.clear()
-        del thing
-        until(lambda: gone() is None)  # no collector is needed
+    gc.disable()
+    try:
+        with pool_in_hands() as (pool, hands):
+            thing = crossing.Thing()
+            job = pool.options(timeout=GUARD).submit(crossing.ignore, thing)
+            gone = weakref.ref(thing), weakref.ref(job)
+            hands.wait_given(1).run()
+            job.result(GUARD)
+            hands.given.clear()
+            del thing, job
+            until(lambda: (gone[0](), gone[1]()) == (None, None))  # no collector is needed
+    finally:
+        gc.enable()
 
 
 # The end of the interpreter, and forks
@@ -1051,11 +1123,15 @@ def test_nothing_of_a_job_is_kept_once_it_has_ended() -> None:
 
 def test_at_the_end_of_a_script_what_the_executor_does_not_take_any_more_is_told(tmp_path: Path) -> None:
     code = """
-        from concurrent.futures import ThreadPoolExecutor
+        from concurrent.futures import ThreadPoolExecutor, thread
+
+        def until_the_end():
+            while not thread._shutdown:
+                time.sleep(0.001)
 
         def first():
             begun.set()
-            until_told()
+            until_the_end()
 
         begun = threading.Event()
         pool = ExecutorPool(ThreadPoolExecutor(1), name="the late one")
@@ -1066,7 +1142,6 @@ def test_at_the_end_of_a_script_what_the_executor_does_not_take_any_more_is_told
         """
     with running(tmp_path, code) as script:
         script.expect("end of script")
-        script.go()
 
         assert script.end(within=SLACK) == 0
         assert "job 2 (say) failed: PoolBroken" in script.errors

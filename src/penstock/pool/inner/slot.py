@@ -23,7 +23,6 @@ from penstock.job import Job, JobState
 from penstock.lifecycle import Phase
 from penstock.pool.attempts import Overrun
 from penstock.pool.inner.carried import Carried
-from penstock.pool.ledger import ALL_OF_FIRST, ONE_IN
 from penstock.pool.stacks import stack_of
 
 if TYPE_CHECKING:
@@ -144,15 +143,13 @@ class Slot:
         ended = clock.monotonic()
         value, error = _outcome(future, job)
         self._staff.heard(error)
-        if not attempts.take(job, self):
-            attempts.came_back(self, job)
-        elif error is None:
-            self._done(job, value, ended)
+        if error is None:
+            attempts.returned(self, job, value, ended)
         else:
-            attempts.ended_by(self, job, error, ended)
+            attempts.failed(self, job, error, ended)
         self._staff.release(self)
 
-    def not_run(self, hold: Hold, error: BaseException) -> None:
+    def not_run(self, hold: Hold) -> None:
         """The executor didn't take it, for no fault of its own: it ends as it would if it had not been tried."""
         attempts, job = self._crew.attempts, hold.job
         if attempts.take(job, self):
@@ -161,19 +158,6 @@ class Slot:
             self._crew.check_drained()
         else:
             attempts.came_back(self, job)
-
-    def _done(self, job: Job[Any], value: Any, ended: float) -> None:
-        tally = self.tally
-        tally.done += 1
-        if tally.done < ALL_OF_FIRST or not tally.done & ONE_IN:
-            tally.times.extend((job._since, job._began, ended))
-        job._ended = ended
-        job._settle(JobState.DONE, value)
-        if self._crew.ledger.observers:
-            self._crew.attempts.tell_ended(job, None)
-        tally.ended += 1
-        if self._crew.lifecycle.closing:
-            self._crew.check_drained()
 
     # A thread of this process that runs its job
 

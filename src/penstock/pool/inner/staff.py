@@ -129,11 +129,6 @@ class ExecutorStaff:
 
     def not_taken(self, hold: Hold, error: BaseException) -> None:
         """`submit` raised *error*: either that is the job's own fault, or the executor can take none."""
-        if isinstance(error, BrokenExecutor):
-            self.breaks(error)
-            hold.slot.not_run(hold, error)
-            self.release(hold.slot)
-            return
         slot, job = hold.slot, hold.job
         try:
             probe = self._settings.executor.submit(int)  # which can't be at fault
@@ -142,7 +137,7 @@ class ExecutorStaff:
             self.release(slot)
         except BaseException as dead:
             self.breaks(dead)
-            slot.not_run(hold, error)
+            slot.not_run(hold)
             self.release(slot)
         else:
             self._crew.attempts.failed(slot, job, error)
@@ -175,7 +170,12 @@ class ExecutorStaff:
                 self.broken = error
         if first:
             name = self._settings.name
-            log.critical("the executor of pool %r takes no more jobs", name, exc_info=error, extra={"pool": name})
+            self._crew.ledger.failures._lines.put(
+                functools.partial(
+                    log.critical, "the executor of pool %r takes no more jobs", name,
+                    exc_info=error, extra={"pool": name},
+                )
+            )  # fmt: skip
             self._crew.broke("its executor takes no more jobs")
 
     def release(self, slot: Slot) -> None:
