@@ -160,7 +160,11 @@ class Attempts:
         """The function returned *value* at *ended*. For threads and plain data workers have steps of their own."""
         if not self.take(job, worker):
             self.came_back(worker, job)
-            return
+        else:
+            self.ended_well(worker, job, value, ended)
+
+    def ended_well(self, worker: Runner, job: Job[Any], value: Any, ended: float) -> None:
+        """The attempt of *job*, which *worker* ran and is in our hands, returned *value* at this time."""
         job._ended = ended
         worker.tally.times.extend((job._since, job._began, ended))
         ledger = self._crew.ledger

@@ -118,7 +118,8 @@ def test_the_shelf_keeps_no_more_than_it_may() -> None:
     for one in held:
         one.use_again()
 
-    assert descriptors() == before + 2
+    assert len(shelf._files) == 2
+    assert descriptors() <= before + 2
     assert shelf.in_use == 0
     for _, fd in shelf._files:
         os.close(fd)

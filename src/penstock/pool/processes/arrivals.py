@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -126,7 +127,10 @@ class Arrivals:
 
 
 class Sent:
-    """A result as its worker sent it, perhaps with memory; made on the dispatcher, in the order in which they came."""
+    """A result as its worker sent it, perhaps with memory; made on the dispatcher, in the order in which they came.
+
+    It is either unpacked or forgotten, once.
+    """
 
     def __init__(self, worker: ProcessWorker, body: bytes, memory: int) -> None:
         self._page = worker.ends.page
@@ -134,18 +138,40 @@ class Sent:
         self._number = memory
         self._fd = None if memory == wire.NO_MEMORY else worker.lane.next_fd()
 
-    def unpack(self, job: Job[Any]) -> Any:
-        """The value. Its memory, and that of the arguments of *job*, can be used again then. Only once with memory."""
+    def unpack(self) -> Any:
+        """The value."""
+        fd, self._fd = self._fd, None
         try:
-            value = loads(self._body, self._fd)
+            return loads(self._body, fd)  # which closes it
         finally:
-            if 0 < self._number < wire.MEMORY:
-                with contextlib.suppress(ValueError):  # the worker has died since, and its page is closed
-                    self._page.copied(self._number - 1)
-        parcel = job._args
-        if isinstance(parcel, Parcel) and parcel.memory is not None:
-            parcel.memory.use_again()  # its worker has copied what it needed
-        return value
+            self._is_not_needed()
+
+    def forget(self) -> None:
+        """Nobody wants it any more."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+        self._is_not_needed()
+
+    def _is_not_needed(self) -> None:
+        """Its worker may use its memory again."""
+        if 0 < self._number < wire.MEMORY:
+            with contextlib.suppress(ValueError):  # the worker has died since, and its page is closed
+                self._page.copied(self._number - 1)
+
+
+def use_again(job: Job[Any]) -> None:
+    """*job*, which is in our hands, is done: so is the memory of its arguments."""
+    parcel = job._args
+    if isinstance(parcel, Parcel) and parcel.memory is not None:
+        parcel.memory.use_again()  # its worker has copied what it needed
+
+
+def not_unpacked(trouble: BaseException) -> NotPicklable:
+    """What a job fails with whose result can't be unpacked."""
+    error = NotPicklable(f"the result can't be unpickled: {type(trouble).__qualname__}: {trouble}")
+    error.__cause__ = trouble
+    return error
 
 
 class Arrival:
@@ -186,12 +212,15 @@ class Arrival:
             error = unpack_error(self._raised)
         elif self._result is not None:
             try:
-                value = self._result.unpack(job)
+                value = self._result.unpack()
             except BaseException as trouble:
-                error = NotPicklable(f"the result can't be unpickled: {type(trouble).__qualname__}: {trouble}")
-                error.__cause__ = trouble
+                error = not_unpacked(trouble)
             else:
-                attempts.returned(self, job, value, self._ended)
+                if attempts.take(job, self):
+                    use_again(job)
+                    attempts.ended_well(self, job, value, self._ended)
+                else:
+                    attempts.came_back(self, job)
                 self.thread = None
                 return
         assert error is not None

@@ -208,7 +208,8 @@ class _Worker:
         try:
             extra, function, call = parts
             if function:
-                fn, args = self._functions.unpack(function), loads(call, fd) if call else ()
+                args = loads(call, fd) if call else ()  # before anything may fail: it closes *fd*
+                fn = self._functions.unpack(function)
             else:
                 fn, args = loads(call, fd)
             more = Extra(*pickle.loads(extra)) if extra else None

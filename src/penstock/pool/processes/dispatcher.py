@@ -25,7 +25,7 @@ from penstock.job import Job, JobState
 from penstock.lifecycle import Phase
 from penstock.pool.ledger import ALL_OF_FIRST, ONE_IN
 from penstock.pool.processes import wire
-from penstock.pool.processes.arrivals import Arrival, Arrivals, Sent
+from penstock.pool.processes.arrivals import Arrival, Arrivals, Sent, not_unpacked, use_again
 from penstock.pool.processes.child import Setup, levels_to_relay
 from penstock.pool.processes.died import WorkerDied
 from penstock.pool.processes.launch import Ends, Starter, context_for, cpu_count
@@ -280,16 +280,15 @@ class Dispatcher:
             return False
         try:
             data = worker.lane.recv()
-        except BlockingIOError:
-            return False
-        except OSError:
-            data = b""
-        try:
             if data:
                 self._understand(worker, data)
                 return True
+        except BlockingIOError:
+            return False
         except Garbled:
             worker.kill()
+        except ConnectionError:
+            pass
         assert self._selector is not None
         self._selector.unregister(worker.ends.jobs)
         worker.watched = False
@@ -344,14 +343,15 @@ class Dispatcher:
         job = self._answered(worker, seq, began, ended)
         crew = self._crew
         try:
-            value = sent.unpack(job)
-        except Exception:  # it holds no code, but there may be no memory for it
-            self._arrives(worker, job, ended, began=began, result=sent)
+            value = sent.unpack()
+        except Exception as trouble:  # it holds no code, but there may be no memory for it
+            self._arrives(worker, job, ended, began=began, error=not_unpacked(trouble))
             return
         if not crew.attempts.take(job, worker) and not crew.staff.ends_ahead(worker, job, began):
             crew.attempts.came_back(worker, job)
             return
         job._began, job._ended = began, ended
+        use_again(job)
         tally = worker.tally
         tally.done += 1
         if tally.done < ALL_OF_FIRST or not tally.done & ONE_IN:
@@ -371,6 +371,8 @@ class Dispatcher:
             self._crew.staff.has_begun(worker, job, began)
         arrival = Arrival(self._crew, worker.name, worker.tally, job, ended, **outcome)
         if not self._crew.attempts.hand_on(job, worker, arrival):
+            if (result := outcome.get("result")) is not None:
+                result.forget()
             self._crew.attempts.came_back(worker, job)
             return
         if began is not None:
@@ -389,9 +391,9 @@ class Dispatcher:
         attempts = self._crew.attempts
         if later:
             return  # it was sent here again since then
-        if attempts.take(job, worker):
-            self._crew.staff.has_not_run(job)  # we took it for running: each side had seen the other
-        elif worker.overrun is not None and worker.overrun.job is job:
+        if self._crew.staff.bring_back(worker, job):
+            return  # it was sent in vain, or we took it for running: each side had seen the other
+        if worker.overrun is not None and worker.overrun.job is job:
             attempts.came_back(worker, job)
 
     def _give_more(self, worker: ProcessWorker) -> None:

@@ -30,7 +30,8 @@ Layout = Sequence[tuple[int, int, str]]  # offset, length, and what to make of i
 class Shelf:
     """Files of this process that can be used again, at most *most* bytes of them. Safe from any thread.
 
-    Lock: `_lock` guards every field; a leaf.
+    Lock: `_lock` guards every field; a leaf. The collector may come at any moment, and put what it collects: so the
+    thread that holds it may take it again.
     """
 
     def __init__(self, most: int) -> None:
@@ -39,7 +40,7 @@ class Shelf:
 
     def start_afresh(self) -> None:
         """In the child of a fork: what is there is the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._files: list[tuple[int, int]] = []  # bytes that are there, descriptor
         self._kept = 0  # bytes
         self._out = 0  # files that are in use

@@ -306,17 +306,21 @@ class ProcessStaff:
             self._crew.attempts.tripped(job, cause)  # it came while the job was in our hands
         self._has_moved()
 
-    def bring_back(self, worker: ProcessWorker, job: Job[Any]) -> None:
-        """On the dispatcher: *worker* died before it began *job*."""
+    def bring_back(self, worker: ProcessWorker, job: Job[Any]) -> bool:
+        """On the dispatcher: *worker* died before it began *job*, or skipped it. False if it was not there any more."""
         backlog = self._crew.backlog
         with self._taking:
             entry = self.ahead.get(job)
             if entry is not None and entry.worker is worker:
                 del self.ahead[job]
                 (backlog.queue if entry.placed else backlog.due).appendleft(job)
-                return
+        if entry is not None and entry.worker is worker:
+            self._has_moved()
+            return True
         if self._crew.attempts.take(job, worker):
             self.has_not_run(job)
+            return True
+        return False
 
     # As crew.Workers
 

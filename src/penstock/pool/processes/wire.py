@@ -29,6 +29,7 @@ ANSWER: Final = struct.Struct("<BBQddQ")  # kind, memory, seq, began, ended (mon
 CONTROL: Final = struct.Struct("<I")  # bytes of a pickled message
 CHUNK: Final = 1 << 15  # bytes asked for at once: malloc maps and unmaps memory for much larger ones, each time
 MOST_FDS: Final = 128  # descriptors that go along with one send
+_LOST_SOME: Final = getattr(socket, "MSG_CTRUNC", 0)
 _ROOM_FOR_FDS: Final = socket.CMSG_SPACE(MOST_FDS * 4)
 
 
@@ -46,7 +47,7 @@ KINDS: Final = frozenset({READY, BROKEN, DONE, RAISED, SKIPPED, MADE})
 
 
 class Garbled(Exception):
-    """What came is no answer: a job has written to a descriptor that was not its own."""
+    """What came can't be understood: a job has written to a descriptor that was not its own, say."""
 
 
 class Incoming:
@@ -101,13 +102,15 @@ class Lane:
         self._fds: deque[int] = deque()
 
     def recv(self) -> bytes:
-        """As socket.recv; descriptors wait for `next_fd`."""
-        data, told, _, _ = self._sock.recvmsg(CHUNK, _ROOM_FOR_FDS)
+        """As socket.recv; descriptors wait for `next_fd`. Garbled if one was lost: nobody knows whose."""
+        data, told, flags, _ = self._sock.recvmsg(CHUNK, _ROOM_FOR_FDS)
         for level, kind, packed in told:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds = array.array("i")
                 fds.frombytes(packed[: len(packed) - len(packed) % fds.itemsize])
                 self._fds.extend(fds)
+        if flags & _LOST_SOME:
+            raise Garbled("descriptors were lost, as too many files are open")
         return data
 
     def next_fd(self) -> int:

@@ -90,12 +90,17 @@ class ProcessWorker:
             frames.append(CALL.pack(0, seq, 0, 0, 0, 0, 0))
             return []
         call, function, memory = parcel.call, parcel.function, parcel.memory
+        try:
+            copies = [] if memory is None else [os.dup(memory.fd)]  # ours may be closed before this one is sent
+        except OSError:  # no descriptors are left: let it be skipped, and sent again
+            frames.append(CALL.pack(0, seq, 0, 0, 0, 0, 0))
+            return []
         terms = job._terms
         plain = job._context is None and terms.plain and terms.id is None and terms.name is None
         extra = b"" if plain else parcel.extra(job)
         sizes = len(extra), len(function), len(call)
         frames += (CALL.pack(memory is not None, seq, job._number, max(job._attempt, 1), *sizes), extra, function, call)
-        return [] if memory is None else [os.dup(memory.fd)]  # ours may be closed before this one is sent
+        return copies
 
     def _write(self, data: bytes, fds: list[int]) -> None:
         """Write as much as the lane takes now; the dispatcher writes the rest. Holds `lock`."""
@@ -105,12 +110,13 @@ class ProcessWorker:
             self._crew.staff.dispatcher.write_rest(self)
 
     def _send(self, data: bytes | memoryview, fds: list[int]) -> int | None:
-        """How much of *data* was sent, with *fds* if it was any; None if it has just died. Holds `lock`."""
+        """How much of *data* was sent, with *fds* if it was any; None if it is dead or dying. Holds `lock`."""
         try:
             sent = send_with_fds(self.ends.jobs, data, fds) if fds else self.ends.jobs.send(data)
         except BlockingIOError:
             return 0
-        except OSError:  # the dispatcher will hear of it
+        except OSError:  # it has just died, or the system will not take this: then it has to
+            self.kill()
             _close_all(fds)
             return None
         _close_all(fds)
