@@ -468,7 +468,7 @@ async def test_the_accounts_balance_after_everything_at_once() -> None:
     async def fails() -> None:
         raise Oops
 
-    jobs = [await pool.asubmit(stubborn)]
+    jobs: list[Any] = [await pool.asubmit(stubborn)]
     jobs += [await pool.asubmit(fn) for fn in (fails, Door(), fails, Door(), Door())]
     await turns()
     jobs[-1].cancel()

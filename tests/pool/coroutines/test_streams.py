@@ -333,7 +333,7 @@ async def test_two_streams_of_one_pool_share_it() -> None:
             return sorted([job.result() async for job in pool.stream(late_double, range(30), ordered=ordered)])
 
         both = await asyncio.gather(collect(True), collect(False))
-    assert both == [[2 * n for n in range(30)]] * 2
+    assert list(both) == [[2 * n for n in range(30)]] * 2
 
 
 @looped
