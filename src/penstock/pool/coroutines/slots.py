@@ -83,7 +83,7 @@ class Slots:
         self._made = 0
         self.is_beginning = False  # an eager first step is on the stack
         self._is_serving = False
-        self._waiting_for: dict[Job[Any], list[Job[Any] | None]] = {}  # by job whose slot is lent: for which jobs
+        self.lent: dict[Job[Any], list[Job[Any] | None]] = {}  # by job whose slot is lent: for which jobs
         self._replaced = 0  # ever; guarded by Attempts._lock
         self._came_back = 0
 
@@ -168,6 +168,8 @@ class Slots:
 
     def hand_on(self, worker: TaskWorker, now: float) -> None:
         """*worker* has left its job, and others wait in the queue: it goes to the next one without being free."""
+        if self.lent:
+            self.stop_lending(worker.job)
         if self._due or self.is_beginning or self._is_serving or self.busy > self.capacity:
             worker.go_on()
             return
@@ -244,7 +246,9 @@ class Slots:
         if waiter is None or worker is None or not self._crew.home.is_here():
             return _nothing  # it may be a job of another pool, or go on after the end of its own
         self._refuse_hopeless_wait(waiter, job)
-        waits = self._waiting_for.setdefault(waiter, [])
+        if isinstance(worker, TaskWorker) and worker.is_extra:
+            return _nothing  # it has no slot
+        waits = self.lent.setdefault(waiter, [])
         waits.append(job)
         if len(waits) == 1:
             self.recount()
@@ -257,10 +261,15 @@ class Slots:
         return _NOTHING_LENT if go_on is _nothing else _Lent(go_on)
 
     def _take_back_slot(self, waiter: Job[Any], job: Job[Any] | None) -> None:
-        waits = self._waiting_for[waiter]
-        waits.remove(job)
-        if not waits:
-            del self._waiting_for[waiter]
+        waits = self.lent.get(waiter)
+        if waits is not None and job in waits:  # else the waiter has ended before its task did
+            waits.remove(job)
+            if not waits:
+                self.stop_lending(waiter)
+
+    def stop_lending(self, waiter: Job[Any] | None) -> None:
+        """*waiter* goes on, or has ended: it lends no slot any more."""
+        if waiter is not None and self.lent.pop(waiter, None) is not None:
             self.recount()
 
     def _refuse_hopeless_wait(self, waiter: Job[Any], job: Job[Any] | None) -> None:
@@ -277,10 +286,10 @@ class Slots:
                 circle = ", ".join(other.label for other in seen)
                 why = "a job can't wait for itself" if one is job else f"they wait in a circle: {circle}"
                 raise NestedWait(waiter.label, target, why)
-            ahead += self._waiting_for.get(one, ())
-        if waiter not in self._waiting_for and len(self._waiting_for) >= self._settings.max_lent:
-            shown = ", ".join(other.label for other in list(self._waiting_for)[:5])
-            pool, count = self._settings.name, len(self._waiting_for)
+            ahead += self.lent.get(one, ())
+        if waiter not in self.lent and len(self.lent) >= self._settings.max_lent:
+            shown = ", ".join(other.label for other in list(self.lent)[:5])
+            pool, count = self._settings.name, len(self.lent)
             why = f"{count} jobs of pool {pool!r} wait for its own jobs already (max_lent): {shown}, …"
             raise NestedWait(waiter.label, target, why)
 
@@ -299,7 +308,7 @@ class Slots:
 
     def recount(self) -> None:
         """See invariant 2."""
-        self.capacity = self._settings.max_workers + len(self._waiting_for) + self._replaced - self._came_back
+        self.capacity = self._settings.max_workers + len(self.lent) + self._replaced - self._came_back
 
     # As crew.Workers: any thread
 
@@ -367,7 +376,7 @@ class Slots:
     def start_afresh(self) -> None:
         """In the child of a fork: the loop is the parent's."""
         self.spare.clear()
-        self._waiting_for.clear()
+        self.lent.clear()
         self._made = 0
 
 

@@ -64,7 +64,6 @@ class TaskWorker:
         "_around",
         "_attempts",
         "_crew",
-        "_is_extra",
         "_ledger",
         "_lifecycle",
         "_queue",
@@ -72,6 +71,7 @@ class TaskWorker:
         "_slots",
         "asked",
         "coroutine",
+        "is_extra",
         "job",
         "name",
         "overrun",
@@ -88,7 +88,7 @@ class TaskWorker:
         self._running = crew.attempts.running
         self._queue = crew.backlog.queue
         self._around = crew.around
-        self._is_extra = is_extra
+        self.is_extra = is_extra
         self.name = name
         self.tally = crew.staff.tally
         self.overrun: Overrun | None = None  # guarded by Attempts._lock
@@ -145,9 +145,11 @@ class TaskWorker:
         tally.ended += 1
         del job, value  # the next job may begin below
         slots = self._slots
-        if self._queue and not self._is_extra:
+        if self._queue and not self.is_extra:
             slots.hand_on(self, ended)
-        elif slots.is_beginning and not self._is_extra:  # go_on, written out: whoever launched this one serves
+        elif (
+            slots.is_beginning and not slots.lent and not self.is_extra
+        ):  # go_on, written out: whoever launched this one serves
             self.job = self.coroutine = None
             slots.busy -= 1
             slots.spare.append(self)
@@ -158,8 +160,10 @@ class TaskWorker:
 
     def go_on(self) -> None:
         """It has left its job: free for the next."""
+        if self._slots.lent:
+            self._slots.stop_lending(self.job)
         self.job = self.coroutine = self.task = None
-        if not self._is_extra:
+        if not self.is_extra:
             self._slots.free(self)
 
     def has_begun(self) -> bool:
@@ -213,7 +217,7 @@ class TaskWorker:
 
     def replace(self) -> bool:
         """Have another slot in place of this one; False if as many as may be are replaced already."""
-        return not self._is_extra and self._slots.replace_stuck()
+        return not self.is_extra and self._slots.replace_stuck()
 
     def came_back_late(self) -> None:
         """There is one slot too many now."""
