@@ -6,14 +6,16 @@ import asyncio
 import gc
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from penstock import ThreadPool, timers
+from penstock import ExecutorPool, ThreadPool, timers
 from penstock.events import Event, PoolStopped
 from penstock.lifecycle import Phase
 from penstock.pool.crew import Crew
+from penstock.pool.executor import Pool
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool.watching import full_pool, until
 
@@ -276,15 +278,18 @@ def test_a_coroutine_with_a_place_that_is_found_where_a_lock_is_held_gives_the_p
         until(lambda: not full.line)  # it has its place, and will never know
         full.line.append(next_one)
 
-        def collect() -> None:
-            lock.armed = True
-            with lock:
-                pass
+        def is_granted() -> bool:
+            in_thread(collect_inside, lock).result(GUARD)
+            return next_one.granted.is_set()
 
-        in_thread(collect).result(GUARD)
+        until(is_granted)  # whoever gave the place may hold on to the coroutine for another moment
 
-        lock.check()
-        assert next_one.granted.wait(GUARD)
+
+def collect_inside(lock: CollectsInside) -> None:
+    lock.armed = True
+    with lock:
+        pass
+    lock.check()
 
 
 def test_a_coroutine_in_a_job_that_is_found_where_a_lock_is_held_lends_no_slot_any_more() -> None:
@@ -294,14 +299,32 @@ def test_a_coroutine_in_a_job_that_is_found_where_a_lock_is_held_lends_no_slot_a
     def wait_and_forget() -> None:
         left_by_its_loop(pool.run(gate), gate.entered.is_set)
         gate.open()
-        pool.submit(int).result()  # by the same worker, which holds nothing of the first any more
-        lock.armed = True
-        pool.submit(int).result()
-        lock.check()
         worker = staff._here[threading.get_ident()]
-        until(lambda: not worker.waits)
+        until(lambda: wait_and_collect(pool, lock) and not worker.waits)
 
     with ThreadPool(1) as pool:
         staff = pool._crew.staff
         staff._lock = lock  # type: ignore[assignment]
+        pool.submit(wait_and_forget).result(GUARD)
+
+
+def wait_and_collect(pool: Pool, lock: CollectsInside) -> bool:
+    lock.armed = True
+    pool.submit(int).result()
+    lock.check()
+    return True
+
+
+def test_a_coroutine_in_a_job_of_an_executor_that_is_found_where_a_lock_is_held_waits_no_more() -> None:
+    gate = Gate()
+    lock = CollectsInside()
+
+    def wait_and_forget() -> None:
+        left_by_its_loop(pool.run(gate), gate.entered.is_set)
+        gate.open()
+        until(lambda: wait_and_collect(pool, lock) and not staff._waits)
+
+    with ThreadPoolExecutor(2) as executor, ExecutorPool(executor, 2, timeout=60) as pool:
+        staff: Any = pool._crew.staff
+        staff._lock = lock
         pool.submit(wait_and_forget).result(GUARD)

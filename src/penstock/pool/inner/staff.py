@@ -50,7 +50,10 @@ class _Wait:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._staff.end_wait(self._hold)
+        if kind is GeneratorExit:  # a coroutine is destroyed, by the collector perhaps, where a lock may be held
+            timers.call_apart(functools.partial(self._staff.end_wait, self._hold))
+        else:
+            self._staff.end_wait(self._hold)
 
 
 _NO_WAIT = contextlib.nullcontext()
