@@ -92,6 +92,7 @@ format: $(dev_stamp) ## rewrite the code in the house style
 bench: $(dev_stamp) ## measure against the peers; compare only numbers of one run
 	@$(py) bench/threads.py $(ARGS)
 	@$(py) bench/processes.py $(ARGS)
+	@$(py) bench/asyncio_.py $(ARGS)
 
 .PHONY: docs
 docs: $(dev_stamp) ## rewrite the reference from the docstrings

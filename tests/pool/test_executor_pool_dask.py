@@ -23,7 +23,8 @@ from tests.pool.watching import until
 
 distributed = needed("distributed")
 
-SLOW = 3 * GUARD  # seconds: a guard for what takes Dask a few, on a machine that is busy with something else
+SLOW = 9 * GUARD  # seconds: a guard for what takes Dask a few, on a machine that is busy with something else
+pytestmark = pytest.mark.timeout(3 * SLOW)
 
 
 def client_of(found: Cluster, **options: Any) -> Any:

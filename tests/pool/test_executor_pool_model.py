@@ -177,7 +177,8 @@ class ExecutorMachine(RuleBasedStateMachine):
     @rule(kinds=st.lists(st.tuples(st.booleans(), st.sampled_from([True, True, False])), min_size=1, max_size=4))
     def submit_some(self, kinds: list[tuple[bool, bool]]) -> None:
         for retries, limited in kinds:
-            self.submit(retries, 10.0 if limited else None)
+            # No two deadlines at one moment, so that the pool's own thread has one thing to do at a time; exact sums.
+            self.submit(retries, 10.0 + len(self.jobs) / 1024 if limited else None)
 
     def submit(self, retries: bool, timeout: float | None) -> None:
         assert self.pool is not None
@@ -312,6 +313,7 @@ class ExecutorMachine(RuleBasedStateMachine):
             grip.stuck_at = self.time.now + STUCK_AFTER
             grip.overran = model
             model.waits = again
+            model.error = DeadlineExceeded
         else:
             self.broken_in_a_row = 0
             assert grip.held.future.cancelled()
@@ -460,7 +462,7 @@ def test_a_pool_around_an_executor_does_what_its_model_does() -> None:
     run_state_machine_as_test(
         ExecutorMachine,
         settings=settings(
-            max_examples=200,
+            max_examples=300,
             stateful_step_count=50,
             deadline=None,  # threads take what they take
             suppress_health_check=[HealthCheck.too_slow],

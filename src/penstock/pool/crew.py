@@ -21,7 +21,8 @@ for it to come.
 
 Locks. Each part has one, and says what it guards. The order, where one is taken inside another: a context's tree, the
 backlog's or the attempts', then the staff's, the ledger's, the timers'. The hot path (submit, take, run, settle) takes
-none of them, and no user's code runs inside any.
+none of them, and no user's code runs inside any. The collector may, so that what it ends takes none: a pool that nobody
+holds, an iterator, a coroutine hand on what they have to do (`timers.call_apart`).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import weakref
@@ -11,7 +12,7 @@ from concurrent.futures import Executor
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
-from penstock import clock
+from penstock import clock, timers
 from penstock.context import Context
 from penstock.errors import Incomplete
 from penstock.failures import Failures
@@ -163,7 +164,7 @@ class AnyPool:
         self._terms = terms
         self._max_workers = crew.settings.max_workers
         # The workers hold the crew, never this object: when the last reference to it goes, the crew is closed.
-        self._forgotten = weakref.finalize(self, self._crew.close, "nobody holds it any more")
+        self._forgotten = weakref.finalize(self, _let_go, crew)
         self._forgotten.atexit = False
 
     @property
@@ -324,3 +325,9 @@ class Pool(AnyPool, Submitting):
                 "a job can't wait for its own pool to stop, which waits for the job; "
                 "use close() or shutdown(wait=False) there"
             )
+
+
+def _let_go(crew: Crew) -> None:
+    """Nobody holds the pool of *crew* any more. No lock may be taken here: see `call_apart`."""
+    if not crew.lifecycle.closing:
+        timers.call_apart(functools.partial(crew.close, "nobody holds it any more"))

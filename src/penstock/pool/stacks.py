@@ -15,6 +15,7 @@ import types
 from typing import Any, Final
 
 _HERE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_STDLIB: Final = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _DEEPEST: Final = 30  # frames shown, the innermost ones
 _looking = threading.Lock()  # a leaf: two threads that look must not find the collector disabled by one another
 
@@ -91,6 +92,25 @@ def innermost_last(dump: str) -> str:
 def where_it_stands(stack: str) -> str:
     """*stack* as the end of a sentence about a job; it may not be known."""
     return f"stands at:\n{stack.rstrip()}" if stack else "can't be seen from here"
+
+
+def in_the_midst_of_ours(own_file: str) -> bool:
+    """Whether the calling code of *own_file* was called by the library's own code, maybe through the stdlib.
+
+    If it is the end of a generator there, the collector has brought it about, and a lock may be held. While a user's
+    code runs, none is.
+    """
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file != own_file:
+            if file.startswith(_HERE):
+                return True
+            is_stdlib = file.startswith(_STDLIB) and "site-packages" not in file
+            if not (is_stdlib or file.startswith("<")):  # "<string>": what dataclasses make, "<frozen abc>"
+                return False
+        frame = frame.f_back
+    return False
 
 
 def drop_our_frames(error: BaseException) -> None:

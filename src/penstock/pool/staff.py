@@ -15,6 +15,7 @@ finds every worker.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Callable
@@ -54,7 +55,10 @@ class _Wait:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._staff.end_wait(self._worker, self)
+        if kind is GeneratorExit:  # a coroutine is destroyed, by the collector perhaps, where a lock may be held
+            timers.call_apart(functools.partial(self._staff.end_wait, self._worker, self))
+        else:
+            self._staff.end_wait(self._worker, self)
 
 
 _NOTHING_TO_LEND = contextlib.nullcontext()

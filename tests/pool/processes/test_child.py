@@ -14,14 +14,14 @@ import pytest
 
 from penstock.pool.processes import child, wire
 from penstock.pool.processes.page import Page
-from penstock.pool.processes.parcel import pack_call, unpack_error
+from penstock.pool.processes.parcel import Later, pack_call, unpack_error
 from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, message
 from tests.gates import GUARD, in_thread
 from tests.pool import crossing
 from tests.pool.crossing import CrossGate, double, fail
 from tests.pool.watching import until
 
-SETUP = child.Setup("child", (), None, (), None, 1, {}, False)
+SETUP = child.Setup("child", {}, (), Later({}), 1, {}, False)
 
 
 class Parent:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import multiprocessing
 import os
 import signal
 import threading
@@ -18,7 +17,8 @@ import pytest
 from penstock import PoolClosed, ProcessPool
 from penstock.lifecycle import Phase
 from penstock.pool.processes import child
-from penstock.pool.processes.launch import Ends, Starter
+from penstock.pool.processes.launch import Ends, Starter, process_for
+from penstock.pool.processes.parcel import Later
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool.crossing import CrossGate, double
 from tests.pool.processes.puppet import Stage
@@ -158,7 +158,7 @@ def test_starts_are_made_one_after_another_and_their_thread_ends() -> None:
 
     starter = Starter("it", start)
     for name in "abc":
-        starter.put(child.Setup(name, (), None, (), None, 1, {}, False))
+        starter.put(child.Setup(name, {}, (), Later({}), 1, {}, False))
     gate.wait_entered()
     threads = [thread for thread in threading.enumerate() if thread.name == "penstock-it-s"]
     gate.open()
@@ -167,7 +167,7 @@ def test_starts_are_made_one_after_another_and_their_thread_ends() -> None:
     assert started == ["a", "b", "c"]
     assert len(threads) == 1
     threads[0].join(GUARD)
-    starter.put(child.Setup("d", (), None, (), None, 1, {}, False))
+    starter.put(child.Setup("d", {}, (), Later({}), 1, {}, False))
     starter.join()
     assert started[-1] == "d"
 
@@ -184,22 +184,23 @@ def descriptors() -> set[str]:
 
 
 def setup() -> child.Setup:
-    return child.Setup("it", (), None, (), None, 1, {}, True)
+    return child.Setup("it", {}, (), Later(dict.fromkeys(("initializer", "initargs", "around"))), 1, {}, True)
 
 
 def test_a_start_that_fails_leaves_nothing_open() -> None:
-    context = multiprocessing.get_context("forkserver")
     forkserver.ensure_running()
     before = descriptors()
     with pytest.raises(Exception, match="pickle"):
-        Ends(context, dataclasses.replace(setup(), initializer=lambda: None))
+        Ends(
+            process_for("forkserver", ()), dataclasses.replace(setup(), users=Later({"initializer": threading.Lock()}))
+        )
 
     assert descriptors() <= before
 
 
 def test_no_signal_is_sent_once_all_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
-    ends = Ends(multiprocessing.get_context("forkserver"), setup())
+    ends = Ends(process_for("forkserver", ()), setup())
     monkeypatch.setattr(signal, "pidfd_send_signal", lambda fd, number: sent.append(number))
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
     with ends._lock:

@@ -31,10 +31,10 @@ from penstock import clock
 from penstock.context import Cause, Context, scope
 from penstock.errors import NotPicklable
 from penstock.job import Job, JobState, new_job
-from penstock.pool.processes import wire
+from penstock.pool.processes import main, wire
 from penstock.pool.processes.memory import Memory, loads
 from penstock.pool.processes.page import Page
-from penstock.pool.processes.parcel import Functions, is_plain, pack_error, pack_result
+from penstock.pool.processes.parcel import Functions, Later, is_plain, pack_error, pack_result
 from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, Lane, message, messages, send_with_fds
 from penstock.pool.stacks import drop_our_frames
 from penstock.retry import Retry
@@ -52,10 +52,9 @@ class Setup:
     """What a worker is told once, when it starts."""
 
     name: str
+    main: main.Main  # what to take over as `__main__`
     preload: tuple[str, ...]
-    initializer: Callable[..., object] | None
-    initargs: tuple[Any, ...]
-    around: Callable[[], contextlib.AbstractContextManager[Any]] | None
+    users: Later  # initializer, initargs, around: they may need that `__main__`
     threads: int  # for libraries that start threads of their own
     log_levels: dict[str, int]
     dies_with_starter: bool  # the process that forks it ends when the parent does
@@ -86,7 +85,7 @@ class _Terms:
         self.timeout = None if extra is None else extra.timeout
 
 
-def main(jobs: socket.socket, control: socket.socket, page: int, stacks: int, setup: Setup) -> None:
+def live(jobs: socket.socket, control: socket.socket, page: int, stacks: int, setup: Setup) -> None:
     """Run jobs until the jobs lane ends. *page*, *stacks*: file descriptors."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -128,6 +127,7 @@ class _Worker:
         self._control = control
         self._page = page
         self._setup = setup
+        self._around: Callable[[], contextlib.AbstractContextManager[Any]] | None = None
         self._file = file  # faulthandler writes to it as long as it lives
         self._sending = threading.Lock()  # the control lane, from here: a message goes out whole
         # The main thread writes `_running` and then looks at `_tripped`; the control thread writes `_tripped` and then
@@ -143,15 +143,25 @@ class _Worker:
     def make_ready(self) -> bool:
         """Import and initialize what was asked for, and tell the parent how it went."""
         try:
+            self._take_over_main()
             for module in self._setup.preload:
                 importlib.import_module(module)
-            if self._setup.initializer is not None:
-                self._setup.initializer(*self._setup.initargs)
+            users = self._setup.users.open()
+            self._around = users["around"]
+            if users["initializer"] is not None:
+                users["initializer"](*users["initargs"])
         except BaseException as error:
             self._answer(wire.BROKEN, 0, 0.0, 0.0, pack_error(error))
             return False
         self._answer(wire.READY, 0, 0.0, 0.0, b"")
         return True
+
+    def _take_over_main(self) -> None:
+        try:
+            main.take_over(self._setup.main)
+        except BaseException as error:
+            error.add_note(f"raised while a worker imported the main module, {', '.join(self._setup.main.values())}")
+            raise
 
     def run(self) -> None:
         """Take jobs and answer, until the lane ends."""
@@ -232,10 +242,10 @@ class _Worker:
         return job
 
     def _call(self, job: Job[Any]) -> Any:
-        if self._setup.around is None:
+        if self._around is None:
             return job._call()
         scope.set(job)
-        with self._setup.around():
+        with self._around():
             return job._call()
 
     def _answer(

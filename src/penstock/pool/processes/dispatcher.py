@@ -28,8 +28,8 @@ from penstock.pool.processes import wire
 from penstock.pool.processes.arrivals import Arrival, Arrivals, Sent, not_unpacked, use_again
 from penstock.pool.processes.child import Setup, levels_to_relay
 from penstock.pool.processes.died import WorkerDied
-from penstock.pool.processes.launch import Ends, Starter, context_for, cpu_count
-from penstock.pool.processes.parcel import unpack_error
+from penstock.pool.processes.launch import Ends, Starter, cpu_count, process_for
+from penstock.pool.processes.parcel import Later, unpack_error
 from penstock.pool.processes.wire import CHUNK, Garbled
 from penstock.pool.processes.worker import ProcessWorker
 
@@ -218,10 +218,9 @@ class Dispatcher:
         self._starting += 1
         setup = Setup(
             name=staff.next_name(),
+            main=crew.main,
             preload=settings.preload,
-            initializer=settings.initializer,
-            initargs=settings.initargs,
-            around=settings.around,
+            users=Later({name: getattr(settings, name) for name in ("initializer", "initargs", "around")}),
             threads=max(1, cpu_count() // settings.max_workers),
             log_levels=levels_to_relay(),
             dies_with_starter=settings.start_method == "forkserver",
@@ -232,7 +231,7 @@ class Dispatcher:
         """On the thread of the starter."""
         settings = self._crew.settings
         try:
-            ends = Ends(context_for(settings.start_method, settings.preload), setup)
+            ends = Ends(process_for(settings.start_method, settings.preload), setup)
         except BaseException as error:
             self.do(functools.partial(self._not_started, error))
         else:

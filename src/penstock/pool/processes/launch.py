@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import math
 import multiprocessing
 import os
@@ -11,10 +13,11 @@ import socket
 import sys
 import tempfile
 import threading
+import types
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing import reduction
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerProcess, SpawnProcess
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
@@ -57,7 +60,7 @@ class Ends:
     Lock: `_lock` is held while a signal is sent, and while everything is given back: a leaf.
     """
 
-    def __init__(self, context: BaseContext, setup: child.Setup) -> None:
+    def __init__(self, start: Callable[..., Process], setup: child.Setup) -> None:
         self.name = setup.name
         self._lock = threading.Lock()
         self._is_closed = False  # guarded by _lock
@@ -69,7 +72,7 @@ class Ends:
             self.page = Page(memory.fileno())
             ours.callback(self.page.close)
             self.stacks = ours.enter_context(_file_without_a_name("stacks"))
-            self.process: Process = context.Process(  # type: ignore[attr-defined]
+            self.process = start(
                 target=_run, name=setup.name, args=(jobs, control, _Fd(memory), _Fd(self.stacks), setup)
             )
             self.process.start()
@@ -171,6 +174,41 @@ def _file_without_a_name(what: str) -> IO[bytes]:
     return os.fdopen(fd, "r+b", buffering=0)
 
 
+class _FromForkServer(ForkServerProcess):
+    @staticmethod
+    def _Popen(process: Any) -> Any:  # noqa: N802 - multiprocessing's name
+        return _popen("popen_forkserver")(process)
+
+
+class _Spawned(SpawnProcess):
+    @staticmethod
+    def _Popen(process: Any) -> Any:  # noqa: N802
+        return _popen("popen_spawn_posix")(process)
+
+
+@functools.cache
+def _popen(module: str) -> Any:
+    """The `Popen` of one of multiprocessing's modules, which tells the process nothing of `__main__`."""
+    popen: Any = importlib.import_module(f"multiprocessing.{module}").Popen
+
+    class Popen(popen):  # type: ignore[misc]
+        _launch = _without_main(popen._launch)
+
+    return Popen
+
+
+def _without_main(launch: Any) -> Any:
+    """The stdlib's own *launch*, which tells a new process all that it always does, but nothing of `__main__`."""
+    asked: Any = launch.__globals__["spawn"]
+
+    def get_preparation_data(name: str) -> dict[str, Any]:
+        told: dict[str, Any] = asked.get_preparation_data(name)
+        return {key: value for key, value in told.items() if not key.startswith("init_main_from_")}
+
+    answering = types.SimpleNamespace(**{**vars(asked), "get_preparation_data": get_preparation_data})
+    return types.FunctionType(launch.__code__, {**launch.__globals__, "spawn": answering}, launch.__name__)
+
+
 class _Fd:
     """A file, on its way to a child as a descriptor."""
 
@@ -195,7 +233,7 @@ def _run(jobs: socket.socket, control: socket.socket, page: int, stacks: int, se
     alive, server._forkserver_alive_fd = server._forkserver_alive_fd, None
     if alive is not None:
         os.close(alive)
-    child.main(jobs, control, page, stacks, setup)
+    child.live(jobs, control, page, stacks, setup)
 
 
 def _open_pidfd(pid: int | None) -> int | None:
@@ -221,17 +259,18 @@ def start_method(asked: str | None) -> str:
     return asked
 
 
-def context_for(method: str, preload: Sequence[str]) -> BaseContext:
-    """The context that starts processes; the fork server, if it isn't there yet, will have imported *preload*."""
-    context = multiprocessing.get_context(method)
+def process_for(method: str, preload: Sequence[str]) -> Callable[..., Process]:
+    """What makes a process to start; the fork server, if it isn't there yet, will have imported *preload*."""
+    made: Any = _Spawned
     if method == "forkserver":
         from multiprocessing import forkserver
 
         server: Any = forkserver._forkserver
         there = [name for name in getattr(server, "_preload_modules", []) if name != "__main__"]
-        wanted = [_PRELOADED, *there, *preload]
-        context.set_forkserver_preload(list(dict.fromkeys(wanted)))
-    return context
+        forkserver.set_forkserver_preload(list(dict.fromkeys([_PRELOADED, *there, *preload])))
+        made = _FromForkServer
+    start: Callable[..., Process] = made
+    return start
 
 
 def cpu_count() -> int:

@@ -11,14 +11,15 @@ import copyreg
 import importlib.util
 import io
 import pickle
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.reduction import ForkingPickler
 from types import FunctionType
 from typing import Any, Final
 
 from penstock.errors import NotPicklable
 from penstock.job import Job
+from penstock.pool.processes import main
 from penstock.pool.processes.memory import Memory, box, dumps
 
 _PROTOCOL: Final = pickle.HIGHEST_PROTOCOL
@@ -81,7 +82,7 @@ def _remember(fn: Callable[..., Any]) -> bytes:
         packed = pickle.dumps(fn, _PROTOCOL)
     except Exception:
         packed = b""
-    if b"__main__" in packed and _main_is_only_here():
+    if b"__main__" in packed and main.is_only_here():
         packed = b""
     if packed:  # a name: whatever else *fn* holds is held by its module
         if len(_known) >= _MOST_KNOWN:
@@ -96,7 +97,7 @@ def pack_args(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bytes, Mem
         packed, memory = dumps(box(args), _PROTOCOL)
     except Exception as error:
         return pickle.dumps(_Whole(_pack_by_value((fn, args), error)), _PROTOCOL), None
-    if b"__main__" in packed and _main_is_only_here():
+    if b"__main__" in packed and main.is_only_here():
         return pickle.dumps(_Whole(_pack_by_value((fn, args), None)), _PROTOCOL), None
     return packed, memory
 
@@ -138,9 +139,44 @@ def pack_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bytes, Mem
         packed, memory = dumps((fn, box(args)), _PROTOCOL)
     except Exception as error:
         return _pack_by_value((fn, args), error), None
-    if b"__main__" in packed and _main_is_only_here():
+    if b"__main__" in packed and main.is_only_here():
         return _pack_by_value((fn, args), None), None
     return packed, memory
+
+
+class Later:
+    """What a new worker is given, to be unpickled when that can be done: see `open`.
+
+    It is pickled while the worker is started, so that it may hold what crosses only then: queues, locks, pipes.
+    """
+
+    def __init__(self, parts: dict[str, Any], packed: bytes = b"") -> None:
+        self._parts = parts
+        self._packed = packed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Later, ({}, _pack_for_start(self._parts))
+
+    def open(self) -> dict[str, Any]:
+        """In the worker: the parts."""
+        parts: dict[str, Any] = pickle.loads(self._packed)
+        return parts
+
+
+def _pack_for_start(parts: dict[str, Any]) -> bytes:
+    why: Exception | None = None
+    try:
+        packed = bytes(ForkingPickler.dumps(parts, _PROTOCOL))
+    except Exception as error:
+        why = error
+    else:
+        if not (b"__main__" in packed and main.is_only_here()):
+            return packed
+    try:
+        return _by_value(parts)
+    except Exception as error:
+        why = error if why is None or _cloudpickle() is not None else why
+    raise _refused(parts, "what a worker starts with", why) from why
 
 
 def pack_result(value: Any) -> tuple[bytes, Memory | None]:
@@ -148,6 +184,8 @@ def pack_result(value: Any) -> tuple[bytes, Memory | None]:
     try:
         return dumps(box(value), _PROTOCOL)
     except Exception as error:
+        with contextlib.suppress(Exception):
+            return _by_value(value), None
         where = _culprit(value, "the result")
         raise NotPicklable(f"{where}: {_short(error)}") from error
 
@@ -162,7 +200,10 @@ def pack_error(error: BaseException) -> bytes:
     """An error and the text of its traceback; a stand-in where the error itself can't make the journey."""
     text = _text_of(error)
     try:
-        packed = pickle.dumps((error, text), _PROTOCOL)
+        try:
+            packed = pickle.dumps((error, text), _PROTOCOL)
+        except Exception:
+            packed = _by_value((error, text))
         arrived = pickle.loads(packed)[0]
         if type(arrived) is type(error):
             return packed
@@ -187,28 +228,25 @@ def unpack_error(packed: bytes) -> BaseException:
 
 
 def _pack_by_value(call: tuple[Any, ...], why: Exception | None) -> bytes:
-    cloudpickle = _cloudpickle()
-    if cloudpickle is not None:
-        try:
-            packed: bytes = cloudpickle.dumps(call, _PROTOCOL)
-        except Exception as error:
-            why = error
-        else:
-            return packed
+    try:
+        return _by_value(call)
+    except Exception as error:
+        why = error if why is None or _cloudpickle() is not None else why
     fn, args = call
-    inner = fn
-    while hasattr(inner, "func") and hasattr(inner, "keywords"):  # a partial, as keywords make one
-        args = (*inner.args, *inner.keywords.values(), *args)
-        inner = inner.func
-    where = _culprit(inner, f"the function {getattr(inner, '__qualname__', inner)!r}", always=False)
-    if where is None:
-        found = (_culprit(arg, f"argument {number}", always=False) for number, arg in enumerate(args))
-        where = next((place for place in found if place is not None), "the call")
-    hint = ""
+    while hasattr(fn, "func") and hasattr(fn, "keywords"):  # a partial, as keywords make one
+        args = (*fn.args, *fn.keywords.values(), *args)
+        fn = fn.func
+    parts = {f"argument {number}": arg for number, arg in enumerate(args)}
+    raise _refused({f"the function {getattr(fn, '__qualname__', fn)!r}": fn, **parts}, "the call", why) from why
+
+
+def _by_value(content: Any) -> bytes:
+    """By cloudpickle, which sends functions and classes themselves where pickle sends their names."""
+    cloudpickle = _cloudpickle()
     if cloudpickle is None:
-        hint = "; functions and classes that another process can't import need cloudpickle: pip install cloudpickle"
-    reason = "it lives in __main__, which another process can't import here" if why is None else _short(why)
-    raise NotPicklable(f"{where}: {reason}{hint}") from why
+        raise pickle.PicklingError("it lives in __main__, which another process can't import here")
+    packed: bytes = cloudpickle.dumps(content, _PROTOCOL)
+    return packed
 
 
 def _cloudpickle() -> Any:
@@ -219,22 +257,23 @@ def _cloudpickle() -> Any:
     return cloudpickle
 
 
-def _main_is_only_here() -> bool:
-    """Whether `__main__` is something that a fresh process can't import: a prompt, a notebook, `-c`, standard input."""
-    main = sys.modules.get("__main__")
-    return getattr(main, "__spec__", None) is None and not _is_a_file(getattr(main, "__file__", None))
-
-
-def _is_a_file(path: object) -> bool:
-    return isinstance(path, str) and not (path.startswith("<") and path.endswith(">"))
+def _refused(parts: dict[str, Any], otherwise: str, why: Exception) -> NotPicklable:
+    """The error that names the part which can't cross, or *otherwise* if each can, taken alone."""
+    found = (_culprit(part, name, always=False) for name, part in parts.items())
+    where = next((place for place in found if place is not None), otherwise)
+    hint = ""
+    if _cloudpickle() is None:
+        hint = "; functions and classes that another process can't import need cloudpickle: pip install cloudpickle"
+    reason = str(why) if type(why) is pickle.PicklingError else _short(why)
+    return NotPicklable(f"{where}: {reason}{hint}")
 
 
 # Finding what can't be pickled
 
 
 def _culprit(value: Any, name: str, *, always: bool = True) -> str | None:
-    """The path to the innermost part of *value* that can't be pickled; *name* or None if all of it can, taken alone."""
-    if _can_be_pickled(value):
+    """The path to the innermost part of *value* that can't cross; *name* or None if all of it can, taken alone."""
+    if _can_cross(value):
         return name if always else None
     looked = 0
     steps = _DEEPEST
@@ -244,7 +283,7 @@ def _culprit(value: Any, name: str, *, always: bool = True) -> str | None:
             looked += 1
             if looked > _MOST:
                 return f"{name} ({type(value).__qualname__})"
-            if not _can_be_pickled(part):
+            if not _can_cross(part):
                 value, name = part, place
                 break
         else:
@@ -252,12 +291,13 @@ def _culprit(value: Any, name: str, *, always: bool = True) -> str | None:
     return f"{name} ({type(value).__qualname__})"
 
 
-def _can_be_pickled(value: Any) -> bool:
+def _can_cross(value: Any) -> bool:
+    packed = io.BytesIO()
     try:
-        pickle.Pickler(io.BytesIO(), _PROTOCOL).dump(value)
+        pickle.Pickler(packed, _PROTOCOL).dump(value)
     except Exception:
         return False
-    return True
+    return not (main.is_only_here() and b"__main__" in packed.getvalue())
 
 
 def _parts(value: Any, name: str) -> Iterator[tuple[str, Any]]:

@@ -363,6 +363,7 @@ class ProcessStaff:
 
     def start(self) -> None:
         """Start all workers and wait until each is ready; raises what an initializer raised."""
+        self._crew.refuse_if_too_early()
         while self.grow():
             pass
         with self._changed:
