@@ -113,6 +113,7 @@ class Puppet:
         self._incoming = Incoming(CALL, 3)
         self._messages = Incoming(CONTROL, 1)
         self.calls: dict[int, tuple[bytes, bytes]] = {}  # taken off the lane so far, by number
+        self.attempts: dict[int, int] = {}
 
     # As Ends
 
@@ -148,7 +149,8 @@ class Puppet:
             except TimeoutError:
                 raise AssertionError(f"only calls {found} came") from None
             assert data, f"the lane has ended after calls {found}"
-            for (_, seq, _, _, extra, function, _), packed in self._incoming.feed(data):
+            for (_, seq, _, attempt, extra, function, _), packed in self._incoming.feed(data):
+                self.attempts[seq] = attempt
                 self.calls[seq] = packed[extra : extra + function], packed[extra + function :]
                 found.append(seq)
         return found

@@ -568,3 +568,20 @@ def test_a_worker_never_runs_more_than_it_may(stage: Stage, monkeypatch: pytest.
     bob.runs(1)
     assert [job.result(GUARD).result(GUARD) for job in (first, second)] == [2, 4]
     ann.leaves()
+
+
+# Attempts
+
+
+def test_an_attempt_that_is_sent_ahead_knows_its_number(stage: Stage) -> None:
+    pool, ann, _ = with_jobs_ahead(stage, 0)
+    job = pool.submit(double, 1)
+    job._attempt = 1  # it has failed once, and waits
+    on_dispatcher(pool, lambda: pool._crew.staff.send_ahead(inside(pool, ann)))
+    assert ann.takes() == [3]
+    ann.begins(3)
+    ann.answers(2)
+    until(job.running)
+
+    assert (ann.attempts[3], job.attempt) == (2, 2)
+    assert ann.attempts[2] == 1

@@ -230,6 +230,17 @@ def test_the_file_of_stacks_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPat
         job.result(GUARD)
 
 
+def test_nothing_is_left_open_of_a_pool_that_has_ended() -> None:
+    forkserver.ensure_running()
+    ProcessPool(1).start().shutdown()
+    before = len(descriptors())
+    for _ in range(3):
+        with ProcessPool(2) as pool:
+            pool.start()
+
+    assert len(descriptors()) <= before
+
+
 def test_processes_that_die_leave_nothing_behind() -> None:
     with ProcessPool(2, unobserved="ignore") as pool:
         pool.start()

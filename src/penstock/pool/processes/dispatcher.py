@@ -446,7 +446,7 @@ class Dispatcher:
                 if overrun is not None:
                     until = min(until, overrun.stuck_at)
                 with contextlib.suppress(RuntimeError):
-                    timers.call_at(until, worker.kill)
+                    worker.must_leave = timers.call_at(until, worker.kill)
 
     def _died(self, worker: ProcessWorker, events: int) -> None:
         """Its process has ended. What it had begun dies with it; the rest goes to others."""
@@ -488,6 +488,8 @@ class Dispatcher:
         if not worker.ready:
             self._starting -= 1
         worker.lane.close()
+        if worker.must_leave is not None:
+            worker.must_leave.cancel()
         again = staff.gone(worker)
         worker.ends.close()
         if not (worker.ready or worker.broken or worker.told_to_leave or worker.doomed):

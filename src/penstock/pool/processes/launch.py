@@ -49,6 +49,10 @@ class Process(Protocol):
         """SIGKILL."""
         ...
 
+    def close(self) -> None:
+        """Give its descriptors back; ValueError if it lives."""
+        ...
+
 
 class Ends:
     """What the parent holds of one worker: its process, its end of both lanes, the page, and the file of stacks.
@@ -97,6 +101,8 @@ class Ends:
         with self._lock:
             self._is_closed = True
             self._ours.close()
+            with contextlib.suppress(ValueError):  # it lives, where a forked child closes its copies
+                self.process.close()
 
     def start_afresh(self) -> None:
         """In the child of a fork: held by that, too, they would keep the worker from seeing the parent's end."""

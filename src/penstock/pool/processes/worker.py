@@ -52,6 +52,7 @@ class ProcessWorker:
         self.broken = False  # its initializer raised, which is about to be told
         self.retiring = False  # it is given no more jobs, and leaves once it has done those it has
         self.told_to_leave = False
+        self.must_leave: timers.Timer | None = None  # kills it if it does not
         self.doomed = False  # it is being killed; any thread
         self.under_way: deque[tuple[int, Job[Any]]] = deque()  # sent and not answered, in order
         self.unsent: deque[tuple[memoryview, list[int]]] = deque()  # what did not fit into the lane yet; descriptors
@@ -99,7 +100,8 @@ class ProcessWorker:
         plain = job._context is None and terms.plain and terms.id is None and terms.name is None
         extra = b"" if plain else parcel.extra(job)
         sizes = len(extra), len(function), len(call)
-        frames += (CALL.pack(memory is not None, seq, job._number, max(job._attempt, 1), *sizes), extra, function, call)
+        attempt = job._attempt + (job._stage is not JobState.RUNNING)  # it is counted when it is known to run
+        frames += (CALL.pack(memory is not None, seq, job._number, attempt, *sizes), extra, function, call)
         return copies
 
     def _write(self, data: bytes, fds: list[int]) -> None:
