@@ -52,6 +52,7 @@ class ProcessWorker:
         self.broken = False  # its initializer raised, which is about to be told
         self.retiring = False  # it is given no more jobs, and leaves once it has done those it has
         self.told_to_leave = False
+        self.killed_at: timers.Timer | None = None  # if it has not left until then
         self.doomed = False  # it is being killed; any thread
         self.under_way: deque[tuple[int, Job[Any]]] = deque()  # sent and not answered, in order
         self.unsent: deque[tuple[memoryview, list[int]]] = deque()  # what did not fit into the lane yet; descriptors
@@ -236,7 +237,10 @@ class ProcessWorker:
         def seen() -> None:
             then("" if begun is None else self._read_stack(begun))
 
-        timers.call_at(clock.monotonic() + _DUMP_TAKES, lambda: self._crew.staff.dispatcher.do(seen))
+        def look() -> None:
+            self._crew.staff.dispatcher.do(seen)
+
+        timers.call_at(clock.monotonic() + _DUMP_TAKES, look)
 
     def ask_where(self) -> int | None:
         """Ask it to write down where it stands; where that will begin, None if it can't be asked."""
