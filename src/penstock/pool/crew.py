@@ -136,6 +136,8 @@ class Crew:
 
     pack: Callable[[Job[Any]], None] | None = None
     """Makes a job fit to leave this process, where that is needed; NotPicklable if it can't be."""
+    broken_error: type[PoolBroken] = PoolBroken
+    """What jobs fail with that no worker can run."""
 
     def __init__(self, settings: PoolSettings) -> None:
         self.settings = settings
@@ -226,8 +228,12 @@ class Crew:
         broken = self.staff.broken
         if broken is None:
             return PoolClosed(self.name, self._why)
-        refused = PoolBroken(self.name, f"its initializer raised {broken!r}")
-        refused.__cause__ = broken
+        return self.broken_by(broken, f"its initializer raised {broken!r}")
+
+    def broken_by(self, error: BaseException, why: str) -> PoolBroken:
+        """What jobs fail with that can't run because of *error*."""
+        refused = self.broken_error(self.name, why)
+        refused.__cause__ = error
         return refused
 
     def cancel_waiting(self, reason: str) -> None:
@@ -277,8 +283,7 @@ class Crew:
 
     def nobody_can_work(self, error: BaseException) -> None:
         """There is no worker, and none can be started: nothing that waits can run."""
-        refused = PoolBroken(self.name, f"no thread can be started: {error}")
-        refused.__cause__ = error
+        refused = self.broken_by(error, f"no thread can be started: {error}")
         for job in self.backlog.take_all():
             self.attempts.settle(job, JobState.FAILED, refused, cut=True)
         self.check_drained()

@@ -113,7 +113,7 @@ def stop_apart(crews: Sequence[Crew], why: str) -> None:
             rung(crew)
     for crew in crews:
         crew.lifecycle.wait_for(Phase.CLOSED, _A_MOMENT)
-        finished(crew, clock.monotonic() + _A_MOMENT)
+        finished(crew, max(begun + crew.settings.grace, clock.monotonic()) + _A_MOMENT)
 
 
 def _close(crew: Crew, why: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -142,6 +143,29 @@ def test_a_job_that_listens_ends_by_itself_at_the_end_of_a_script(tmp_path: Path
         assert "1 accepted: 0 done, 1 cancelled" in script.errors
 
 
+@each_method
+def test_idle_workers_end_by_themselves_and_have_the_time_to_clean_up(tmp_path: Path, method: str) -> None:
+    code = f"""
+        from multiprocessing import util
+
+        def clean_up():
+            time.sleep(0.5)
+            say("cleaned up")
+
+        def arrange():
+            util.Finalize(None, clean_up, exitpriority=0)
+
+        if __name__ == "__main__":
+            pool = ProcessPool(2, start_method={method!r}, initializer=arrange).start()
+            say("end of script")
+        """
+    with running(tmp_path, code) as script:
+        script.expect("end of script")
+
+        assert script.rest() == ["cleaned up"] * 2
+        assert (script.end(), script.errors) == (0, "")
+
+
 def test_sys_exit_and_errors_keep_their_codes(tmp_path: Path) -> None:
     for ending, code in (("sys.exit(3)", 3), ("raise KeyError", 1)):
         script_code = f"""
@@ -186,6 +210,36 @@ def test_a_thread_may_go_on_using_the_pool_after_the_main_thread_is_through(tmp_
         assert said[2] == "DeadlineExceeded"
         assert script.end() == 0
         assert "Traceback" not in script.errors
+
+
+def test_a_thread_that_makes_its_own_pool_after_the_main_thread_is_through_gets_a_result_or_a_clear_error(
+    tmp_path: Path,
+) -> None:
+    code = """
+        def work_later():
+            threading.main_thread().join()
+            pool = ProcessPool(2, unobserved="ignore")
+            for _ in range(2):
+                try:
+                    say(pool.submit(divmod, 7, 2).result(10))
+                except Refused as error:
+                    say(f"{type(error).__name__}: {error}")
+            say(pool.shutdown().balanced)
+
+        if __name__ == "__main__":
+            threading.Thread(target=work_later).start()
+        """
+    with running(tmp_path, code) as script:
+        said = script.rest()
+
+        assert said[2:] == ["True"], script.errors
+        if sys.version_info[:2] == (3, 12):
+            assert said[0] == said[1]
+            assert said[0].startswith("ProcessPoolBroken: ")
+            assert "no thread can be started" in said[0]
+        else:
+            assert said[:2] == ["(3, 1)"] * 2
+        assert script.end() == 0
 
 
 def test_workers_end_when_the_main_process_is_killed(tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ class ProcessCrew(Crew):
 
     settings: ProcessSettings
     staff: ProcessStaff
+    broken_error = ProcessPoolBroken
 
     def __init__(self, settings: ProcessSettings) -> None:
         self.main = main.of_this_process()
@@ -170,11 +171,7 @@ class ProcessCrew(Crew):
         broken = self.staff.broken
         if broken is None:
             return super().refusal()
-        refused = ProcessPoolBroken(
-            self.name, f"its workers can't be made ready: {type(broken).__qualname__}: {broken}"
-        )
-        refused.__cause__ = broken
-        return refused
+        return self.broken_by(broken, f"its workers can't be made ready: {type(broken).__qualname__}: {broken}")
 
     def abandon(self) -> None:
         """After LEAVING: every job gets its outcome now, and every worker is killed."""

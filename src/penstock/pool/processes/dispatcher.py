@@ -58,7 +58,8 @@ class Dispatcher:
 
     def start_afresh(self) -> None:
         """Forget the thread and what it watched."""
-        self._lock = threading.Lock()  # guards `_thread` and `_over`
+        # Guards `_thread`, `_over` and `_pipe`. One thread may take it twice, if the collector closes a forgotten pool.
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._over = False
         self._commands: deque[Callable[[], object]] = deque()
@@ -72,20 +73,23 @@ class Dispatcher:
 
     # Anybody
 
-    def do(self, what: Callable[[], object]) -> None:
-        """Have *what* done on this thread, soon. It must not block or raise."""
-        self._commands.append(what)
+    def do(self, what: Callable[[], object]) -> bool:
+        """Have *what* done on this thread, soon. It must not block or raise. False if there is no thread (any more)."""
         with self._lock:
-            if self._over:
-                return
-            if self._thread is None:
-                self._begin()
+            if self._over or self._thread is None:
+                return False
+            self._commands.append(what)
+            self._wake()
+            return True
+
+    def _wake(self) -> None:
+        """Holds `_lock`, so that the pipe is not closed just now; writing to it never blocks."""
         if self._asleep and self._pipe is not None:
-            with contextlib.suppress(OSError):  # full: it is being woken
+            with contextlib.suppress(BlockingIOError):  # full: it is being woken
                 os.write(self._pipe[1], b"\0")
 
-    def _begin(self) -> None:
-        """Start the thread. Holds `_lock`."""
+    def _begin(self) -> RuntimeError | None:
+        """Start the thread; why not, if it can't be started. Holds `_lock`."""
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
@@ -97,15 +101,19 @@ class Dispatcher:
             timers.stand_by()
             thread.start()
         except RuntimeError as error:
-            self._over = True
             self._close()
-            self._crew.nobody_can_work(error)
-        else:
-            self._thread = thread
+            return error
+        self._thread = thread
+        return None
 
     def start_worker(self) -> None:
-        """Start one more."""
-        self.do(self._start)
+        """Start one more, which counts already; the thread, too, if it isn't there yet."""
+        with self._lock:
+            failed = None if self._over or self._thread is not None else self._begin()
+        if not self.do(self._start):
+            self._crew.staff.is_not_wanted()
+        if failed is not None:
+            self._crew.nobody_can_work(failed)
 
     def look_at_idle(self) -> None:
         """The pool is closed, or an idle worker has to leave: see who may."""
@@ -145,7 +153,10 @@ class Dispatcher:
                     self._step()
             except BaseException as error:
                 self._give_up(error)
-        self._close()
+        self._starter.join()
+        self._arrivals.end()
+        with self._lock:
+            self._close()
 
     def _give_up(self, error: BaseException) -> None:
         """A bug of ours, or no memory: the pool is broken, and every job is told so."""
@@ -193,8 +204,7 @@ class Dispatcher:
             return self._over
 
     def _close(self) -> None:
-        self._starter.join()
-        self._arrivals.end()
+        """Give back what the loop needs. Holds `_lock`."""
         if self._selector is not None:
             self._selector.close()
         if self._pipe is not None:
@@ -400,7 +410,7 @@ class Dispatcher:
         staff = self._crew.staff
         if not worker.under_way:
             if worker.retiring:
-                staff.lets_leave(worker)
+                self._tell_to_leave(worker)
                 return
             staff.hand_over(worker)
         elif staff.ahead:
@@ -432,7 +442,7 @@ class Dispatcher:
         self._crew.staff.has_successor()
         self._start()
         if not worker.under_way:
-            self._crew.staff.lets_leave(worker)
+            self._tell_to_leave(worker)
 
     def _let_leave(self) -> None:
         """The pool is closed: every worker leaves; one that is still in a job whose time was over is killed."""
@@ -440,13 +450,17 @@ class Dispatcher:
             return
         for worker in self._crew.staff.workers():
             if not worker.told_to_leave:
-                self._crew.staff.lets_leave(worker)
-                overrun = worker.overrun
-                until = clock.monotonic() + _LEAVING_TAKES
-                if overrun is not None:
-                    until = min(until, overrun.stuck_at)
-                with contextlib.suppress(RuntimeError):
-                    worker.must_leave = timers.call_at(until, worker.kill)
+                self._tell_to_leave(worker)
+
+    def _tell_to_leave(self, worker: ProcessWorker) -> None:
+        """It is killed if it does not leave, because of a thread that it can't end, say."""
+        self._crew.staff.lets_leave(worker)
+        until = clock.monotonic() + _LEAVING_TAKES
+        overrun = worker.overrun
+        if overrun is not None:
+            until = min(until, overrun.stuck_at)
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending: a stop kills at its end
+            worker.must_leave = timers.call_at(until, worker.kill)
 
     def _died(self, worker: ProcessWorker, events: int) -> None:
         """Its process has ended. What it had begun dies with it; the rest goes to others."""
@@ -456,6 +470,8 @@ class Dispatcher:
         while self._hear(worker):
             pass
         worker.ends.process.join()
+        if worker.must_leave is not None:
+            worker.must_leave.cancel()
         with worker.lock:
             worker.dead = True
             left, told = list(worker.under_way), worker.killed
@@ -488,8 +504,6 @@ class Dispatcher:
         if not worker.ready:
             self._starting -= 1
         worker.lane.close()
-        if worker.must_leave is not None:
-            worker.must_leave.cancel()
         again = staff.gone(worker)
         worker.ends.close()
         if not (worker.ready or worker.broken or worker.told_to_leave or worker.doomed):

@@ -244,7 +244,10 @@ class ProcessWorker:
         def seen() -> None:
             then("" if begun is None else self._read_stack(begun))
 
-        timers.call_at(clock.monotonic() + _DUMP_TAKES, lambda: self._crew.staff.dispatcher.do(seen))
+        def look() -> None:
+            self._crew.staff.dispatcher.do(seen)
+
+        timers.call_at(clock.monotonic() + _DUMP_TAKES, look)
 
     def ask_where(self) -> int | None:
         """Ask it to write down where it stands; where that will begin, None if it can't be asked."""
