@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-import penstock.pool.processes  # noqa: F401 - before the fixture that forgets what was imported meanwhile
+import penstock.pool.coroutines
+import penstock.pool.inner
+import penstock.pool.processes  # noqa: F401 - all before the fixture that forgets what was imported meanwhile
 from penstock.cli import main
 
 CODE = """
