@@ -225,7 +225,8 @@ class InOrder(Generic[T]):
         """Deal with *thing* after those that came before."""
         self._all_done.clear()
         self._waiting.append(thing)
-        run_user_code(self._deal_with_all)
+        if not self._busy.locked():  # else whoever holds it looks once more after that
+            run_user_code(self._deal_with_all)
 
     def wait(self, timeout: float) -> None:
         """Return when all is dealt with, or after *timeout* seconds."""
