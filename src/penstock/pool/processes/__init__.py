@@ -8,7 +8,7 @@ One duplex channel for each worker, nothing shared between workers, and one thre
                                                            child.py       the worker's side
     wire.py  how they speak      page.py  what has begun   parcel.py      what crosses, and what can't
     launch.py  starting processes     died.py  what a dead one leaves     arrivals.py  outcomes that take code to unpack
-    main.py  which `__main__` they have     records.py  their log records
+    main.py  which `__main__` they have     records.py  their log records     culprit.py  what can't be pickled
 """
 
 from __future__ import annotations
