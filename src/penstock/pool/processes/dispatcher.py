@@ -27,8 +27,9 @@ from penstock.pool.processes import wire
 from penstock.pool.processes.arrivals import Arrival, Arrivals, Sent, not_unpacked, use_again
 from penstock.pool.processes.child import Setup, levels_to_relay
 from penstock.pool.processes.died import WorkerDied
-from penstock.pool.processes.launch import Ends, Starter, cpu_count, process_for
+from penstock.pool.processes.launch import Ends, Starter, process_for
 from penstock.pool.processes.parcel import Later, unpack_error
+from penstock.pool.processes.processors import cpu_count, thread_limits
 from penstock.pool.processes.records import Records
 from penstock.pool.processes.wire import CHUNK, Garbled
 from penstock.pool.processes.worker import ProcessWorker
@@ -226,7 +227,7 @@ class Dispatcher:
             main=crew.main,
             preload=settings.preload,
             users=Later({name: getattr(settings, name) for name in ("initializer", "initargs", "around")}),
-            threads=max(1, cpu_count() // settings.max_workers),
+            thread_limits=thread_limits(max(1, cpu_count() // settings.max_workers)),
             log_levels=levels_to_relay(),
             dies_with_starter=settings.start_method == "forkserver",
         )

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import math
 import multiprocessing
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import types
@@ -18,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing import reduction
 from multiprocessing.context import ForkServerProcess, SpawnProcess
-from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
 from penstock.pool.processes import child
@@ -271,27 +268,3 @@ def process_for(method: str, preload: Sequence[str]) -> Callable[..., Process]:
         made = _FromForkServer
     start: Callable[..., Process] = made
     return start
-
-
-def cpu_count() -> int:
-    """How many processors this process may use: by its affinity, and by the quota of its control group."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:
-        count = os.cpu_count() or 1
-    quota = _quota()
-    return count if quota is None else max(1, min(count, math.ceil(quota)))
-
-
-def _quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Processors that the control group grants; None for no limit, or no such thing."""
-    if sys.platform != "linux":
-        return None
-    with contextlib.suppress(OSError, ValueError):
-        limit, period = (root / "cpu.max").read_text().split()
-        return None if limit == "max" else int(limit) / int(period)
-    with contextlib.suppress(OSError, ValueError):
-        limit = (root / "cpu" / "cpu.cfs_quota_us").read_text()
-        period = (root / "cpu" / "cpu.cfs_period_us").read_text()
-        return int(limit) / int(period) if int(limit) > 0 else None
-    return None
