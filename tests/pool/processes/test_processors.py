@@ -11,6 +11,7 @@ from penstock import ProcessPool
 from penstock.pool.processes import processors
 from penstock.pool.processes.processors import THREAD_LIMITS, cpu_count, quota
 from tests.gates import GUARD
+from tests.pool.script import running
 
 
 def groups(folder: Path, files: dict[str, str], own: str = "0::/\n") -> tuple[Path, Path]:
@@ -81,3 +82,22 @@ def test_a_limit_that_is_set_here_holds_there(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     with ProcessPool(100) as pool:
         assert pool.submit(limits).result(GUARD) == ["3"] + ["1"] * (len(THREAD_LIMITS) - 1)
+
+
+@pytest.mark.usefixtures("_ours_is_empty")
+def test_others_who_fork_from_the_same_server_find_nothing_set(tmp_path: Path) -> None:
+    code = """
+        import multiprocessing
+
+        def look():
+            say([name for name in os.environ if name.endswith("_THREADS")])
+
+        if __name__ == "__main__":
+            ProcessPool(1).start().shutdown()
+            other = multiprocessing.get_context("forkserver").Process(target=look)
+            other.start()
+            other.join()
+        """
+    with running(tmp_path, code) as script:
+        script.expect("[]")
+        assert script.end() == 0

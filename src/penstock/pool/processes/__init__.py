@@ -9,7 +9,7 @@ One duplex channel for each worker, nothing shared between workers, and one thre
     wire.py  how they speak      page.py  what has begun   parcel.py      what crosses, and what can't
     launch.py  starting processes     died.py  what a dead one leaves     arrivals.py  outcomes that take code to unpack
     main.py  which `__main__` they have     records.py  their log records     culprit.py  what can't be pickled
-    processors.py  how many there are
+    processors.py  how many there are     lifeline.py  how they end with their parent
 """
 
 from __future__ import annotations

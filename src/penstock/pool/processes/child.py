@@ -5,7 +5,7 @@
                      when the parent is gone
 
 Signals that stop a program (SIGINT, SIGTERM) are left to the parent, which decides. A job that holds the GIL can keep
-the control thread from hearing; then the kernel ends the process with the fork server, which ends with the parent.
+the control thread from hearing that the parent is gone; then the kernel ends the process (lifeline.py).
 """
 
 from __future__ import annotations

@@ -16,15 +16,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing import reduction
 from multiprocessing.context import ForkServerProcess, SpawnProcess
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Protocol
 
 from penstock.pool.processes import child
+from penstock.pool.processes.lifeline import LIFELINE, Lifeline, hang_on
 from penstock.pool.processes.page import Page
 
 if os.name == "posix":
     import fcntl
 
-_PRELOADED: Final = "penstock.pool.processes.warm"
+_FIRST, _LAST = "penstock.pool.processes.warm", "penstock.pool.processes.cool"
 
 
 class Process(Protocol):
@@ -69,9 +70,8 @@ class Ends:
             self.page = Page(memory.fileno())
             ours.callback(self.page.close)
             self.stacks = ours.enter_context(_file_without_a_name("stacks"))
-            self.process = start(
-                target=_run, name=setup.name, args=(jobs, control, _Fd(memory), _Fd(self.stacks), setup)
-            )
+            fds = [_Fd(memory), _Fd(self.stacks), _Fd(LIFELINE)]
+            self.process = start(target=_run, name=setup.name, args=(jobs, control, *fds, setup))
             self.process.start()
             self._pidfd = _open_pidfd(self.process.pid)
             if self._pidfd is not None:
@@ -209,7 +209,7 @@ def _without_main(launch: Any) -> Any:
 class _Fd:
     """A file, on its way to a child as a descriptor."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes] | Lifeline) -> None:
         self._file = file
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -221,7 +221,7 @@ def _detach(fd: Any) -> int:
     return number
 
 
-def _run(jobs: socket.socket, control: socket.socket, page: int, stacks: int, setup: child.Setup) -> None:
+def _run(jobs: socket.socket, control: socket.socket, page: int, stacks: int, life: int, setup: child.Setup) -> None:
     """In the child."""
     from multiprocessing import forkserver
 
@@ -230,6 +230,7 @@ def _run(jobs: socket.socket, control: socket.socket, page: int, stacks: int, se
     alive, server._forkserver_alive_fd = server._forkserver_alive_fd, None
     if alive is not None:
         os.close(alive)
+    hang_on(life)
     child.live(jobs, control, page, stacks, setup)
 
 
@@ -263,8 +264,9 @@ def process_for(method: str, preload: Sequence[str]) -> Callable[..., Process]:
         from multiprocessing import forkserver
 
         server: Any = forkserver._forkserver
-        there = [name for name in getattr(server, "_preload_modules", []) if name != "__main__"]
-        forkserver.set_forkserver_preload(list(dict.fromkeys([_PRELOADED, *there, *preload])))
+        ours = ("__main__", _FIRST, _LAST)
+        others = [name for name in getattr(server, "_preload_modules", []) if name not in ours]
+        forkserver.set_forkserver_preload(list(dict.fromkeys([_FIRST, *others, *preload, _LAST])))
         made = _FromForkServer
     start: Callable[..., Process] = made
     return start

@@ -44,7 +44,7 @@ def quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgro
 
 
 def _groups(root: Path, own: Path) -> Iterator[Path]:
-    """The folders that may limit this process: its groups, those above them, and the root, all that a container sees."""
+    """The folders that may limit this process: its groups, those above them, and the root: a container's only one."""
     yield root
     yield root / "cpu"
     with contextlib.suppress(OSError, ValueError):

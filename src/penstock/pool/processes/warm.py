@@ -5,5 +5,6 @@ import os
 from penstock.pool.processes import child as _child  # noqa: F401
 from penstock.pool.processes.processors import THREAD_LIMITS
 
-for _name in THREAD_LIMITS:  # for what is imported after this: its threads would not survive the fork anyway
-    os.environ.setdefault(_name, "1")
+# For what is imported after this: its threads would not survive the fork anyway. `cool` takes it away again.
+LIMITED = [name for name in THREAD_LIMITS if os.environ.setdefault(name, "") == ""]
+os.environ.update(dict.fromkeys(LIMITED, "1"))
