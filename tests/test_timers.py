@@ -10,7 +10,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from logging.handlers import QueueHandler
 
 import pytest
@@ -341,3 +341,57 @@ def test_calls_come_in_the_child_of_a_fork_too() -> None:
 
 def test_the_loggers_name_is_as_documented() -> None:
     assert timers.log is logging.getLogger("penstock.timers")
+
+
+class Raises(logging.Handler):
+    """A handler that raises, which none may."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        raise ZeroDivisionError
+
+
+@pytest.fixture
+def _handler_raises() -> Iterator[None]:
+    handler = Raises()
+    logging.getLogger().addHandler(handler)
+    yield
+    logging.getLogger().removeHandler(handler)
+
+
+@pytest.mark.usefixtures("_handler_raises")
+def test_a_log_handler_that_raises_takes_no_thread_of_ours_along() -> None:
+    def fail() -> None:
+        raise ValueError
+
+    done = [threading.Event(), threading.Event()]
+    timers.call_at(0, fail)
+    timers.call_at(0, done[0].set)
+    assert done[0].wait(GUARD)
+    callbacks = timers.Callbacks()
+    for _ in range(20):
+        callbacks.hand_over(fail)
+    callbacks.hand_over(done[1].set)
+    assert done[1].wait(GUARD)
+
+
+@pytest.mark.usefixtures("_handler_raises")
+def test_a_thing_that_can_not_be_dealt_with_holds_up_none_of_those_behind_it() -> None:
+    dealt: list[int] = []
+    gate = Gate()
+
+    def deal(thing: int) -> None:
+        if thing == 0:
+            gate()
+        if thing == 1:
+            raise ValueError
+        dealt.append(thing)
+
+    in_order = timers.InOrder(deal)
+    with timers.nothing_may_block():
+        for thing in range(4):
+            in_order.put(thing)
+            gate.wait_entered()  # the others come while it is busy
+    gate.open()
+    in_order.wait(GUARD)
+
+    assert dealt == [0, 2, 3]

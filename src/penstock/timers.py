@@ -119,8 +119,8 @@ class Timers:
                 continue
             try:
                 fn()
-            except Exception:
-                log.exception("a timed call failed; this is a bug in Penstock")
+            except Exception as error:
+                _say("a timed call failed; this is a bug in Penstock", error)
             del due, fn  # hold nothing while waiting
 
     def _wait_for_next(self) -> Timer:
@@ -202,8 +202,8 @@ class Callbacks:
                 fn = self._waiting.popleft()
             try:
                 fn()
-            except BaseException:  # whatever it is, it must not take the thread along: there are only a few
-                log.exception("a callback raised")
+            except BaseException as error:  # whatever it is, it must not take the thread along: there are only a few
+                _say("a callback raised", error)
             del fn
 
 
@@ -225,7 +225,8 @@ class InOrder(Generic[T]):
         """Deal with *thing* after those that came before."""
         self._all_done.clear()
         self._waiting.append(thing)
-        run_user_code(self._deal_with_all)
+        if not self._busy.locked():  # else whoever holds it looks once more after that
+            run_user_code(self._deal_with_all)
 
     def wait(self, timeout: float) -> None:
         """Return when all is dealt with, or after *timeout* seconds."""
@@ -235,11 +236,20 @@ class InOrder(Generic[T]):
         while self._waiting and self._busy.acquire(blocking=False):
             try:
                 while self._waiting:
-                    self._deal_with(self._waiting.popleft())
+                    try:
+                        self._deal_with(self._waiting.popleft())
+                    except Exception as error:  # those that wait behind it are none the worse for it
+                        _say("what was handed over could not be dealt with", error)
             finally:
                 self._busy.release()
         if not self._waiting:
             self._all_done.set()
+
+
+def _say(what: str, error: BaseException) -> None:
+    """Log *error*; a handler that raises, which none may, takes no thread along."""
+    with contextlib.suppress(Exception):
+        log.error(what, exc_info=error)
 
 
 _here = threading.local()  # .must_not_block: set for threads that run no user code

@@ -261,3 +261,25 @@ def log_lines(count: int, text: str) -> None:
     logger = logging.getLogger("crossing")
     for number in range(count):
         logger.warning("%s %d", text, number)
+
+
+def log_and_raise() -> None:
+    try:
+        raise KeyError("lost")
+    except KeyError:
+        logging.getLogger("crossing.deep").exception("it went %s", "wrong", extra={"shelf": 7})
+
+
+def log_and_die(text: str, count: int, signal_number: int | None) -> None:
+    log_lines(count, text)
+    if signal_number is None:
+        os._exit(3)
+    os.kill(os.getpid(), signal_number)
+
+
+def log_with(extra: object) -> None:
+    logging.getLogger("crossing").warning("with something", extra={"it": extra})
+
+
+def log_in_initializer() -> None:
+    logging.getLogger("crossing").warning("ready soon")

@@ -2,13 +2,19 @@
 
 Every job is held at a gate of its own and told how to end, so that each step has one outcome. Where two threads could
 both be first (the parts of `test_stopping` and `test_stress`), the model has no step.
+
+A pool of processes is in no other state than one of threads, but it may be there a moment later: what happened in a
+worker has to be heard of first. And waiting jobs need not begin in their order, since some are sent ahead.
 """
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,44 +36,26 @@ from penstock import (
     Job,
     JobAbandoned,
     JobCancelled,
+    JobKilled,
     JobState,
     PoolClosed,
+    ProcessPool,
     Retry,
     ThreadPool,
-    current_context,
+    WorkerDied,
 )
 from penstock.lifecycle import Phase
+from penstock.pool.executor import Pool
 from penstock.pool.ladder import Stop
+from penstock.pool.processes.staff import ProcessStaff
 from tests.gates import GUARD, in_thread
+from tests.pool.held import FAIL, GIVE, OBEY, Door, Held, HeldElsewhere, Oops
+from tests.pool.watching import until
 
 READY, RUNNING, SCHEDULED = JobState.READY, JobState.RUNNING, JobState.SCHEDULED
-DONE, FAILED, CANCELLED, ABANDONED = JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.ABANDONED
-FINAL = (DONE, FAILED, CANCELLED, ABANDONED)
-
-
-class Oops(Exception):
-    """What a job raises that was told to fail."""
-
-
-class Held:
-    """The function of one job: enters, waits to be told how to end, and ends so."""
-
-    def __init__(self) -> None:
-        self.entered = threading.Semaphore(0)
-        self._ending: Callable[[], Any] | None = None
-        self._told = threading.Semaphore(0)
-        self.calls = 0
-
-    def __call__(self) -> Any:
-        self.calls += 1
-        self.entered.release()
-        assert self._told.acquire(timeout=GUARD), "nobody told the job how to end"
-        assert self._ending is not None
-        return self._ending()
-
-    def end(self, how: Callable[[], Any]) -> None:
-        self._ending = how
-        self._told.release()
+DONE, FAILED, CANCELLED = JobState.DONE, JobState.FAILED, JobState.CANCELLED
+KILLED, ABANDONED = JobState.KILLED, JobState.ABANDONED
+FINAL = (DONE, FAILED, CANCELLED, KILLED, ABANDONED)
 
 
 @dataclass(eq=False)
@@ -109,18 +97,13 @@ class Model:
         self.error = error
 
 
-def fail() -> None:
-    raise Oops
-
-
-def obey() -> None:
-    current_context().check()
-    raise AssertionError("the job's context was not tripped")
-
-
 class PoolMachine(RuleBasedStateMachine):
     """Random lives of one pool: each rule does one thing to the pool, and to the model what should come of it."""
 
+    left: JobState = ABANDONED
+    left_error: type[BaseException] = JobAbandoned
+    """What becomes of a job that still runs when its pool has to stop."""
+    pool: Pool
     trees: Bundle[Tree] = Bundle("trees")
 
     @initialize(workers=st.integers(1, 3), backlog=st.integers(1, 4), calm=st.integers(0, 12))
@@ -128,11 +111,35 @@ class PoolMachine(RuleBasedStateMachine):
         self.calm = calm  # steps until something may close the pool, or most lives would be short
         self.workers = workers
         self.backlog = backlog
-        self.pool = ThreadPool(workers, backlog=backlog, when_full="reject", grace=0, unobserved="ignore")
+        self.pool = self.make_pool(workers, backlog=backlog, when_full="reject", grace=0, unobserved="ignore")
         self.jobs: list[Model] = []
         self.queue: list[Model] = []
         self.cut = 0
         self.phase = Phase.OPEN
+
+    # What is different for each kind
+
+    def make_pool(self, workers: int, **options: Any) -> Pool:
+        return ThreadPool(workers, **options)
+
+    def hold(self) -> Held:
+        return Held()
+
+    def next_to_run(self) -> Model:
+        """The one in the queue that begins next; it has entered."""
+        model = self.queue.pop(0)
+        assert model.held.entered.acquire(timeout=GUARD), f"nobody runs {model.job}"
+        return model
+
+    def agree(self, check: Callable[[], None]) -> None:
+        check()
+
+    def let_all_go(self) -> None:
+        for model in self.jobs:
+            model.held.end(GIVE)  # threads that were left behind come back
+        for worker in self.pool._crew.staff.workers():  # type: ignore[attr-defined]
+            if worker.thread is not None:
+                worker.thread.join(GUARD)
 
     def having(self, state: JobState) -> list[Model]:
         return [model for model in self.jobs if model.state is state]
@@ -144,8 +151,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def proceed(self) -> None:
         while self.queue and len(self.having(RUNNING)) < self.workers and self.phase < Phase.CANCELLING:
-            model = self.queue.pop(0)
-            assert model.held.entered.acquire(timeout=GUARD), f"nobody runs {model.job}"
+            model = self.next_to_run()
             model.attempts += 1
             model.move(RUNNING)
 
@@ -165,7 +171,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.submit(tree, retries)
 
     def submit(self, tree: Tree | None, retries: bool) -> None:
-        held = Held()
+        held = self.hold()
         view = self.pool.options(
             context=None if tree is None else tree.context, retry=Retry(3, on=(Oops,), wait=3600) if retries else None
         )
@@ -202,8 +208,8 @@ class PoolMachine(RuleBasedStateMachine):
     def finish(self, data: st.DataObject) -> None:
         model = self.pick(RUNNING, data)
         model.move(DONE)
-        model.held.end(lambda: model)
-        assert model.job.result(GUARD) is model
+        model.held.end(GIVE)
+        assert model.job.result(GUARD) == model.held.number
         self.ended(model)
 
     @precondition(lambda self: self.having(RUNNING))
@@ -221,12 +227,12 @@ class PoolMachine(RuleBasedStateMachine):
 
             self.pool._crew.backlog.put_retry = watched  # type: ignore[method-assign]
             model.move(SCHEDULED, Oops)
-            model.held.end(fail)
+            model.held.end(FAIL)
             assert scheduled.wait(GUARD)
             self.pool._crew.backlog.put_retry = put  # type: ignore[method-assign]
         else:
             model.move(FAILED, Oops)
-            model.held.end(fail)
+            model.held.end(FAIL)
             assert isinstance(model.job.exception(GUARD), Oops)
         self.ended(model)
 
@@ -236,7 +242,7 @@ class PoolMachine(RuleBasedStateMachine):
         model = data.draw(st.sampled_from([model for model in self.having(RUNNING) if model.tripped]))
         model.move(CANCELLED, JobCancelled)
         self.cut += model.cause == "stop"
-        model.held.end(obey)
+        model.held.end(OBEY)
         assert isinstance(model.job.exception(GUARD), JobCancelled)
         assert not model.job.cancelled(), "it had begun"
         self.ended(model)
@@ -319,11 +325,11 @@ class PoolMachine(RuleBasedStateMachine):
         report = self.pool.shutdown(timeout=0)
         self.cut_waiting()
         for model in self.having(RUNNING):
-            model.move(ABANDONED, JobAbandoned)
+            model.move(self.left, self.left_error)
             self.cut += 1
         self.closes(Phase.LEAVING)
         assert report.closed
-        assert report.abandoned == len(self.having(ABANDONED))
+        assert report.abandoned + report.killed == len(self.having(self.left))
 
     @precondition(lambda self: self.phase >= Phase.DRAINING and not self.unfinished())
     @rule()
@@ -344,6 +350,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_pool_is_as_the_model_says(self) -> None:
+        self.agree(self.compare_pool)
+
+    def compare_pool(self) -> None:
         report, stats = self.pool.report, self.pool.stats()
         counts = {state: len(self.having(state)) for state in JobState}
         assert report.accepted == len(self.jobs)
@@ -351,7 +360,7 @@ class PoolMachine(RuleBasedStateMachine):
             (counts[READY], counts[RUNNING], counts[SCHEDULED])
         )
         assert (report.done, report.failed, report.cancelled, report.killed, report.abandoned) == (
-            (counts[DONE], counts[FAILED], counts[CANCELLED], 0, counts[ABANDONED])
+            (counts[DONE], counts[FAILED], counts[CANCELLED], counts[KILLED], counts[ABANDONED])
         )
         assert (stats.queued, stats.running, stats.done) == (counts[READY], counts[RUNNING], counts[DONE])
         assert report.waiting <= self.backlog
@@ -364,6 +373,11 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def each_job_is_as_the_model_says(self) -> None:
+        self.agree(self.compare_jobs)
+        for model in self.jobs:
+            model.history.append(model.job.state)
+
+    def compare_jobs(self) -> None:
         for model in self.jobs:
             job, state = model.job, model.state
             assert job.state is state
@@ -373,7 +387,6 @@ class PoolMachine(RuleBasedStateMachine):
             assert job.context.cancelled is model.tripped or state in FINAL
             if state in FINAL and not job.cancelled():
                 assert type(job.exception(0)) is (model.error or type(None))
-            model.history.append(state)
 
     @invariant()
     def an_outcome_never_changes(self) -> None:
@@ -388,12 +401,55 @@ class PoolMachine(RuleBasedStateMachine):
         report = self.pool.shutdown(timeout=0)
         assert report.balanced
         assert report.accepted == len(self.jobs)
-        for model in self.jobs:
-            model.held.end(lambda: None)  # threads that were left behind come back
-        for worker in self.pool._crew.staff.workers():
-            if worker.thread is not None:
-                worker.thread.join(GUARD)
+        self.let_all_go()
         assert not self.pool.report.stuck
+
+
+class ProcessMachine(PoolMachine):
+    """The same lives on processes; and some workers are killed."""
+
+    left, left_error = KILLED, JobKilled
+    pool: ProcessPool
+    door: Door
+
+    def make_pool(self, workers: int, **options: Any) -> Pool:
+        return ProcessPool(workers, kill_after=3600, **options)
+
+    def hold(self) -> Held:
+        return HeldElsewhere(self.door)
+
+    def next_to_run(self) -> Model:
+        patience = time.monotonic() + GUARD
+        while True:
+            for number, model in enumerate(self.queue):
+                if model.held.entered.acquire(blocking=False):
+                    return self.queue.pop(number)
+            assert time.monotonic() < patience, f"nobody runs one of {self.queue}"
+            time.sleep(0.0005)  # polls: any of them may be the one
+
+    def agree(self, check: Callable[[], None]) -> None:
+        patience = time.monotonic() + GUARD
+        while True:
+            try:
+                return check()
+            except AssertionError:
+                if time.monotonic() > patience:
+                    raise
+            time.sleep(0.0005)  # polls: see the top of this file
+
+    def let_all_go(self) -> None:
+        """They were killed."""
+
+    @precondition(lambda self: self.having(RUNNING))
+    @rule(data=st.data())
+    def a_worker_is_killed(self, data: st.DataObject) -> None:
+        model = self.pick(RUNNING, data)
+        until(lambda: model.job.worker is not None)
+        (worker,) = [worker for worker in self.pool._crew.staff.workers() if worker.name == model.job.worker]
+        model.move(FAILED, WorkerDied)
+        worker.ends.signal(signal.SIGKILL)
+        assert isinstance(model.job.exception(GUARD), WorkerDied)
+        self.ended(model)
 
 
 @pytest.mark.usefixtures("quiet")
@@ -407,3 +463,21 @@ def test_a_pool_does_what_its_model_does() -> None:
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_pool_of_processes_does_what_its_model_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ProcessStaff, "_room", lambda self, worker: 10)  # held jobs are long: few would be sent ahead
+    door = ProcessMachine.door = Door(tmp_path)
+    try:
+        run_state_machine_as_test(
+            ProcessMachine,
+            settings=settings(
+                max_examples=100,
+                stateful_step_count=50,
+                deadline=None,
+                suppress_health_check=[HealthCheck.too_slow],
+            ),
+        )
+    finally:
+        door.close()

@@ -21,7 +21,7 @@ from tests.pool import crossing
 from tests.pool.crossing import CrossGate, double, fail
 from tests.pool.watching import until
 
-SETUP = child.Setup("child", {}, (), Later({}), 1, {}, False)
+SETUP = child.Setup("child", {}, (), Later({}), {}, {}, False)
 
 
 class Parent:

@@ -158,7 +158,7 @@ def test_starts_are_made_one_after_another_and_their_thread_ends() -> None:
 
     starter = Starter("it", start)
     for name in "abc":
-        starter.put(child.Setup(name, {}, (), Later({}), 1, {}, False))
+        starter.put(child.Setup(name, {}, (), Later({}), {}, {}, False))
     gate.wait_entered()
     threads = [thread for thread in threading.enumerate() if thread.name == "penstock-it-s"]
     gate.open()
@@ -167,7 +167,7 @@ def test_starts_are_made_one_after_another_and_their_thread_ends() -> None:
     assert started == ["a", "b", "c"]
     assert len(threads) == 1
     threads[0].join(GUARD)
-    starter.put(child.Setup("d", {}, (), Later({}), 1, {}, False))
+    starter.put(child.Setup("d", {}, (), Later({}), {}, {}, False))
     starter.join()
     assert started[-1] == "d"
 
@@ -184,7 +184,7 @@ def descriptors() -> set[str]:
 
 
 def setup() -> child.Setup:
-    return child.Setup("it", {}, (), Later(dict.fromkeys(("initializer", "initargs", "around"))), 1, {}, True)
+    return child.Setup("it", {}, (), Later(dict.fromkeys(("initializer", "initargs", "around"))), {}, {}, True)
 
 
 def test_a_start_that_fails_leaves_nothing_open() -> None:

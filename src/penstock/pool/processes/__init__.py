@@ -8,7 +8,8 @@ One duplex channel for each worker, nothing shared between workers, and one thre
                                                            child.py       the worker's side
     wire.py  how they speak      page.py  what has begun   parcel.py      what crosses, and what can't
     launch.py  starting processes     died.py  what a dead one leaves     arrivals.py  outcomes that take code to unpack
-    main.py  which `__main__` they have
+    main.py  which `__main__` they have     records.py  their log records     culprit.py  what can't be pickled
+    processors.py  how many there are     lifeline.py  how they end with their parent
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from penstock.pool.executor import Pool
 from penstock.pool.leaving import stop_all
 from penstock.pool.processes import main
 from penstock.pool.processes.died import ProcessPoolBroken, WorkerDied
-from penstock.pool.processes.launch import cpu_count, start_method
+from penstock.pool.processes.launch import start_method
 from penstock.pool.processes.parcel import Parcel, RemoteTraceback
+from penstock.pool.processes.processors import cpu_count
 from penstock.pool.processes.staff import ProcessStaff
 from penstock.pool.terms import Around, JobTerms, PoolSettings, Unobserved, WhenFull, check_count, check_length
 from penstock.retry import Retry

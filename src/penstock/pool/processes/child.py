@@ -5,7 +5,7 @@
                      when the parent is gone
 
 Signals that stop a program (SIGINT, SIGTERM) are left to the parent, which decides. A job that holds the GIL can keep
-the control thread from hearing; then the kernel ends the process with the fork server, which ends with the parent.
+the control thread from hearing that the parent is gone; then the kernel ends the process (lifeline.py).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Setup:
     main: main.Main  # what to take over as `__main__`
     preload: tuple[str, ...]
     users: Later  # initializer, initargs, around: they may need that `__main__`
-    threads: int  # for libraries that start threads of their own
+    thread_limits: dict[str, str]  # for the environment, before libraries are imported that read it
     log_levels: dict[str, int]
     dies_with_starter: bool  # the process that forks it ends when the parent does
 
@@ -95,19 +95,13 @@ def live(jobs: socket.socket, control: socket.socket, page: int, stacks: int, se
     faulthandler.enable(file, all_threads=False)
     if DUMP_SIGNAL is not None:
         faulthandler.register(DUMP_SIGNAL, file, all_threads=False)
-    limit_threads(setup.threads)
+    os.environ.update(setup.thread_limits)
     worker = _Worker(jobs, control, Page(page), setup, file)
     threading.Thread(target=worker.hear, name="penstock-control", daemon=True).start()
     worker.relay_logs()
     if worker.make_ready():
         worker.run()
     logging.shutdown()
-
-
-def limit_threads(count: int) -> None:
-    """Tell BLAS and OpenMP how many threads to start, unless somebody did: before they are imported."""
-    for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM", "BLIS"):
-        os.environ.setdefault(f"{name}{'' if name.endswith('MAXIMUM') else '_NUM'}_THREADS", str(count))
 
 
 def _die_with_parent() -> None:

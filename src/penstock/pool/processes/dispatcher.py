@@ -12,7 +12,6 @@ import contextlib
 import functools
 import logging
 import os
-import pickle
 import selectors
 import threading
 from collections import deque
@@ -28,8 +27,10 @@ from penstock.pool.processes import wire
 from penstock.pool.processes.arrivals import Arrival, Arrivals, Sent, not_unpacked, use_again
 from penstock.pool.processes.child import Setup, levels_to_relay
 from penstock.pool.processes.died import WorkerDied
-from penstock.pool.processes.launch import Ends, Starter, cpu_count, process_for
+from penstock.pool.processes.launch import Ends, Starter, process_for
 from penstock.pool.processes.parcel import Later, unpack_error
+from penstock.pool.processes.processors import cpu_count, thread_limits
+from penstock.pool.processes.records import Records
 from penstock.pool.processes.wire import CHUNK, Garbled
 from penstock.pool.processes.worker import ProcessWorker
 
@@ -44,6 +45,7 @@ _LEAVING_TAKES: Final = 5.0  # seconds for a worker that was told to leave to en
 _FIRST_PAUSE: Final = 0.2  # seconds before another is started in the place of one that could not,
 _LONGEST_PAUSE: Final = 5.0  # doubled each time up to so many
 _LATE: Final = 0.05  # seconds between two looks whether outcomes get stuck
+_A_MOMENT: Final = 1.0  # seconds for the handlers to have the last log records when all workers have left
 _VMSTAT: Final = Path("/proc/vmstat")
 
 
@@ -52,7 +54,7 @@ class Dispatcher:
 
     def __init__(self, crew: ProcessCrew) -> None:
         self._crew = crew
-        self._records = timers.InOrder(_log_record)
+        self._records = Records(lambda: self.do(self._hear_again))
         self._oom_kills = _oom_kills()
         self.start_afresh()
 
@@ -69,6 +71,8 @@ class Dispatcher:
         self._arrivals = Arrivals(self._crew.name)
         self._arriving: list[Callable[[], None]] = []  # for these, at the end of the step
         self._starter = Starter(self._crew.name, self._start_process)
+        self._records.start_afresh()
+        self._is_deaf = False  # too many log records wait: no control lane is read
         self._starting = 0  # processes that are to be started, or are and have not said that they are ready
 
     # Anybody
@@ -129,7 +133,7 @@ class Dispatcher:
 
     def say_rest(self, worker: ProcessWorker) -> None:
         """Its control lane was full: write on when it has room."""
-        self.do(functools.partial(self._listen, worker, write=True))
+        self.do(functools.partial(self._listen, worker))
 
     def retire(self, worker: ProcessWorker) -> None:
         """It has been given as many jobs as it may: another takes its place."""
@@ -143,6 +147,8 @@ class Dispatcher:
             if thread.is_alive():
                 self._crew.staff.kill_all()
                 thread.join(_LEAVING_TAKES / 10)
+        left = clock.remaining(deadline)
+        self._records.wait(_A_MOMENT if left is None else min(left, _A_MOMENT))
 
     # The loop
 
@@ -231,7 +237,7 @@ class Dispatcher:
             main=crew.main,
             preload=settings.preload,
             users=Later({name: getattr(settings, name) for name in ("initializer", "initargs", "around")}),
-            threads=max(1, cpu_count() // settings.max_workers),
+            thread_limits=thread_limits(max(1, cpu_count() // settings.max_workers)),
             log_levels=levels_to_relay(),
             dies_with_starter=settings.start_method == "forkserver",
         )
@@ -531,17 +537,19 @@ class Dispatcher:
 
     # What workers say besides
 
-    def _listen(self, worker: ProcessWorker, *, write: bool = False) -> None:
-        """Watch its control lane, as long as that has not ended."""
-        if worker.dead or self._selector is None:
+    def _listen(self, worker: ProcessWorker) -> None:
+        """Watch its control lane for what there is to be done, as long as that has not ended."""
+        if worker.dead or worker.heard is False or self._selector is None:
             return
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
-        on_control_lane = functools.partial(self._on_control_lane, worker)
-        if worker.heard:
-            self._selector.modify(worker.ends.control, wanted, on_control_lane)
-        elif worker.heard is None:
-            self._selector.register(worker.ends.control, wanted, on_control_lane)
-            worker.heard = True
+        wanted = (0 if self._is_deaf else selectors.EVENT_READ) | (selectors.EVENT_WRITE if worker.has_unsaid else 0)
+        lane, told = worker.ends.control, functools.partial(self._on_control_lane, worker)
+        if worker.heard and wanted:
+            self._selector.modify(lane, wanted, told)
+        elif worker.heard:
+            self._selector.unregister(lane)
+        elif wanted:
+            self._selector.register(lane, wanted, told)
+        worker.heard = True if wanted else None
 
     def _on_control_lane(self, worker: ProcessWorker, events: int) -> None:
         if events & selectors.EVENT_WRITE and worker.say_rest():
@@ -561,19 +569,22 @@ class Dispatcher:
             if worker.heard:
                 assert self._selector is not None
                 self._selector.unregister(worker.ends.control)
-                worker.heard = False
+            worker.heard = False
             return False
         for _, packed in worker.said.feed(data):
-            with contextlib.suppress(Exception):  # a record that can't be unpickled here
-                self._records.put(pickle.loads(packed))
+            self._records.put(packed)
+        if not self._is_deaf and self._records.is_full():
+            self._is_deaf = True
+            self._listen_to_all()
         return True
 
+    def _hear_again(self) -> None:
+        self._is_deaf = False
+        self._listen_to_all()
 
-def _log_record(fields: dict[str, Any]) -> None:
-    logger = logging.getLogger(fields.get("name"))
-    record = logging.makeLogRecord(fields)
-    if logger.isEnabledFor(record.levelno):
-        logger.handle(record)
+    def _listen_to_all(self) -> None:
+        for worker in self._crew.staff.workers():
+            self._listen(worker)
 
 
 def _oom_kills() -> int:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import math
 import multiprocessing
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import types
@@ -18,16 +16,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing import reduction
 from multiprocessing.context import ForkServerProcess, SpawnProcess
-from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Protocol
 
 from penstock.pool.processes import child
+from penstock.pool.processes.lifeline import LIFELINE, Lifeline, hang_on
 from penstock.pool.processes.page import Page
 
 if os.name == "posix":
     import fcntl
 
-_PRELOADED: Final = "penstock.pool.processes.warm"
+_FIRST, _LAST = "penstock.pool.processes.warm", "penstock.pool.processes.cool"
 
 
 class Process(Protocol):
@@ -72,9 +70,8 @@ class Ends:
             self.page = Page(memory.fileno())
             ours.callback(self.page.close)
             self.stacks = ours.enter_context(_file_without_a_name("stacks"))
-            self.process = start(
-                target=_run, name=setup.name, args=(jobs, control, _Fd(memory), _Fd(self.stacks), setup)
-            )
+            fds = [_Fd(memory), _Fd(self.stacks), _Fd(LIFELINE)]
+            self.process = start(target=_run, name=setup.name, args=(jobs, control, *fds, setup))
             self.process.start()
             self._pidfd = _open_pidfd(self.process.pid)
             if self._pidfd is not None:
@@ -212,7 +209,7 @@ def _without_main(launch: Any) -> Any:
 class _Fd:
     """A file, on its way to a child as a descriptor."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes] | Lifeline) -> None:
         self._file = file
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -224,7 +221,7 @@ def _detach(fd: Any) -> int:
     return number
 
 
-def _run(jobs: socket.socket, control: socket.socket, page: int, stacks: int, setup: child.Setup) -> None:
+def _run(jobs: socket.socket, control: socket.socket, page: int, stacks: int, life: int, setup: child.Setup) -> None:
     """In the child."""
     from multiprocessing import forkserver
 
@@ -233,6 +230,7 @@ def _run(jobs: socket.socket, control: socket.socket, page: int, stacks: int, se
     alive, server._forkserver_alive_fd = server._forkserver_alive_fd, None
     if alive is not None:
         os.close(alive)
+    hang_on(life)
     child.live(jobs, control, page, stacks, setup)
 
 
@@ -266,32 +264,9 @@ def process_for(method: str, preload: Sequence[str]) -> Callable[..., Process]:
         from multiprocessing import forkserver
 
         server: Any = forkserver._forkserver
-        there = [name for name in getattr(server, "_preload_modules", []) if name != "__main__"]
-        forkserver.set_forkserver_preload(list(dict.fromkeys([_PRELOADED, *there, *preload])))
+        ours = ("__main__", _FIRST, _LAST)
+        others = [name for name in getattr(server, "_preload_modules", []) if name not in ours]
+        forkserver.set_forkserver_preload(list(dict.fromkeys([_FIRST, *others, *preload, _LAST])))
         made = _FromForkServer
     start: Callable[..., Process] = made
     return start
-
-
-def cpu_count() -> int:
-    """How many processors this process may use: by its affinity, and by the quota of its control group."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:
-        count = os.cpu_count() or 1
-    quota = _quota()
-    return count if quota is None else max(1, min(count, math.ceil(quota)))
-
-
-def _quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Processors that the control group grants; None for no limit, or no such thing."""
-    if sys.platform != "linux":
-        return None
-    with contextlib.suppress(OSError, ValueError):
-        limit, period = (root / "cpu.max").read_text().split()
-        return None if limit == "max" else int(limit) / int(period)
-    with contextlib.suppress(OSError, ValueError):
-        limit = (root / "cpu" / "cpu.cfs_quota_us").read_text()
-        period = (root / "cpu" / "cpu.cfs_period_us").read_text()
-        return int(limit) / int(period) if int(limit) > 0 else None
-    return None

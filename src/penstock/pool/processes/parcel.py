@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import copyreg
 import importlib.util
-import io
 import pickle
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from types import FunctionType
 from typing import Any, Final
@@ -20,11 +19,10 @@ from typing import Any, Final
 from penstock.errors import NotPicklable
 from penstock.job import Job
 from penstock.pool.processes import main
+from penstock.pool.processes.culprit import culprit
 from penstock.pool.processes.memory import Memory, box, dumps
 
 _PROTOCOL: Final = pickle.HIGHEST_PROTOCOL
-_DEEPEST: Final = 6  # steps into an object that the search for what can't be pickled goes
-_MOST: Final = 2_000  # objects that it looks at
 
 
 class RemoteTraceback(Exception):
@@ -59,9 +57,8 @@ class Parcel:
             try:
                 self._values = pickle.dumps(dict(context.values), _PROTOCOL)
             except Exception as error:
-                raise NotPicklable(
-                    f"{_culprit(context.values, 'the values of its context')}: {_short(error)}"
-                ) from error
+                what = "the values of its context"
+                raise NotPicklable(f"{culprit(dict(context.values), what) or what}: {_short(error)}") from error
 
     def extra(self, job: Job[Any]) -> bytes:
         """What *job* has beyond its call, as `Extra`'s fields; empty if nothing."""
@@ -186,7 +183,7 @@ def pack_result(value: Any) -> tuple[bytes, Memory | None]:
     except Exception as error:
         with contextlib.suppress(Exception):
             return _by_value(value), None
-        where = _culprit(value, "the result")
+        where = culprit(value, "the result") or "the result"
         raise NotPicklable(f"{where}: {_short(error)}") from error
 
 
@@ -208,7 +205,7 @@ def pack_error(error: BaseException) -> bytes:
         if type(arrived) is type(error):
             return packed
         why = f"it arrives as {type(arrived).__qualname__}"
-    except Exception as trouble:
+    except BaseException as trouble:
         why = _short(trouble)
     stand_in = NotPicklable(f"{type(error).__qualname__}: {_message(error)} (the error itself can't cross: {why})")
     return pickle.dumps((stand_in, text), _PROTOCOL)
@@ -259,7 +256,7 @@ def _cloudpickle() -> Any:
 
 def _refused(parts: dict[str, Any], otherwise: str, why: Exception) -> NotPicklable:
     """The error that names the part which can't cross, or *otherwise* if each can, taken alone."""
-    found = (_culprit(part, name, always=False) for name, part in parts.items())
+    found = (culprit(part, name) for name, part in parts.items())
     where = next((place for place in found if place is not None), otherwise)
     hint = ""
     if _cloudpickle() is None:
@@ -268,65 +265,17 @@ def _refused(parts: dict[str, Any], otherwise: str, why: Exception) -> NotPickla
     return NotPicklable(f"{where}: {reason}{hint}")
 
 
-# Finding what can't be pickled
-
-
-def _culprit(value: Any, name: str, *, always: bool = True) -> str | None:
-    """The path to the innermost part of *value* that can't cross; *name* or None if all of it can, taken alone."""
-    if _can_cross(value):
-        return name if always else None
-    looked = 0
-    steps = _DEEPEST
-    while steps:
-        steps -= 1
-        for place, part in _parts(value, name):
-            looked += 1
-            if looked > _MOST:
-                return f"{name} ({type(value).__qualname__})"
-            if not _can_cross(part):
-                value, name = part, place
-                break
-        else:
-            break
-    return f"{name} ({type(value).__qualname__})"
-
-
-def _can_cross(value: Any) -> bool:
-    packed = io.BytesIO()
-    try:
-        pickle.Pickler(packed, _PROTOCOL).dump(value)
-    except Exception:
-        return False
-    return not (main.is_only_here() and b"__main__" in packed.getvalue())
-
-
-def _parts(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, part in list(value.items()):
-            yield f"{name}[{key!r}]", part
-    elif isinstance(value, list | tuple):
-        for number, part in enumerate(value):
-            yield f"{name}[{number}]", part
-    elif isinstance(value, set | frozenset):
-        for part in value:
-            yield f"{name}{{{part!r}}}", part
-    for attribute, part in list(getattr(value, "__dict__", {}).items()):
-        yield f"{name}.{attribute}", part
-    if isinstance(own := getattr(value, "__self__", None), object) and own is not None and callable(value):
-        yield f"{name}.__self__", own
-
-
 def _text_of(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(error))
-    except Exception:
+    except BaseException:  # a user's, in its `__str__`
         return f"{type(error).__qualname__}: {_message(error)}"
 
 
 def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:
+    except BaseException:  # a user's, in its `__str__`
         return "<its message could not be made>"
 
 

@@ -1,5 +1,10 @@
 """What the fork server imports before it forks the first worker, so that each starts in a moment."""
 
-from penstock.pool.processes import child
+import os
 
-child.limit_threads(1)  # for what is imported after this: its threads would not survive the fork anyway
+from penstock.pool.processes import child as _child  # noqa: F401
+from penstock.pool.processes.processors import THREAD_LIMITS
+
+# For what is imported after this: its threads would not survive the fork anyway. `cool` takes it away again.
+LIMITED = [name for name in THREAD_LIMITS if os.environ.setdefault(name, "") == ""]
+os.environ.update(dict.fromkeys(LIMITED, "1"))

@@ -61,7 +61,7 @@ class ProcessWorker:
         self._unsaid = bytearray()  # what did not fit into the control lane yet
         self.incoming, self.said = Incoming(ANSWER, 1, KINDS), Incoming(CONTROL, 1)
         self.watched: bool | None = None  # whether its jobs lane is; None: not yet, False: it has ended
-        self.heard: bool | None = None  # the same of its control lane
+        self.heard: bool | None = None  # the same of its control lane; None as well: nothing is to be done
         self.last = 0  # the number of the last job sent; whoever may hand it a job writes it
         self.skipped = 0  # how many of these were taken back
         self.moved_at = 0.0  # monotonic: when its running job began, as far as we know
@@ -178,6 +178,11 @@ class ProcessWorker:
             left = self._say_on()
         if left:
             self._crew.staff.dispatcher.say_rest(self)
+
+    @property
+    def has_unsaid(self) -> bool:
+        """Whether the lane was full."""
+        return bool(self._unsaid)
 
     def say_rest(self) -> bool:
         """Write on; True if nothing is left."""
