@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import math
@@ -22,6 +23,7 @@ from penstock import (
     JobCancelled,
     Retry,
     ThreadPool,
+    clock,
     current_context,
     current_job,
     timers,
@@ -592,6 +594,89 @@ def test_each_attempt_gets_a_time_of_its_own_within_what_was_inherited(time: Fak
     time.advance(20)
 
     assert told == [began + 10]
+
+
+def test_the_deadline_of_each_attempt_is_a_cause_of_its_own(time: FakeTime) -> None:
+    context = root()
+    causes: list[Cause | None] = []
+    for timeout in (5, 3):
+        context.limit(timeout)
+        time.now += 10
+        causes += [context.cause, context.cause]
+
+    assert [cause.at - time.began for cause in causes if cause] == [5, 5, 13, 13]
+    assert causes[0] is causes[1]
+
+
+class LetsAnotherFirst:
+    """The lock of a tree. When it is taken next, another thread's *step* has come just before."""
+
+    def __init__(self, context: Context, step: Callable[[], object]) -> None:
+        self._lock = context._tree
+        self._step: Callable[[], object] | None = step
+        context._tree = self  # type: ignore[assignment]
+
+    def __enter__(self) -> None:
+        step, self._step = self._step, None
+        if step is not None:
+            step()
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+@pytest.mark.parametrize("timeout", [None, 60])
+def test_a_deadline_that_the_next_attempt_replaces_at_the_last_moment_trips_nothing(
+    time: FakeTime, timeout: float | None
+) -> None:
+    context, told = root(), list[Cause]()
+    context.limit(5)
+    context.listen_for_job(told.append)
+    LetsAnotherFirst(context, lambda: context.limit(timeout))
+
+    time.advance(5)
+
+    assert (context.cancelled, told) == (False, [])
+
+
+def test_a_cancel_after_a_deadline_that_the_next_attempt_replaces_at_the_last_moment_is_a_cancel(
+    time: FakeTime,
+) -> None:
+    context = root()
+    context.limit(5)
+    time.now += 5  # and nobody was told
+    LetsAnotherFirst(context, lambda: context.limit(None))
+
+    assert context.cancel("the user left")
+    assert context.reason == "the user left"
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [Context.check, Context.remaining, repr, Context.cancel, lambda context: context.cancelled, Context._expire],
+    ids=["check", "remaining", "repr", "cancel", "cancelled", "the timers"],
+)
+def test_a_context_may_be_asked_while_the_next_attempt_gets_its_time(
+    time: FakeTime, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Context], object]
+) -> None:
+    """Between a look at the deadline and one at the clock another thread may have its turn."""
+    context = root()
+    context.limit(5)
+    time.now += 5
+    now = time.now
+
+    def look_at_the_clock() -> float:
+        monkeypatch.setattr(clock, "monotonic", lambda: now)
+        context.limit(None)
+        return now
+
+    monkeypatch.setattr(clock, "monotonic", look_at_the_clock)
+    with contextlib.suppress(Cancelled):
+        ask(context)
+
+    assert context.deadline is None
+    assert context.reason == ("cancelled" if ask is Context.cancel else None)
 
 
 def test_a_context_below_is_told_of_its_deadline_though_the_next_attempt_has_another(time: FakeTime) -> None:

@@ -40,6 +40,8 @@ RETRIES = st.builds(
         ({"factor": math.nan}, ValueError, "factor must be 1 or more, not nan"),
         ({"jitter": 1.5}, ValueError, "jitter must be between 0 and 1, not 1.5"),
         ({"jitter": -0.1}, ValueError, "jitter must be between 0 and 1, not -0.1"),
+        ({"factor": "2"}, TypeError, "factor must be a number, not '2'"),
+        ({"jitter": True}, TypeError, "jitter must be a number, not True"),
         ({"wait": None}, TypeError, "wait must be"),
         ({"max_wait": None}, TypeError, "max_wait must be"),
     ],

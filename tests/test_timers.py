@@ -318,6 +318,20 @@ def test_when_no_thread_can_be_had_the_caller_runs_the_callback(monkeypatch: pyt
     assert ran == [threading.current_thread()]
 
 
+def test_when_none_could_be_had_to_stand_by_the_caller_still_runs_the_callback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    callbacks, ran = timers.Callbacks(), list[threading.Thread]()
+    with pytest.raises(RuntimeError):
+        callbacks.stand_by()
+
+    callbacks.hand_over(lambda: ran.append(threading.current_thread()))
+
+    assert ran == [threading.current_thread()]
+
+
 def test_when_no_thread_can_be_had_nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")

@@ -179,13 +179,15 @@ class Context:
             if above._cause is not None and (found is None or above._cause.at < found.at):
                 found = above._cause
             above = above._open_parent()
-        if self._deadline is not None and (clock.monotonic() if found is None else found.at) >= self._deadline:
-            return self._deadline_cause()
+        deadline = self._deadline  # read once: another thread may set that of the next attempt
+        if deadline is not None and (clock.monotonic() if found is None else found.at) >= deadline:
+            return self._deadline_cause(deadline)
         return found
 
     def remaining(self) -> float:
         """Seconds until the deadline, never below zero; `math.inf` without one."""
-        return math.inf if self._deadline is None else max(0.0, self._deadline - clock.monotonic())
+        deadline = self._deadline
+        return math.inf if deadline is None else max(0.0, deadline - clock.monotonic())
 
     def check(self) -> None:
         """Return at once, or raise `Cancelled` if this context is tripped. Call it between steps of long work."""
@@ -211,10 +213,12 @@ class Context:
 
     def cancel(self, reason: str = "cancelled") -> bool:
         """Trip this context and all below it; False if it was tripped before. Callbacks run before this returns."""
-        cause = self.cause
-        if cause is not None or self._closed:
-            if cause is not None:
-                self.trip(cause)
+        deadline, cause = self._deadline, self.cause
+        if cause is not None and (
+            self.trip(cause, if_deadline=deadline if cause.at == deadline else None) or self._cause is not None
+        ):
+            return False  # it was tripped, or its deadline had passed and nobody had been told
+        if self._closed:
             return False
         return self.trip(Cause(reason, by_deadline=False, source=self))
 
@@ -298,7 +302,7 @@ class Context:
                 if here._cause is not None:
                     continue
                 if here._deadline is not None and here._deadline < why.at:
-                    why = here._deadline_cause()  # it came first, though nobody asked or was to be told
+                    why = here._deadline_cause(here._deadline)  # it came first, though nobody asked or was told
                 here._cause = why
                 listeners, here._listeners = here._listeners, None
                 if listeners is not None:
@@ -337,7 +341,6 @@ class Context:
         """Set the time of the attempt that begins now, at most what was inherited; None: only what was inherited."""
         with self._tree:
             self._deadline = _earlier(clock.deadline_after(timeout), self._inherited)
-            self._passed = None
             timer, self._timer = self._timer, None
             if timer is not None:
                 timer.cancel()
@@ -366,19 +369,19 @@ class Context:
             parent = self._parent = parent._parent
         return parent
 
-    def _deadline_owner(self) -> Context:
+    def _owner_of(self, deadline: float) -> Context:
         """The highest ancestor with this very deadline: the one that it was set for."""
         owner = self
-        while owner._parent is not None and owner._parent._deadline == owner._deadline:
+        while owner._parent is not None and owner._parent._deadline == deadline:
             owner = owner._parent
         return owner
 
-    def _deadline_cause(self) -> Cause:
-        if self._passed is None:
-            assert self._deadline is not None
-            owner = self._deadline_owner()
-            self._passed = Cause("its deadline passed", by_deadline=True, source=owner, at=self._deadline)
-        return self._passed
+    def _deadline_cause(self, deadline: float) -> Cause:
+        passed = self._passed
+        if passed is None or passed.at != deadline:
+            owner = self._owner_of(deadline)
+            passed = self._passed = Cause("its deadline passed", by_deadline=True, source=owner, at=deadline)
+        return passed
 
     def _add_listener(self, key: object, told: Listener) -> None:
         """Keep *told*, and make sure that the ancestors tell this context. Holds `_tree`."""
@@ -425,8 +428,7 @@ class Context:
     def _expire(self) -> None:
         deadline = self._deadline  # read once: the next attempt of its job may set another
         if deadline is not None and clock.monotonic() >= deadline:
-            cause = Cause("its deadline passed", by_deadline=True, source=self._deadline_owner(), at=deadline)
-            self.trip(cause, if_deadline=deadline)
+            self.trip(self._deadline_cause(deadline), if_deadline=deadline)
 
 
 class _UserCallback:

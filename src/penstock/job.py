@@ -588,9 +588,9 @@ class Job(Future[T], Generic[T]):
 
     def _sleep_within(self, context: Context, sleeper: _Sleeper, timeout: float | None) -> None:
         """Sleep until the outcome is there or *timeout* has passed; Cancelled if the caller's *context* trips first."""
-        until = clock.deadline_after(timeout)
-        if context.deadline is not None and (until is None or context.deadline < until):
-            until = context.deadline
+        until, deadline = clock.deadline_after(timeout), context.deadline
+        if deadline is not None and (until is None or deadline < until):
+            until = deadline
         stop_listening = context.listen(lambda cause: sleeper.wake(), on_time=False)
         try:
             sleeper.sleep(clock.remaining(until))

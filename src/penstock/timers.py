@@ -181,7 +181,12 @@ class Callbacks:
             if self._threads:
                 return
             self._threads += 1
-        threading.Thread(target=self._run, args=(None,), name="penstock-callbacks-0", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(None,), name="penstock-callbacks-0", daemon=True).start()
+        except RuntimeError:
+            with self._changed:
+                self._threads -= 1
+            raise
 
     def _run(self, patience: float | None = _IDLE) -> None:
         while True:

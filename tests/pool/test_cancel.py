@@ -518,3 +518,16 @@ def test_a_task_that_awaits_a_job_which_somebody_else_cancels_while_it_waits_is_
 
     with held_pool() as (pool, _gate):
         assert asyncio.run(main(pool.submit(int))) == "by somebody else"
+
+
+def test_a_job_that_raises_cancelled_by_itself_is_cancelled_for_its_own_reason() -> None:
+    def give_up() -> None:
+        raise Cancelled("nothing to do")
+
+    with ThreadPool(1) as pool:
+        job = pool.submit(give_up)
+        error = job.exception(GUARD)
+
+    assert isinstance(error, JobCancelled)
+    assert (error.reason, error.started) == ("nothing to do", True)
+    assert job.state is JobState.CANCELLED

@@ -22,10 +22,17 @@ from penstock import (
     current_job,
 )
 from penstock.events import JobRetried, JobStarted, WorkerStopped, WorkerStuck
+from penstock.pool.ladder import cancel
+from tests.fake_time import FakeTime
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool.watching import Seen, full_pool, held_pool, until
 
 SHORT = 0.05  # seconds: a deadline that is meant to pass
+
+
+@pytest.fixture
+def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    return FakeTime(monkeypatch)
 
 
 def deadline_error(job: Job[Any]) -> DeadlineExceeded:
@@ -608,3 +615,153 @@ def test_what_a_stuck_thread_returns_at_last_is_not_taken_for_what_the_next_atte
         assert job.running()
         second.open()
         assert job.result(GUARD) == 2
+
+
+# At the very moment
+
+
+class Interrupted:
+    """Whoever calls it waits inside until it is told to go on."""
+
+    def __init__(self) -> None:
+        self._arrived, self._goes_on = threading.Event(), threading.Event()
+
+    def __call__(self, *_args: object) -> None:
+        self._arrived.set()
+        assert self._goes_on.wait(GUARD)
+
+    def wait_arrived(self) -> None:
+        assert self._arrived.wait(GUARD)
+
+    def go_on(self) -> None:
+        self._goes_on.set()
+
+
+class FailsFirst:
+    """Has a gate for each attempt; the first raises, the others give their number."""
+
+    def __init__(self) -> None:
+        self.gates = [Gate(), Gate()]
+
+    def __call__(self) -> int:
+        job = current_job()
+        assert job is not None
+        self.gates[job.attempt - 1]()
+        if job.attempt == 1:
+            raise ValueError
+        return job.attempt
+
+
+def test_a_deadline_that_is_told_late_does_not_end_the_wait_for_the_next_attempt(fake_time: FakeTime) -> None:
+    """Somebody cancels a job past its deadline, and is interrupted before the pool hears of it."""
+    fn, interrupted = FailsFirst(), Interrupted()
+    with held_pool() as (pool, gate):
+        job = pool.options(timeout=5, retry=Retry(2, wait=30, jitter=0)).submit(fn)
+        job.context.listen(interrupted)  # before the pool does, so that it is told first
+        gate.open()
+        fn.gates[0].wait_entered()
+        fake_time.now += 5
+        cancelling = in_thread(job.cancel)
+        interrupted.wait_arrived()
+
+        fn.gates[0].open()
+        until(lambda: pool.report.retrying)
+        interrupted.go_on()
+        cancelling.result(GUARD)
+
+        fake_time.advance(29)
+        assert job.state is JobState.SCHEDULED
+        fn.gates[1].open()
+        fake_time.advance(1)
+        assert job.result(GUARD) == 2
+
+
+def test_a_deadline_that_takes_the_next_attempt_out_of_its_room_puts_it_back(
+    fake_time: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, and the one who cancels is interrupted when the pool has found that the context is tripped."""
+    fn, interrupted = FailsFirst(), Interrupted()
+    with ThreadPool(1) as pool:
+        crew = pool._crew
+        take_out = crew.take_out
+
+        def be_interrupted_and_take_out(job: Job[Any]) -> bool:
+            if job.context.cancelled:
+                interrupted()
+            return take_out(job)
+
+        monkeypatch.setattr(crew, "take_out", be_interrupted_and_take_out)
+        job = pool.options(timeout=5, retry=Retry(2, wait=30)).submit(fn)
+        fn.gates[0].wait_entered()
+        fake_time.now += 5
+        cancelling = in_thread(job.context.cancel)
+        interrupted.wait_arrived()
+
+        fn.gates[0].open()
+        until(lambda: pool.report.retrying)
+        interrupted.go_on()
+        cancelling.result(GUARD)
+
+        fn.gates[1].open()
+        fake_time.advance(0)
+        assert job.result(GUARD) == 2
+
+
+def test_a_deadline_that_is_told_late_does_not_fail_the_next_attempt(
+    fake_time: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, and the one who cancels is interrupted later: the pool knows that the job runs, and that it is late."""
+    fn, interrupted = FailsFirst(), Interrupted()
+    retry = Retry(2, on=(ValueError,), wait=0)
+    with ThreadPool(1) as pool:
+        attempts = pool._crew.attempts
+        delay_of = attempts._delay
+
+        def delay_and_be_interrupted(job: Job[Any], error: BaseException) -> float | None:
+            delay = delay_of(job, error)
+            if isinstance(error, DeadlineExceeded):
+                interrupted()
+            return delay
+
+        monkeypatch.setattr(attempts, "_delay", delay_and_be_interrupted)
+        job = pool.options(timeout=5, retry=retry).submit(fn)
+        fn.gates[0].wait_entered()
+        fake_time.now += 5
+        cancelling = in_thread(job.cancel)
+        interrupted.wait_arrived()
+
+        fn.gates[0].open()
+        until(lambda: pool.report.retrying)
+        fake_time.advance(0)
+        fn.gates[1].wait_entered()
+        interrupted.go_on()
+        cancelling.result(GUARD)
+
+        assert job.running()
+        fn.gates[1].open()
+        assert job.result(GUARD) == 2
+
+
+def test_an_overrun_that_is_to_be_retried_and_is_overtaken_by_a_stop_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stop looks for jobs that wait for another attempt just before this one does, while its thread is inside."""
+    gate = Gate()
+    pool = ThreadPool(1, timeout=SHORT, stuck_after=60, retry=PATIENT)
+    attempts = pool._crew.attempts
+    delay_of = attempts._delay
+
+    def delay_and_be_overtaken(job: Job[Any], error: BaseException) -> float | None:
+        delay = delay_of(job, error)
+        cancel(pool._crew)
+        return delay
+
+    monkeypatch.setattr(attempts, "_delay", delay_and_be_overtaken)
+    job = pool.submit(gate)
+    try:
+        error = deadline_error(job)
+
+        assert error.__notes__ == ["not retried: the pool is stopping"]
+        assert pool.report.cut == 1
+        assert [stuck.outcome for stuck in pool.report.stuck] == ["overran"]
+    finally:
+        gate.open()
+        pool.shutdown()

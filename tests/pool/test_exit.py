@@ -325,6 +325,55 @@ def test_a_hung_job_whose_deadline_is_the_first_of_all_fails_on_time_at_the_very
         assert script.end(within=GRACE + SLACK) == 0
 
 
+STOPS_IN_THE_BACKGROUND = """
+    def stop_in_the_background():
+        report = pool.shutdown(wait=False, timeout=GRACE)
+        say("closing" if report.closing and not report.closed else report)
+"""
+
+
+def test_a_stop_in_the_background_after_the_main_thread_is_through_keeps_its_budget(tmp_path: Path) -> None:
+    """In 3.12 it can't have a thread of its own there."""
+    code = f"""
+        GRACE = {GRACE}
+        pool = ThreadPool(2, grace=60, name="late").start()
+
+        def stop_later():
+            threading.main_thread().join()
+            pool.submit(hang)
+            pool.submit(rest)
+            until_told()
+            stop_in_the_background()
+
+        threading.Thread(target=stop_later).start()
+        """
+    with running(tmp_path, STOPS_IN_THE_BACKGROUND, code) as script:
+        script.expect_in_any_order("hung", "resting")
+        script.go()
+        script.expect("closing", "woken by Cancelled")
+
+        assert script.end(within=GRACE + SLACK) == 0
+        assert "pool 'late' stopped in 1" in script.errors
+        assert "2 accepted: 0 done, 1 cancelled, 1 abandoned" in script.errors
+
+
+def test_a_stop_in_the_background_that_a_handler_of_atexit_begins_keeps_its_budget(tmp_path: Path) -> None:
+    code = f"""
+        import atexit
+
+        GRACE = {GRACE}
+        pool = ThreadPool(1, grace=60, name="last")
+        pool.submit(hang)
+        atexit.register(lambda: stop_in_the_background())
+        """
+    with running(tmp_path, STOPS_IN_THE_BACKGROUND, code) as script:
+        script.expect_in_any_order("hung", "closing")
+
+        assert script.end(within=GRACE + SLACK) == 0
+        assert "pool 'last' stopped in 1" in script.errors
+        assert "1 accepted: 0 done, 1 abandoned" in script.errors
+
+
 def test_daemon_threads_that_submit_for_ever_do_not_keep_the_interpreter(tmp_path: Path) -> None:
     code = f"""
         pool = ThreadPool(2, backlog=5, grace={GRACE})

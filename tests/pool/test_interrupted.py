@@ -12,8 +12,9 @@ import pytest
 
 from penstock import Context, DeadlineExceeded, Job, ThreadPool, clock
 from penstock.events import Event, JobEnded, WorkerStopped
+from penstock.pool.lines import SubmitterInLine
 from tests.gates import GUARD, Gate, in_thread
-from tests.pool.watching import Seen, full_pool, held_pool
+from tests.pool.watching import Seen, full_pool, held_pool, until
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["submit", "map"])
@@ -171,3 +172,24 @@ def test_a_stop_accounts_for_the_inputs_of_a_map_that_waits_for_its_next_one() -
     assert report.balanced
     assert (report.accepted, report.cancelled, report.abandoned) == (5, 4, 1)
     assert time.monotonic() - begun < GUARD
+
+
+@pytest.mark.parametrize("granted", [False, True], ids=["as it waits", "just when it gets its place"])
+def test_ctrl_c_in_a_submit_that_waits_for_a_place_takes_none(monkeypatch: pytest.MonkeyPatch, granted: bool) -> None:
+    with full_pool() as full:
+
+        def interrupted(waiter: SubmitterInLine, deadline: float | None) -> None:
+            if granted:
+                full.gate.open()
+                until(lambda: waiter not in full.line)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(SubmitterInLine, "sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            full.pool.submit(int)
+
+        assert not full.line
+        full.gate.open()
+        full.waiting[0].result(GUARD)
+        assert full.pool.submit(len, "four").result(GUARD) == 4, "the place is free"
+        assert full.pool.report.accepted == 3

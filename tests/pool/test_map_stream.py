@@ -13,6 +13,8 @@ import pytest
 
 from penstock import BacklogFull, Job, JobState, PoolClosed, Retry, ThreadPool, current_context, current_job
 from penstock.events import JobAccepted
+from penstock.pool.ladder import cancel
+from penstock.pool.lines import Line
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool.watching import Seen, full_pool, held_pool, until
 
@@ -444,3 +446,23 @@ def test_each_input_of_a_map_is_told_as_accepted_once() -> None:
         gate.open()
 
     assert [event.id for event in seen.of(JobAccepted)] == [2, 3, 4, 5, 6]
+
+
+def test_an_input_that_a_stop_overtakes_on_its_way_outside_the_backlog_is_cut() -> None:
+    gate = Gate()
+    pool = ThreadPool(1, backlog=1)
+    backlog = pool._crew.backlog
+    put_in_line = backlog.put_in_line
+
+    def be_overtaken_and_put(job: Job[Any], line: Line) -> None:
+        cancel(pool._crew)
+        put_in_line(job, line)
+
+    backlog.put_in_line = be_overtaken_and_put  # type: ignore[method-assign]
+    pool.submit(gate)
+    gate.wait_entered()
+    jobs = pool._crew.intake.accept_all(pool._terms, abs, iter([(-1,), (-2,)]))
+    gate.open()
+
+    assert [job.cancelled() for job in jobs] == [True, True]
+    assert pool.shutdown().balanced

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from penstock import Context, JobCancelled, JobState, Retry, ThreadPool, current_job
+from penstock import Context, Job, JobCancelled, JobState, Retry, ThreadPool, current_job
 from penstock.events import JobEnded, JobRetried, JobStarted
+from penstock.pool.ladder import cancel
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool.watching import Seen, until
 
@@ -286,3 +288,47 @@ def test_a_job_that_fails_while_the_pool_stops_is_not_tried_again() -> None:
     assert isinstance(job.exception(GUARD), ValueError)
     stopping.result(GUARD)
     assert tries == [1]
+
+
+# Between two rooms
+
+
+def overtaken(pool: ThreadPool, step: Callable[[], object]) -> None:
+    """Have *step* come just before a job of *pool* is put among those that wait for another attempt."""
+    backlog = pool._crew.backlog
+    put_retry = backlog.put_retry
+
+    def be_overtaken_and_put(job: Job[Any], delay: float) -> None:
+        step()
+        put_retry(job, delay)
+
+    backlog.put_retry = be_overtaken_and_put  # type: ignore[method-assign]
+
+
+def test_a_job_that_a_stop_overtakes_on_its_way_to_another_attempt_is_cut() -> None:
+    pool = ThreadPool(1, retry=Retry(2, wait=3600))
+    overtaken(pool, lambda: cancel(pool._crew))
+    gate = Gate()
+    job = pool.submit(lambda: divmod(1, gate(0)))
+    gate.wait_entered()  # when the submit is over: it looks for a stop, too
+    gate.open()
+
+    error = job.exception(GUARD)
+
+    assert isinstance(error, ZeroDivisionError)
+    assert error.__notes__ == ["not retried: the pool is stopping"]
+    assert pool.shutdown().cut == 1
+
+
+def test_a_job_that_is_cancelled_on_its_way_to_another_attempt_gets_none() -> None:
+    with ThreadPool(1, retry=Retry(2, wait=3600)) as pool:
+        overtaken(pool, lambda: job.context.cancel("not again"))
+        gate = Gate()
+        job = pool.options(timeout=GUARD).submit(lambda: divmod(1, gate(0)))
+        gate.wait_entered()  # so that it has a name here
+        gate.open()
+
+        with pytest.raises(JobCancelled, match="not again"):
+            job.result(GUARD)
+
+    assert job.attempt == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures.thread
 import logging
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -291,3 +292,71 @@ def test_a_job_that_runs_when_the_pool_breaks_is_asked_to_stop_by_a_stop() -> No
 
     assert isinstance(resting.exception(0), JobCancelled)
     assert (report.cancelled, report.abandoned) == (1, 0)
+
+
+# No thread to be had
+
+
+@pytest.fixture
+def no_more_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on no thread can be started, as in a process that has as many as it may."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    return lambda: monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def test_jobs_of_a_pool_that_can_have_no_thread_fail_with_pool_broken(
+    no_more_threads: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = ThreadPool(2, name="bare")
+    no_more_threads()
+
+    jobs = [pool.submit(int) for _ in range(3)]
+
+    for job in jobs:
+        error = job.exception(GUARD)
+        assert isinstance(error, PoolBroken)
+        assert str(error) == "pool 'bare' is broken: no thread can be started: can't start new thread"
+        assert isinstance(error.__cause__, RuntimeError)
+    assert pool.shutdown().cut == 3
+    assert caplog.text.count("pool 'bare' can't start another thread: can't start new thread") == 1, "said once"
+    assert "Traceback" not in caplog.text, "nobody's code is to blame"
+
+
+def test_a_pool_that_can_have_no_more_threads_goes_on_with_those_it_has(no_more_threads: Callable[[], None]) -> None:
+    gate = Gate()
+    with ThreadPool(3) as pool:
+        held = pool.submit(gate, 1)
+        gate.wait_entered()
+        no_more_threads()
+        jobs = [pool.submit(abs, -number) for number in range(5)]
+        gate.open()
+
+        assert [job.result(GUARD) for job in (held, *jobs)] == [1, 0, 1, 2, 3, 4]
+        assert pool.stats().workers == 1
+
+
+def test_a_job_that_waits_for_its_pool_which_can_have_no_thread_in_its_place_gets_an_error_and_no_deadlock(
+    no_more_threads: Callable[[], None],
+) -> None:
+    def parent() -> int:
+        no_more_threads()
+        return pool.submit(abs, -1).result()
+
+    pool = ThreadPool(1)
+    error = pool.submit(parent).exception(GUARD)
+
+    assert isinstance(error, PoolBroken)
+    pool.shutdown()
+
+
+def test_start_says_how_many_threads_it_could_start(no_more_threads: Callable[[], None]) -> None:
+    pool = ThreadPool(2)
+    pool.submit(int).result(GUARD)
+    no_more_threads()
+
+    with pytest.raises(RuntimeError, match="only 1 of 2 worker threads could be started"):
+        pool.start()
+    pool.shutdown()

@@ -31,6 +31,7 @@ from penstock import (
     clock,
     current_context,
     events,
+    timers,
 )
 from penstock.context import Cause
 from penstock.lifecycle import Lifecycle, Phase
@@ -39,6 +40,7 @@ from penstock.pool.attempts import Runner
 from penstock.pool.ladder import Stop
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool.script import running
+from tests.pool.watching import until
 
 BUDGET = 0.3  # seconds; what a stop gets that has to use all of it
 SLACK = 0.5  # seconds that it may take beyond
@@ -620,6 +622,49 @@ def test_shutdown_without_waiting_and_with_a_time_limit_goes_on_in_the_backgroun
     with pytest.raises(JobAbandoned):
         job.result(GUARD)
     assert pool.shutdown(timeout=GUARD).abandoned == 1
+
+
+def refuse_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def test_it_goes_on_in_the_background_where_no_thread_can_be_started(
+    hung: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "penstock.stop")
+    rest, pool = Rest(), ThreadPool(2, name="full house")
+    polite, job = pool.submit(rest), pool.submit(hung)
+    assert rest.entered.wait(GUARD)
+    hung.wait_entered()
+    timers._timers.stand_by()
+    timers._callbacks.stand_by()
+    refuse_threads(monkeypatch)
+
+    report = pool.shutdown(wait=False, timeout=BUDGET)
+
+    assert (report.running, report.closed) == (2, False)
+    with pytest.raises(JobCancelled):
+        polite.result(GUARD)
+    with pytest.raises(JobAbandoned):
+        job.result(GUARD)
+    until(lambda: "pool 'full house' stopped" in caplog.text)
+    assert "1 cancelled, 1 abandoned" in caplog.text
+
+
+def test_it_asks_jobs_to_stop_now_where_nobody_can_keep_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rest, pool = Rest(), ThreadPool(1)
+    job = pool.submit(rest)
+    assert rest.entered.wait(GUARD)
+    monkeypatch.setattr(timers, "_timers", timers.Timers())
+    refuse_threads(monkeypatch)
+
+    pool.shutdown(wait=False, timeout=2 * GUARD)
+
+    with pytest.raises(JobCancelled):
+        job.result(GUARD)
 
 
 def test_cancel_futures_cancels_what_waits_and_lets_running_jobs_end() -> None:

@@ -280,15 +280,26 @@ class Attempts:
 
     def tripped(self, job: Job[Any], cause: Cause) -> None:
         """The context of *job* was cancelled or its time is over."""
+        if not _is_tripped(job):
+            return
         if self._crew.take_out(job):
-            self.settle(job, *outcome_of(job, cause, started=False))
-            self._crew.check_drained()
+            if _is_tripped(job):
+                self.settle(job, *outcome_of(job, cause, started=False))
+                self._crew.check_drained()
+            else:
+                self._put_back(job)
             return
         worker = self.running.get(job)
         if worker is not None:
             worker.ask_to_stop(job, cause)
         if cause.by_deadline:
             self.overran(job, cause)
+
+    def _put_back(self, job: Job[Any]) -> None:
+        """*job* was waiting for its next attempt, and is in our hands by mistake: it comes sooner."""
+        self._crew.backlog.put_retry(job, 0.0)
+        if self._crew.lifecycle.cutting:
+            self._crew.cut_waiting()
 
     def overran(self, job: Job[Any], cause: Cause) -> None:
         """The time of *job*, which runs, is over."""
@@ -301,9 +312,9 @@ class Attempts:
         worker = self.running.get(job)
         stack = "" if worker is None else worker.stack_at_deadline()
         with self._lock:
-            worker = self.running.pop(job, None)
+            worker = self.running.pop(job, None) if _is_tripped(job) else None
             if worker is None:
-                return  # it ended just now, and has its outcome
+                return  # it ended just now, and has its outcome, or another attempt
             stuck_at = clock.monotonic() + margin
             overrun = worker.overrun = Overrun(job, "overran", job._began, stuck_at)
             self._left_inside.add(worker)
@@ -476,6 +487,12 @@ class Attempts:
         self.running.clear()
         self._overrun.clear()
         self._left_inside.clear()
+
+
+def _is_tripped(job: Job[Any]) -> bool:
+    """Whether the context of *job* is. If not, the trip was the last attempt's, which had ended before it was told."""
+    context = job._context
+    return context is not None and context.cause is not None
 
 
 def _is_inside(worker: Runner, job: Job[Any]) -> bool:

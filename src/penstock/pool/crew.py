@@ -283,6 +283,7 @@ class Crew:
 
     def nobody_can_work(self, error: BaseException) -> None:
         """There is no worker, and none can be started: nothing that waits can run."""
+        error = error.with_traceback(None)  # where we asked for one tells nothing
         refused = self.broken_by(error, f"no thread can be started: {error}")
         for job in self.backlog.take_all():
             self.attempts.settle(job, JobState.FAILED, refused, cut=True)

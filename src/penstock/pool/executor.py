@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -274,8 +273,7 @@ class Pool(AnyPool, Submitting):
         if wait:
             return self._stop(timeout)
         if timeout is not None:
-            stop = Stop([self._crew], timeout)
-            threading.Thread(target=stop.climb, name=f"{self.name}-stop", daemon=True).start()
+            Stop([self._crew], timeout).climb_apart(f"{self.name}-stop")
         return self.report
 
     def __enter__(self) -> Self:

@@ -290,6 +290,7 @@ def _limits(terms: JobTerms, begun: float) -> tuple[Context | None, float | None
     around = scope.get()
     context = None if around is None else around.context
     deadline = None if terms.submit_timeout is None else begun + terms.submit_timeout
-    if context is not None and context.deadline is not None:
-        deadline = context.deadline if deadline is None else min(deadline, context.deadline)
+    own = None if context is None else context.deadline
+    if own is not None:
+        deadline = own if deadline is None else min(deadline, own)
     return context, deadline

@@ -73,6 +73,22 @@ class Stop:
             raise interrupt
         return reports
 
+    def climb_apart(self, name: str) -> None:
+        """Stop the closed pools without waiting for it: on a thread of that *name*, or without one if there is none.
+
+        As at the end of the interpreter, or in a process that has as many as it may: then the timers take each rung
+        at its time. If nobody can keep the time, what runs is asked to stop now, and left at the interpreter's end.
+        """
+        try:
+            threading.Thread(target=self.climb, name=name, daemon=True).start()
+        except RuntimeError:
+            for crew in self._crews:
+                try:
+                    timers.call_at(self._cancel_at, functools.partial(cancel, crew))
+                    timers.call_at(self._leave_at, functools.partial(_leave_and_report, crew))
+                except RuntimeError:
+                    cancel(crew)
+
     def hurry(self) -> None:
         """Cancel now, whatever time is left to drain."""
         self._cancel_at = clock.monotonic()
@@ -131,6 +147,16 @@ def leave(crew: Crew) -> None:
     """The rung: every job gets its outcome, threads that are still inside one stay behind; once."""
     if crew.lifecycle.advance(Phase.LEAVING):
         crew.abandon()
+
+
+def _leave_and_report(crew: Crew) -> None:
+    """The last rung, on the timers' thread, which waits for nobody."""
+    leave(crew)
+    timers.run_user_code(functools.partial(_report, crew))
+
+
+def _report(crew: Crew) -> None:
+    finished(crew, clock.monotonic() + _A_MOMENT)
 
 
 def wait_for_all(crew: Crew) -> Report:

@@ -405,9 +405,9 @@ async def test_a_forgotten_pool_does_what_was_accepted() -> None:
     assert gone() is None
     assert [await job for job in jobs] == [0, 2, 4, 6, 8]
     del jobs
-    await turns()
-    gc.collect()
-    assert crew() is None, "a closed pool is held by nobody"
+    while crew() is not None:  # a closed pool is held by nobody; the timers close it, and may yet do so
+        await turns()
+        gc.collect()
 
 
 @looped

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
@@ -235,8 +234,7 @@ class AsyncPool(AnyPool, SubmittingCoroutines):
         if wait:
             return await self._stop(timeout)
         if timeout is not None:
-            stop = Stop([self._crew], timeout)
-            threading.Thread(target=stop.climb, name=f"{self.name}-stop", daemon=True).start()
+            Stop([self._crew], timeout).climb_apart(f"{self.name}-stop")
         return self.report
 
     async def __aenter__(self) -> Self:
