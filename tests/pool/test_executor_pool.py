@@ -1076,6 +1076,24 @@ def test_the_executor_is_shut_down_with_the_pool_only_if_that_is_asked_for() -> 
         assert hands.closed == [True] * asked
 
 
+def test_an_executor_whose_last_end_is_being_told_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    hands = Hands()
+    pool = ExecutorPool(hands, 1, shutdown_executor=True)
+    staff = pool._crew.staff
+    release = staff.release  # type: ignore[attr-defined]
+
+    def release_late(slot: object) -> None:
+        assert hands.is_closed.wait(GUARD)
+        release(slot)
+
+    monkeypatch.setattr(staff, "release", release_late)
+    pool.submit(int)
+    ending = in_thread(hands.wait_given(1).run)
+    pool.shutdown()
+    ending.result(GUARD)
+    assert hands.closed == [True]
+
+
 def test_an_executor_that_was_never_used_is_shut_down_too() -> None:
     hands = Hands()
     pool = ExecutorPool(hands, 1, shutdown_executor=True)

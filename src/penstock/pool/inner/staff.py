@@ -132,7 +132,7 @@ class ExecutorStaff:
         with self._lock:
             self._over = True
             to_ask = self._to_ask
-            left = [slot for slot in self._slots if slot.hold is not None]
+            left = [slot for slot in self._slots if slot.overrun is not None]  # others are on their way out of `ended`
         if to_ask is not None:
             to_ask.cancel()
         while self.idle:
