@@ -1212,8 +1212,8 @@ def test_at_the_end_of_a_script_what_the_executor_does_not_take_any_more_is_told
     with running(tmp_path, code) as script:
         assert script.rest() == ["end of script"]
         assert script.end(within=SLACK) == 0
-        assert "pool 'the late one' stopped in " in script.errors
-        assert "2 accepted: 1 done, 1 failed" in script.errors
+        assert "the executor of pool 'the late one' takes no more jobs" in script.errors
+        assert "job 2 (say) failed: PoolBroken" in script.errors
         assert "Fatal" not in script.errors
 
 
