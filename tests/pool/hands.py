@@ -64,7 +64,8 @@ class Held:
 class Hands(Executor):
     """Keeps what it is given until the test does something with it.
 
-    *make*: makes the futures. `refusal`: what `submit` raises. `closed`: what `shutdown` was called with.
+    *make*: makes the futures. `refusal`: what `submit` raises. `closed`: what `shutdown` was called with. `answers`:
+    whether it answers the pool's questions by itself.
     """
 
     def __init__(self, make: Callable[[], HandsFuture] = HandsFuture) -> None:
@@ -75,10 +76,17 @@ class Hands(Executor):
         self.refusal: BaseException | None = None
         self.closed: list[bool] = []
         self.is_closed = threading.Event()
+        self.answers = False
+        self.questions = 0
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if self.refusal is not None:
             raise self.refusal
+        if self.answers and fn is int:
+            self.questions += 1
+            answer = self._make()
+            answer.set_result(0)
+            return answer
         held = Held(fn, args, kwargs, self._make())
         with self._moved:
             self.given.append(held)

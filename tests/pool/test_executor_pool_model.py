@@ -104,6 +104,9 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.calm = calm  # steps until something may close the pool, or most lives would be short
         self.workers, self.backlog, self.max_stuck = workers, backlog, most
         self.hands = Hands()
+        self.hands.answers = True
+        self.ask_at: float | None = None  # it has dropped a job, and nothing came back since
+        self.questions = 0
         self.pool = ExecutorPool(
             self.hands, workers, backlog=backlog, when_full="reject", stuck_after=STUCK_AFTER, max_stuck=most,
             grace=0, unobserved="ignore",
@@ -156,6 +159,29 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.queue.clear()
         self.due.clear()
         self.phase = max(self.phase, Phase.CANCELLING)
+        self.is_broken = True
+        if self.ask_at is not None:  # what it has may be lost: that is not waited for
+            self.ask_at = None
+            for grip in [grip for grip in self.grips if not grip.begun]:
+                until(grip.held.future.done)
+                if grip.model is not None:
+                    until(grip.model.job.done)
+                    grip.model.move(FAILED, JobDropped)
+                self.free(grip)
+
+    def hears(self, error: type[BaseException] | None) -> None:
+        """What the future that ends says of the executor."""
+        self.broken_in_a_row = self.broken_in_a_row + 1 if error is BrokenExecutor else 0
+        if error is JobDropped:
+            if self.ask_at is None and not self.is_broken and not self.is_over():
+                self.ask_at = self.time.now + 1
+        elif error is not JobCancelled:
+            self.ask_at = None
+
+    def is_over(self) -> bool:
+        return self.phase >= Phase.DRAINING and all(model.state in FINAL for model in self.jobs)
+
+    is_broken = False
 
     def may_retry(self, model: Model) -> bool:
         return model.retries and not model.tripped and model.attempts < 3 and self.phase < Phase.CANCELLING
@@ -185,13 +211,13 @@ class ExecutorMachine(RuleBasedStateMachine):
         view = self.pool.options(retry=AGAIN if retries else None, timeout=timeout)
         if self.phase is not Phase.OPEN:
             with pytest.raises((PoolClosed, PoolBroken)):
-                view.submit(int)
+                view.submit(str)
             return
         if len(self.queue) == self.backlog:
             with pytest.raises(BacklogFull):
-                view.submit(int)
+                view.submit(str)
             return
-        model = Model(view.submit(int), retries, timeout)
+        model = Model(view.submit(str), retries, timeout)
         self.jobs.append(model)
         self.queue.append(model)
         self.proceed()
@@ -213,7 +239,7 @@ class ExecutorMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def ends(self, data: st.DataObject) -> None:
         grip = self.pick(data)
-        self.broken_in_a_row = 0
+        self.hears(None)
         if grip.model is not None:
             grip.model.move(DONE)
         grip.held.end(7)
@@ -224,7 +250,7 @@ class ExecutorMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def fails(self, data: st.DataObject) -> None:
         grip = self.pick(data)
-        self.broken_in_a_row = 0
+        self.hears(Oops)
         if grip.model is not None:
             if self.may_retry(grip.model):
                 self.schedule(grip.model, Oops)
@@ -244,7 +270,7 @@ class ExecutorMachine(RuleBasedStateMachine):
             self.drops(grip)
 
     def drops(self, grip: Grip) -> None:
-        self.broken_in_a_row = 0
+        self.hears(JobDropped)
         if grip.model is not None:
             grip.model.move(FAILED, JobDropped)
         grip.held.drop()
@@ -252,7 +278,7 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.proceed()
 
     def says_that_it_is_broken(self, grip: Grip) -> None:
-        self.broken_in_a_row += 1
+        self.hears(BrokenExecutor)
         is_broken = self.broken_in_a_row > 2 * self.capacity
         if grip.model is not None:
             grip.model.move(FAILED, BrokenExecutor)
@@ -293,12 +319,31 @@ class ExecutorMachine(RuleBasedStateMachine):
                 self.scheduled.remove(model)
                 model.state = READY
                 self.due.append(model)
+            if self.ask_at is not None and self.ask_at <= then:
+                self.is_asked()
             self.proceed()
         self.time.advance(end - self.time.now)
 
     def times(self) -> list[float]:
-        times = [grip.deadline for grip in self.grips] + [grip.stuck_at for grip in self.grips]
+        times = [*(grip.deadline for grip in self.grips), *(grip.stuck_at for grip in self.grips), self.ask_at]
         return [when for when in times if when is not None] + [model.due for model in self.having(SCHEDULED)]
+
+    def is_asked(self) -> None:
+        """Does the executor live? It says so at once, if it does."""
+        assert self.pool is not None
+        staff = self.pool._crew.staff
+        if self.is_over():
+            self.ask_at = None
+            return
+        if not self.grips:
+            self.ask_at = None
+        elif self.is_dead:
+            self.breaks()
+        else:
+            self.questions += 1
+            until(lambda: self.hands.questions == self.questions)
+            self.hears(None)
+        until(lambda: staff._doubt is None or staff.broken is not None)  # type: ignore[attr-defined]
 
     def time_is_over(self, grip: Grip) -> None:
         grip.deadline = None
@@ -315,7 +360,7 @@ class ExecutorMachine(RuleBasedStateMachine):
             model.waits = again
             model.error = DeadlineExceeded
         else:
-            self.broken_in_a_row = 0
+            self.hears(JobCancelled)
             assert grip.held.future.cancelled()
             if again:
                 self.schedule(model, DeadlineExceeded)
@@ -347,7 +392,7 @@ class ExecutorMachine(RuleBasedStateMachine):
             model.tripped = "hand"
             grip = next(grip for grip in self.grips if grip.model is model)
             if not grip.begun:
-                self.broken_in_a_row = 0
+                self.hears(JobCancelled)
                 model.move(CANCELLED, JobCancelled)
                 self.free(grip)
         self.proceed()
@@ -389,7 +434,7 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.queue.clear()
         self.due.clear()
         for grip in [grip for grip in self.grips if grip.held.future.done()]:
-            self.broken_in_a_row = 0
+            self.hears(JobCancelled)
             self.free(grip)
 
     # What must always hold
@@ -423,7 +468,8 @@ class ExecutorMachine(RuleBasedStateMachine):
         assert report.cut == self.cut
         assert report.waiting <= self.backlog + len(self.due)
         assert len(report.stuck) == sum(grip.model is None for grip in self.grips)
-        if self.phase >= Phase.DRAINING and all(model.state in FINAL for model in self.jobs):
+        if self.is_over():
+            self.ask_at = None
             assert self.pool._crew.lifecycle.wait_for(Phase.CLOSED, GUARD), "nothing is left, and it isn't closed"
         else:
             assert not report.closed
@@ -462,7 +508,7 @@ def test_a_pool_around_an_executor_does_what_its_model_does() -> None:
     run_state_machine_as_test(
         ExecutorMachine,
         settings=settings(
-            max_examples=300,
+            max_examples=200,
             stateful_step_count=50,
             deadline=None,  # threads take what they take
             suppress_health_check=[HealthCheck.too_slow],

@@ -6,6 +6,10 @@ when it breaks), or on the one thread that it can't do without (Dask's loop).
 
 Who wakes it. A submitter looks at `idle` after it added its job; who frees a slot looks for jobs after it put the slot
 there; the dispatcher clears `waking` before it looks for both. So one of them sees the other.
+
+An executor that is dead is found out by a `submit` that raises. But one that has lost what it had may let futures hang
+for ever (Dask's, if they are made while its client gives up), and if these have all the slots nobody submits. So once
+it has dropped a job it is asked now and then, with a call that can't fail, until something comes back from it.
 """
 
 from __future__ import annotations
@@ -19,10 +23,10 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from penstock import clock, timers
-from penstock.errors import BacklogFull, NestedWait
+from penstock.errors import BacklogFull, Cancelled, JobDropped, NestedWait
 from penstock.events import WorkerStarted, WorkerStopped
 from penstock.job import FINAL, Job, current_job
 from penstock.lifecycle import Phase
@@ -32,6 +36,9 @@ if TYPE_CHECKING:
     from penstock.pool.inner import ExecutorCrew
 
 log = logging.getLogger("penstock.pool")
+
+_DOUBT: Final = 1.0  # seconds until an executor that has dropped a job is asked; the next time twice as many,
+_LONGEST_DOUBT: Final = 30.0  # at most
 
 
 class _Wait:
@@ -84,6 +91,9 @@ class ExecutorStaff:
         self._replaced = 0
         self._waits: dict[Hold, int] = {}  # jobs that wait for their own pool, and in how many places
         self._broken_in_a_row = 0  # results that said so, and nothing else came in between
+        self._doubt: float | None = None  # seconds until it is asked again whether it lives; None: it does
+        self._to_ask: timers.Timer | None = None
+        self._asks = False  # now; written by the timers, cleared by the dispatcher
         self._thread: threading.Thread | None = None
         self._woken = threading.Lock()  # held, but for the moment of a wake: the dispatcher sleeps on it
         self._woken.acquire()
@@ -95,6 +105,9 @@ class ExecutorStaff:
         with timers.nothing_may_block():
             while True:
                 self.waking = False
+                if self._asks:
+                    self._asks = False
+                    self._ask()
                 self._fill_slots()
                 if self._crew.lifecycle.phase is Phase.CLOSED:
                     break
@@ -121,7 +134,10 @@ class ExecutorStaff:
         """The pool is closed. The executor may be shut down; a job that it still has is not waited for."""
         with self._lock:
             self._over = True
-            left = [slot for slot in self._slots if slot.hold is not None]
+            to_ask = self._to_ask
+            left = [slot for slot in self._slots if slot.overrun is not None]  # others are on their way out of `ended`
+        if to_ask is not None:
+            to_ask.cancel()
         while self.idle:
             self._forget(self.idle.pop())
         if self._settings.shutdown_executor:
@@ -134,23 +150,56 @@ class ExecutorStaff:
         """`submit` raised *error*: either that is the job's own fault, or the executor can take none."""
         slot, job = hold.slot, hold.job
         try:
-            probe = self._settings.executor.submit(int)  # which can't be at fault
-        except (BacklogFull, queue.Full):
-            self._crew.attempts.failed(slot, job, error)
-            self.release(slot)
-        except BaseException as dead:
-            self.breaks(dead)
-            slot.not_run(hold)
-            self.release(slot)
-        else:
-            self._crew.attempts.failed(slot, job, error)
-            # Until it has ended it is in the executor's hands, and the slot is taken.
-            probe.add_done_callback(functools.partial(self._probe_ended, slot, [None]))
+            if self._takes_any(functools.partial(self._probe_ended, slot, [None])):
+                self._crew.attempts.failed(slot, job, error)
+            else:
+                slot.not_run(hold)
+                self.release(slot)
         finally:
             del hold, job, error
 
-    def _probe_ended(self, slot: Slot, told: list[None], future: Future[int]) -> None:
-        """On any thread, and perhaps not for the first time."""
+    def _takes_any(self, ended: Callable[[Any], object]) -> bool:
+        """Ask the executor with a call that can't be at fault; if it takes none, it is dead.
+
+        *ended*: called when the question is out of its hands, now if it is full.
+        """
+        try:
+            self._settings.executor.submit(int).add_done_callback(ended)
+        except (BacklogFull, queue.Full):
+            ended(None)
+        except BaseException as dead:
+            self.breaks(dead)
+            return False
+        return True
+
+    def _ask(self) -> None:
+        """It has dropped a job, and nothing has come back since. If it has others, they may be lost."""
+        with self._lock:
+            doubt, has_some = self._doubt, any(slot.hold is not None for slot in self._slots)
+            if not has_some:
+                self._doubt = None  # the next job is the question
+        if doubt is not None and has_some:
+            self._ask_in(min(2 * doubt, _LONGEST_DOUBT))
+            self._takes_any(self._answered)
+
+    def _answered(self, future: Future[int] | None) -> None:
+        if future is not None and not future.cancelled() and future.exception() is None:
+            self.heard(None)
+
+    def _ask_in(self, seconds: float) -> None:
+        with self._lock:
+            if self._over or self.broken is not None:
+                return
+            self._doubt = seconds
+            with contextlib.suppress(RuntimeError):  # the interpreter is ending
+                self._to_ask = timers.call_at(clock.monotonic() + seconds, self._time_to_ask)
+
+    def _time_to_ask(self) -> None:
+        self._asks = True
+        self.wake_one()
+
+    def _probe_ended(self, slot: Slot, told: list[None], future: Future[int] | None) -> None:
+        """The question has ended, for which *slot* was taken: on any thread, and perhaps not for the first time."""
         with contextlib.suppress(IndexError):
             told.pop()
             self.release(slot)
@@ -159,11 +208,19 @@ class ExecutorStaff:
 
     def heard(self, error: BaseException | None) -> None:
         """A future has ended, with *error*. If every one says that the executor is broken, it is."""
+        dropped = isinstance(error, JobDropped)
         with self._lock:
             self._broken_in_a_row = self._broken_in_a_row + 1 if isinstance(error, BrokenExecutor) else 0
             every = self._broken_in_a_row > 2 * self.capacity
+            begins_doubt = dropped and self._doubt is None
+            if not (dropped or isinstance(error, Cancelled)):
+                self._doubt = None
+                if self._to_ask is not None:
+                    self._to_ask.cancel()
         if every and error is not None:
             self.breaks(error)
+        elif begins_doubt:
+            self._ask_in(_DOUBT)
 
     def breaks(self, error: BaseException) -> None:
         """The executor takes no more jobs, now or later."""
@@ -171,15 +228,19 @@ class ExecutorStaff:
             first = self.broken is None
             if first:
                 self.broken = error
-        if first:
-            name = self._settings.name
-            self._crew.ledger.failures._lines.put(
-                functools.partial(
-                    log.critical, "the executor of pool %r takes no more jobs", name,
-                    exc_info=error, extra={"pool": name},
-                )
-            )  # fmt: skip
-            self._crew.broke("its executor takes no more jobs")
+            is_lost, holds = self._doubt is not None, [slot.hold for slot in self._slots]
+        if not first:
+            return
+        name = self._settings.name
+        said = "the executor of pool %r takes no more jobs"
+        line = functools.partial(log.critical, said, name, exc_info=error, extra={"pool": name})
+        self._crew.ledger.failures._lines.put(line)
+        self._crew.broke("its executor takes no more jobs")
+        if is_lost and (isinstance(error, BrokenExecutor) or not isinstance(error, RuntimeError)):
+            # What it has may never end; after a shutdown in good order, a RuntimeError as the stdlib has it, it may.
+            for hold in holds:
+                if hold is not None:
+                    timers.run_user_code(hold.cancel_future)
 
     def release(self, slot: Slot) -> None:
         """Its future has ended: another job may have it, unless there is one too many."""
