@@ -394,10 +394,10 @@ def summary(outcomes: dict[str, Outcome]) -> str:
     return "\n".join(["Summary: medians; a ratio is taken inside each round, its median and spread are shown", *lines])
 
 
-def row(goal: Goal, outcome: Outcome) -> tuple[str, ...]:
+def row(goal: Goal, outcome: Outcome, digits: int = 1) -> tuple[str, ...]:
     ours, peer = (f"{outcome.spread(name, goal.unit).median:.4g}" for name in (goal.ours, goal.peer))
     if goal.speed:
-        ratio = outcome.ratio(goal.peer, goal.ours, goal.unit).to("{:.1f}x")
+        ratio = outcome.ratio(goal.peer, goal.ours, goal.unit).to(f"{{:.{digits}f}}x")
     else:
         ratio = outcome.ratio(goal.ours, goal.peer, goal.unit).to("{:.2f}") + " of it"
     return f"{goal.label}, {goal.unit}", ours, f"{peer} {goal.peer}", ratio, goal.must, goal.aim
