@@ -56,6 +56,10 @@ test-all: ## run the tests on each CPython 3.11, 3.12, 3.13 found on PATH or und
 stress: $(dev_stamp) ## shake the races for at most two minutes
 	@PENSTOCK_STRESS=full $(py) -m pytest -m stress $(ARGS)
 
+.PHONY: chaos
+chaos: $(dev_stamp) ## kill and stop worker processes at random under 20,000 jobs; about two minutes
+	@$(py) -m pytest -m chaos -s $(ARGS)
+
 .PHONY: cover
 cover: $(dev_stamp) ## run the tests and fail under 95 % branch coverage
 	@rm -f .coverage .coverage.*
@@ -87,6 +91,8 @@ format: $(dev_stamp) ## rewrite the code in the house style
 .PHONY: bench
 bench: $(dev_stamp) ## measure against the peers; compare only numbers of one run
 	@$(py) bench/threads.py $(ARGS)
+	@$(py) bench/processes.py $(ARGS)
+	@$(py) bench/asyncio_.py $(ARGS)
 
 .PHONY: docs
 docs: $(dev_stamp) ## rewrite the reference from the docstrings

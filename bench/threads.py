@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import dummy
 from pathlib import Path
-from statistics import quantiles
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `python bench/threads.py` finds this room by its name, too
 
+from bench.goals import Goal, at_least_one, middle_and_tail, of_workers, summary
 from bench.rounds import Case, Outcome, Sample, Turn, as_json, as_table, machine, play
 from penstock import Job, ThreadPool
 
@@ -230,12 +230,6 @@ def lone_job(opened: Open, *, workers: int, jobs: int) -> Sample:
     return {"start p50 us": start_50, "start p99 us": start_99, "trip p50 us": trip_50, "trip p99 us": trip_99}
 
 
-def middle_and_tail(values: list[float]) -> tuple[float, float]:
-    """p50 and p99."""
-    cuts = quantiles(values, n=100, method="inclusive")
-    return cuts[49], cuts[98]
-
-
 def time_to_stop(opened: Open, *, workers: int) -> Sample:
     """Stop a pool whose jobs are still running; count from the end of the last job to the return of the stop."""
     pool = opened(workers, 2 * workers)
@@ -350,26 +344,8 @@ def stop_case(workers: int, scale: Scale) -> Case:
     return Case(f"stop, {of_workers(workers)}", turns, pairs, 2 * workers, 4 * scale.rounds)
 
 
-def of_workers(count: int) -> str:
-    return f"{count} worker{'s' if count > 1 else ''}"
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The summary
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """A number of ours that was set as a goal before it was measured."""
-
-    label: str
-    case: str
-    unit: str
-    ours: str
-    peer: str
-    must: str
-    aim: str
-    speed: bool = False  # told as "times the speed" (peer's time / ours) rather than "times the peer's" (ours / peer's)
 
 
 GOALS = [
@@ -383,24 +359,6 @@ GOALS = [
     Goal("waiting job", "bytes per waiting job", "bytes/job", OURS_OPEN, TPE, "<= 800 bytes", "<= 400 bytes"),
     Goal("stop after the last job", "stop, 4 workers", "ms", OURS, TPE, "<= 5 ms", "<= 1 ms"),
 ]
-
-
-def summary(outcomes: dict[str, Outcome]) -> str:
-    """The goals beside what was measured in this run; goals whose case was not run are left out."""
-    head = ("case", "ours", "peer", "paired ratio", "must", "aim")
-    rows = [head, *(row(goal, outcomes[goal.case]) for goal in GOALS if goal.case in outcomes)]
-    widths = [max(len(cells[column]) for cells in rows) for column in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in rows]
-    return "\n".join(["Summary: medians; a ratio is taken inside each round, its median and spread are shown", *lines])
-
-
-def row(goal: Goal, outcome: Outcome, digits: int = 1) -> tuple[str, ...]:
-    ours, peer = (f"{outcome.spread(name, goal.unit).median:.4g}" for name in (goal.ours, goal.peer))
-    if goal.speed:
-        ratio = outcome.ratio(goal.peer, goal.ours, goal.unit).to(f"{{:.{digits}f}}x")
-    else:
-        ratio = outcome.ratio(goal.ours, goal.peer, goal.unit).to("{:.2f}") + " of it"
-    return f"{goal.label}, {goal.unit}", ours, f"{peer} {goal.peer}", ratio, goal.must, goal.aim
 
 
 def arguments() -> argparse.Namespace:
@@ -421,13 +379,6 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is below 1")
-    return number
-
-
 def main() -> None:
     told = arguments()
     scale = QUICK if told.quick else WHOLE
@@ -444,7 +395,7 @@ def main() -> None:
             for_people(as_table(outcome), "\n")
             if told.json:
                 print(as_json(outcome), flush=True)
-    for_people(summary(outcomes) if outcomes else f"no case has {told.only!r} in its name")
+    for_people(summary(GOALS, outcomes) if outcomes else f"no case has {told.only!r} in its name")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from penstock.pool.terms import Unobserved, WhenFull
 DOCS: Final = Path(__file__).parent
 
 ROOMS: Final[dict[str, tuple[str, ...]]] = {
-    "The pool": ("ThreadPool",),
+    "The pools": ("ThreadPool", "ProcessPool", "AsyncPool", "ExecutorPool"),
     "Jobs": ("Job", "JobState", "current_job"),
     "Contexts": ("Context", "current_context"),
     "Trying again": ("Retry",),
@@ -120,7 +120,7 @@ def _entry(name: str, value: Any) -> Iterator[str]:
     else:
         if dataclasses.is_dataclass(value) and name != "Retry":
             yield _code("\n".join(f"{field.name}: {field.type}" for field in dataclasses.fields(value)))
-        elif name in ("ThreadPool", "Context", "Retry"):  # the others are made by a pool, not by hand
+        elif name in (*ROOMS["The pools"], "Context", "Retry"):  # the others are made by a pool, not by hand
             yield _code(_signature(name, value.__init__))
         yield _prose(value)
         yield from _attributes(value)
@@ -171,8 +171,12 @@ def _errors() -> Iterator[str]:
     tree = [block for block in _docstring(errors).split("\n\n") if "├──" in block or block.startswith("Cancelled ")]
     yield "```text\n" + "\n\n".join(tree) + "\n```"
     yield "[Errors](errors.md) says for each what it tells you, and whether to try again."
-    for name, value in vars(errors).items():
-        if inspect.isclass(value) and value.__module__ == errors.__name__:
+    for name, value in {
+        **vars(errors),
+        "WorkerDied": penstock.WorkerDied,
+        "RemoteTraceback": penstock.RemoteTraceback,
+    }.items():
+        if inspect.isclass(value) and value.__module__.startswith("penstock."):
             yield f"### {name}"
             yield _prose(value)
 

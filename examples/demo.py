@@ -1,4 +1,4 @@
-"""Penstock in four acts, in under half a minute. Every number is measured while you watch.
+"""Penstock in five acts, in under half a minute. Every number is measured while you watch.
 
 python examples/demo.py
 """
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock import ThreadPool, current_context, current_job
+from penstock import ProcessPool, ThreadPool, WorkerDied, current_context, current_job
 
 HERE = Path(__file__).parent
 FILES = 1500  # of the Python installation, at most
@@ -39,7 +39,7 @@ class Account:
 
 
 def main() -> None:
-    accounts = [the_blueprint(), *real_files(), the_hung_job()]
+    accounts = [the_blueprint(), *real_files(), the_hung_job(), the_killed_worker()]
     the_accounts(accounts)
 
 
@@ -180,9 +180,42 @@ def script(name: str, source: str) -> Iterator[subprocess.Popen[str]]:
 
 # --- act 4 ------------------------------------------------------------------------------------------------------------
 
+JOBS = 40
+
+
+def the_killed_worker() -> Account:
+    title(f"4. Processes: {JOBS} jobs on 2 workers, and in the middle we kill -9 one of the workers")
+    with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder:
+        pids = Path(folder) / "pids"
+        os.mkfifo(pids)  # whoever reads it waits until the job in the middle has written its process' number
+        with ProcessPool(2, name="processes", unobserved="ignore") as pool:
+            jobs = [pool.submit(compute, number, str(pids)) for number in range(JOBS)]
+            pid = int(pids.read_text())
+            os.kill(pid, signal.SIGKILL)
+            say(f"Killed process {pid}, which ran a job. What became of all of them:")
+            for job in jobs:
+                try:
+                    job.result()
+                except WorkerDied as died:
+                    say(f"  {died}")
+            went_well = sum(job.exception() is None for job in jobs)
+            say(f"  and {went_well} gave their result, on the other worker or on a new one.")
+    report = pool.report
+    return Account("4  processes", report.accepted, report.done, report.failed, report.cancelled, report.abandoned)
+
+
+def compute(number: int, pids: str) -> int:
+    if number == JOBS // 2:
+        Path(pids).write_text(str(os.getpid()))
+        time.sleep(PATIENCE)  # and is killed meanwhile
+    return sum(n * n for n in range(100_000))
+
+
+# --- act 5 ------------------------------------------------------------------------------------------------------------
+
 
 def the_accounts(accounts: list[Account]) -> None:
-    title("4. The accounts: accepted = done + failed + cancelled + abandoned")
+    title("5. The accounts: accepted = done + failed + cancelled + abandoned")
     for account in accounts:
         ended = account.done + account.failed + account.cancelled + account.abandoned
         say(

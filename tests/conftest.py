@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import multiprocessing
 import threading
 import time
@@ -51,3 +52,13 @@ def leaves_nothing_running(accounts_balance: None) -> Iterator[None]:
     left = [t.name for t in started if t.is_alive()]
     assert not left, f"threads still running: {left}"
     assert not multiprocessing.active_children(), "processes still running"
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Thousands of lives would say thousands of things."""
+    log = logging.getLogger("penstock")
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    yield
+    log.setLevel(before)

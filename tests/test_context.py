@@ -24,6 +24,7 @@ from penstock import (
     ThreadPool,
     current_context,
     current_job,
+    timers,
 )
 from penstock.context import Cause
 from tests.fake_time import FakeTime
@@ -639,6 +640,23 @@ def test_a_job_ends_at_its_deadline_though_somebody_listened_to_its_context_befo
                 job.result(GUARD / 4)
         finally:
             second.open()
+
+
+def test_a_deadline_that_no_thread_can_keep_is_found_by_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(timers, "_timers", timers.Timers())
+    told: list[int] = []
+    context = root(SOON)
+    context.on_cancel(lambda: told.append(1))
+
+    with pytest.raises(Cancelled):
+        context.sleep(GUARD)
+    assert (context.reason, told) == ("its deadline passed", [])
+    context.cancel()
+    assert told == [1], "who is told is told by who finds it"
 
 
 # What nobody needs is not kept

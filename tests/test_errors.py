@@ -33,6 +33,7 @@ EXAMPLES: list[BaseException] = [
     errors.DeadlineExceeded("job 1 (a)", 5.0, started=False),
     errors.JobAbandoned("job 1 (a)", 31.5),
     errors.JobKilled("job 1 (a)", 31.5),
+    errors.JobDropped("job 1 (a)"),
     errors.NotPicklable("argument 0.lock (lock): TypeError: cannot pickle '_thread.lock' object"),
     errors.Incomplete(REPORT),
     errors.Cancelled("the user left"),
@@ -55,6 +56,7 @@ SENTENCES = {
     "job 1 was still running after 31.5 s when its pool had to stop; it was left behind": errors.JobAbandoned(
         "job 1", 31.5
     ),
+    "job 1 was dropped: its executor cancelled it, and nobody had asked for that": errors.JobDropped("job 1"),
     "job 1 was still running after 31.5 s when its pool had to stop; it was killed": errors.JobKilled("job 1", 31.5),
     f"not every accepted job ran to its end: {REPORT}": errors.Incomplete(REPORT),
 }
@@ -70,6 +72,7 @@ PARENTS = {
     errors.DeadlineExceeded: {errors.NoResult},
     errors.JobAbandoned: {errors.NoResult},
     errors.JobKilled: {errors.NoResult},
+    errors.JobDropped: {errors.NoResult, concurrent.futures.CancelledError},
     errors.NotPicklable: {errors.PenstockError, pickle.PicklingError},
     errors.Incomplete: {errors.PenstockError},
     errors.PenstockError: {Exception},

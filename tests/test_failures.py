@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import random
 import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import _ExceptionWithTraceback
 from itertools import pairwise
 from typing import Any, Self
 
@@ -251,6 +253,18 @@ def test_the_first_without_a_traceback_is_logged_with_where_its_thread_stood(lin
         "job 7 failed: DeadlineExceeded: job 7 exceeded its limit of 5 s\n"
         'It stood at:\n  File "a.py", line 3, in f\n    x()\n'
     ]
+
+
+def test_an_error_of_the_stdlibs_process_pool_is_told_with_the_place_in_the_other_process() -> None:
+    over_there = raised(ValueError("bad"))
+    assert over_there.__traceback__ is not None
+    error = pickle.loads(pickle.dumps(_ExceptionWithTraceback(over_there, over_there.__traceback__)))
+    found = Failures("mail")
+
+    found.record(7, "job 7", error)
+
+    (failure,) = found
+    assert "in raised" in failure.where
 
 
 def test_repeats_are_logged_at_growing_intervals_with_their_count(time: FakeTime, lines: Lines) -> None:

@@ -39,6 +39,16 @@ def test_the_flags_say_what_the_phases_did(asked: list[Phase]) -> None:
     assert life.cutting == bool({Phase.CANCELLING, Phase.LEAVING} & set(reached))
 
 
+def test_to_start_no_job_any_more_leaves_the_phase_to_who_stops() -> None:
+    life = Lifecycle()
+
+    life.start_none()
+
+    assert life.cutting
+    assert life.phase is Phase.OPEN
+    assert life.advance(Phase.CANCELLING)
+
+
 def test_of_many_threads_one_moves_each_phase() -> None:
     life = Lifecycle()
     together = threading.Barrier(8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import functools
 import heapq
 import logging
@@ -120,6 +121,27 @@ def test_a_call_that_raises_is_logged_and_the_next_one_comes(caplog: pytest.LogC
 
     assert after.wait(GUARD)
     assert [(record.name, record.levelname) for record in caplog.records] == [("penstock.timers", "ERROR")]
+
+
+def test_a_finalizer_may_ask_for_a_call_while_its_thread_holds_the_lock_of_the_timers() -> None:
+    seen = queue.SimpleQueue[str]()
+
+    with timers._timers._changed:  # in a thread of its own: it would hang, not fail
+        asked = in_thread(timers.call_apart, functools.partial(name_of_this_thread, seen))
+        asked.result(GUARD)
+
+    assert seen.get(timeout=GUARD) == "penstock-timers"
+
+
+def test_a_finalizer_that_asks_for_a_call_when_no_thread_can_be_had_gets_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*args: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+
+    timers.call_apart(fail)
 
 
 def name_of_this_thread(into: queue.SimpleQueue[str]) -> None:

@@ -13,6 +13,7 @@ from penstock.errors import (
     Incomplete,
     JobAbandoned,
     JobCancelled,
+    JobDropped,
     JobKilled,
     NestedWait,
     NoResult,
@@ -32,12 +33,14 @@ from penstock.retry import Retry
 
 if typing.TYPE_CHECKING:
     from penstock.pool.coroutines import AsyncPool
+    from penstock.pool.inner import ExecutorPool
     from penstock.pool.processes import ProcessPool, RemoteTraceback, WorkerDied
 
 __version__ = "0.1.0"
 
 _WHEN_ASKED_FOR = {  # what only some programs need, and takes long to load
     "AsyncPool": "penstock.pool.coroutines",
+    "ExecutorPool": "penstock.pool.inner",
     "ProcessPool": "penstock.pool.processes",
     "RemoteTraceback": "penstock.pool.processes",
     "WorkerDied": "penstock.pool.processes",
@@ -61,12 +64,14 @@ __all__ = [
     "Cancelled",
     "Context",
     "DeadlineExceeded",
+    "ExecutorPool",
     "Failure",
     "Failures",
     "Incomplete",
     "Job",
     "JobAbandoned",
     "JobCancelled",
+    "JobDropped",
     "JobKilled",
     "JobState",
     "NestedWait",

@@ -4,13 +4,14 @@ PenstockError
 ├── Refused                not accepted: the job will never run
 │   ├── BacklogFull        no place within the caller's time
 │   ├── PoolClosed         the pool takes no more jobs (also a RuntimeError)
-│   └── PoolBroken         an initializer failed (also a BrokenThreadPool)
+│   └── PoolBroken         no job can run: an initializer failed, say (also a BrokenThreadPool)
 ├── NestedWait             waiting here could never end (also a RuntimeError)
 ├── NoResult               accepted, but there is no result to give
 │   ├── JobCancelled       it was cancelled (also a concurrent.futures.CancelledError)
 │   ├── DeadlineExceeded   its time ran out; deliberately not a TimeoutError
 │   ├── JobAbandoned       its pool had to stop and left its thread behind
 │   ├── JobKilled          its pool had to stop and killed its process
+│   ├── JobDropped         the executor around which its pool is cancelled it (also a CancelledError)
 │   └── WorkerDied         its process ended under it (also a BrokenProcessPool)
 ├── NotPicklable           a call, a result or an error can't cross to another process (also a PicklingError)
 └── Incomplete             a block ended although accepted jobs were cut short
@@ -72,7 +73,7 @@ class PoolClosed(Refused, RuntimeError):
 
 
 class PoolBroken(Refused, concurrent.futures.thread.BrokenThreadPool):
-    """A worker could not be made ready: the pool's initializer raised. Its error is the `__cause__`."""
+    """No job can run: the pool's initializer raised, or its executor takes no more. That error is the `__cause__`."""
 
     def __init__(self, pool: str, why: str) -> None:
         super().__init__(pool, why)
@@ -159,6 +160,20 @@ class JobKilled(NoResult):
 
     def __str__(self) -> str:
         return f"{self.job} was still running after {self.seconds:.3g} s when its pool had to stop; it was killed"
+
+
+class JobDropped(NoResult, concurrent.futures.CancelledError):
+    """The executor around which the pool is has cancelled the job, and nobody had asked for that.
+
+    It was shut down, or has lost its cluster. The job may have run in part.
+    """
+
+    def __init__(self, job: str) -> None:
+        super().__init__(job)
+        self.job = job
+
+    def __str__(self) -> str:
+        return f"{self.job} was dropped: its executor cancelled it, and nobody had asked for that"
 
 
 class NotPicklable(PenstockError, PicklingError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import os
 import re
@@ -10,11 +12,11 @@ import sysconfig
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
-from penstock import clock
+from penstock import clock, timers
 
 log = logging.getLogger("penstock.failures")
 
@@ -87,6 +89,7 @@ class Failures:
         self._lock = threading.Lock()
         self._kinds: OrderedDict[Fingerprint, _Kind] = OrderedDict()  # oldest last_seen first
         self._total = 0
+        self._lines: timers.InOrder[Callable[[], None]] = timers.InOrder(_log)  # of the whole pool, in their order
 
     @property
     def total(self) -> int:
@@ -147,6 +150,7 @@ class Failures:
     def start_afresh(self) -> None:
         """In the child of a fork: the lock may be in any state."""
         self._lock = threading.Lock()
+        self._lines.start_afresh()
 
     def _make_room(self, now: float) -> tuple[bool, _Kind | None]:
         """Whether one more kind can be kept, and the one that was quiet for long and had to go. Holds `_lock`."""
@@ -183,16 +187,19 @@ class Failures:
         extra = {**extra, "failures": failure.count}
         if failure.count > 1:
             said = "%s failed: %s: %s (%d more like it since the last line, %d in all)"
-            log.error(said, label, kind, message, repeats - 1, failure.count, extra=extra)
+            line = functools.partial(log.error, said, label, kind, message, repeats - 1, failure.count, extra=extra)
+            self._lines.put(line)
             return
         has_more = error.__traceback__ is not None or error.__cause__ is not None
         where = f"\nIt stood at:\n{stack}" if stack and not has_more else ""
         exc_info = (type(error), error, error.__traceback__) if has_more and _can_be_shown(error) else None
-        log.error("%s failed: %s: %s%s", label, kind, message, where, exc_info=exc_info, extra=extra)
+        said = "%s failed: %s: %s%s"
+        self._lines.put(functools.partial(log.error, said, label, kind, message, where, exc_info=exc_info, extra=extra))
 
     def _say_rest(self, failure: Failure, repeats: int) -> None:
         if repeats and not self._quiet:
-            log.error("%d more failures since the last line: %s", repeats, failure, extra={"pool": self._pool})
+            said = "%d more failures since the last line: %s"
+            self._lines.put(functools.partial(log.error, said, repeats, failure, extra={"pool": self._pool}))
 
     def _sample(self, where: str, job_id: int | str, error: BaseException, stack: str) -> Failure:
         """A kind's first failure, with count 0: `_count` adds this one."""
@@ -212,6 +219,11 @@ class Failures:
     def _sample_of_others(self, job_id: int | str) -> Failure:
         now = clock.wall()
         return Failure("other kinds", f"more than {self._limit} kinds of failures", "", 0, now, now, "", (job_id,))
+
+
+def _log(line: Callable[[], None]) -> None:
+    with contextlib.suppress(Exception):  # a handler that raises, which none may; there is nowhere to tell of it
+        line()
 
 
 def _traceback(error: BaseException) -> str | None:
@@ -258,6 +270,7 @@ def _frames(tb: TracebackType | None) -> list[tuple[str, int, str]]:
 def _remote_frames(error: BaseException) -> str:
     """What an error from another process tells of the place where it was raised; its own frames stayed there."""
     told = getattr(error, "traceback", None) or getattr(error.__cause__, "text", None)
+    told = told or getattr(error.__cause__, "tb", None)  # as the stdlib's process pool, and loky's, have it
     return told if isinstance(told, str) and error.__traceback__ is None else ""
 
 

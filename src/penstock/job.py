@@ -22,6 +22,7 @@ import os
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 from penstock import clock, timers
@@ -58,7 +59,7 @@ FINAL: Final = frozenset(
 MOVES: Final = {
     JobState.SCHEDULED: frozenset({JobState.READY, JobState.FAILED, JobState.CANCELLED}),
     JobState.READY: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
-    JobState.RUNNING: FINAL | {JobState.SCHEDULED},
+    JobState.RUNNING: FINAL | {JobState.SCHEDULED, JobState.READY},  # ready: its worker died before it began
     **{state: frozenset[JobState]() for state in FINAL},
 }
 """The allowed moves. docs/jobs.md shows them as a picture; a test walks random lives and checks each step."""
@@ -84,8 +85,8 @@ class Crew(Protocol):
         """Call *block*, which waits for *job*; if the caller is one of the workers, others may run meanwhile."""
         ...
 
-    def lend(self, job: Job[Any]) -> Callable[[], None]:
-        """A coroutine is going to wait for *job*, and calls what this gives when it goes on."""
+    def lending(self, job: Job[Any]) -> AbstractContextManager[None]:
+        """A block in which a coroutine waits for *job*; if it is on a worker's thread, others may run meanwhile."""
         ...
 
     def observed(self, job: Job[Any]) -> None:
@@ -403,7 +404,8 @@ class Job(Future[T], Generic[T]):
         """Its result. Cancelling the awaiting task cancels the job, or trips its context if it runs.
 
         A job that somebody else cancelled raises `JobCancelled` here, as from `result`: not asyncio's CancelledError,
-        by which the task would take itself for cancelled.
+        by which the task would take itself for cancelled. In a job of the same pool that runs an event loop the worker
+        lends its slot, as in `result`.
         """
         if self._stage is _DONE:
             return self._value  # type: ignore[no-any-return]
@@ -440,16 +442,14 @@ class Job(Future[T], Generic[T]):
                 else:
                     loop.call_soon_threadsafe(wake)
 
-        go_on = self._terms.crew.lend(self)
-        try:
+        with self._terms.crew.lending(self):
             self.add_done_callback(tell)
-            yield from ended
-        except asyncio.CancelledError:
-            if cancels:
-                self.cancel("the task that awaited it was cancelled")
-            raise
-        finally:
-            go_on()
+            try:
+                yield from ended
+            except asyncio.CancelledError:
+                if cancels:
+                    self.cancel("the task that awaited it was cancelled")
+                raise
 
     def __repr__(self) -> str:
         return f"<Job {self.id} {self.name} {self._stage}>"

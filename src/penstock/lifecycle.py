@@ -22,7 +22,7 @@ class Lifecycle:
     Invariants:
       1. The phase never decreases.
       2. At most one `advance` call returns True per phase: that caller does the phase's work.
-      3. `closing` is True from DRAINING on; `cutting` from the moment that a stop starts no job any more.
+      3. `closing` is True from DRAINING on; `cutting` from the moment that no job is started any more.
     Lock: `_moved` guards writes; every field may be read without. A leaf: no lock is taken and no callback runs inside.
     """
 
@@ -43,6 +43,11 @@ class Lifecycle:
                 self.cutting = True
             self._moved.notify_all()
             return True
+
+    def start_none(self) -> None:
+        """No job is started any more; what runs may go on, and a stop can still ask it to end."""
+        with self._moved:
+            self.cutting = True
 
     def wait_for(self, phase: Phase, timeout: float | None = None) -> bool:
         """Block until *phase* is reached; False after *timeout* seconds (None: no limit)."""

@@ -1,6 +1,7 @@
 """Calls at a given time, made by one daemon thread for the whole process; and a second room for users' callbacks.
 
     timers.call_at(when, fn)  ──> heap  ──> thread "penstock-timers"       ──> fn()   never blocks, never user code
+    timers.call_apart(fn)     ──> heap  ──>         the same               ──> fn()   from a finalizer
     timers.run_user_code(fn)  ──> queue ──> threads "penstock-callbacks-N" ──> fn()   if the caller must not block
                               └────────────────────────────────────────────> fn()   else
 
@@ -10,6 +11,7 @@ Threads start when first needed.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import heapq
 import logging
@@ -248,6 +250,21 @@ _callbacks = Callbacks()
 def call_at(when: float, fn: Callable[[], None]) -> Timer:
     """Call *fn* on the timers' thread at monotonic time *when*; see `Timers.call_at`."""
     return _timers.call_at(when, fn)
+
+
+def call_apart(fn: Callable[[], None]) -> None:
+    """Call *fn* on the timers' thread, soon. For finalizers: no lock is taken on the calling thread.
+
+    The collector may run a finalizer wherever Python code runs, so in the midst of a block that holds the very lock
+    which *fn* needs, or that of the timers. Starting a bare thread takes none, and that thread holds none.
+    """
+    with contextlib.suppress(RuntimeError):  # there are no threads any more: the interpreter is ending
+        _thread.start_new_thread(_call_now, (fn,))
+
+
+def _call_now(fn: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):
+        _timers.call_at(0.0, fn)
 
 
 def stand_by() -> None:

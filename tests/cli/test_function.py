@@ -107,9 +107,9 @@ def test_what_is_not_callable_is_refused(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("fetch", "asyncio.run(fetch(...))"),
-        ("client", "asyncio.run"),
-        ("partial_fetch", "asyncio.run"),
+        ("fetch", "fetch is a coroutine function, and threads and processes run plain ones: run it with --asyncio N"),
+        ("client", "run it with --asyncio N"),
+        ("partial_fetch", "run it with --asyncio N"),
         ("lists", "returns a list"),
         ("fetch_all", "returns a list"),
     ],

@@ -1,12 +1,16 @@
 """`penstock map` from end to end, in this process."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import penstock.pool.coroutines
+import penstock.pool.inner
+import penstock.pool.processes  # noqa: F401 - all before the fixture that forgets what was imported meanwhile
 from penstock.cli import main
 
 CODE = """
@@ -34,6 +38,17 @@ def moody(x):
 
 def ends(x):
     raise SystemExit(3)
+
+async def later(x):
+    import asyncio
+    await asyncio.sleep(0)
+    if x == "bad":
+        raise ValueError(x)
+    return [x, asyncio.current_task() is not None]
+
+async def for_ever(x):
+    import asyncio
+    await asyncio.sleep(3600)
 """
 
 
@@ -188,3 +203,58 @@ def test_help_shows_an_example_and_the_exit_codes(capfd: pytest.CaptureFixture[s
     told = capfd.readouterr().out
     assert "penstock map digest.py:digest *.py" in told
     assert "Exit code: 0" in told
+
+
+def test_processes_run_the_function_elsewhere_and_one_that_dies_costs_one_job(
+    tmp_path: Path, results: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "berth.py"
+    file.write_text("import os\ndef where(x):\n    if x == 'dies':\n        os._exit(3)\n    return [os.getpid(), x]\n")
+    inputs = ["a", "b", "dies", "c"]
+
+    assert main(["map", f"{file}:where", "--processes", "2", "-o", str(results), *inputs]) == 1
+
+    lines = {line["input"]: line for line in lines_of(results.read_text())}
+    assert {lines[name]["result"][1] for name in "abc"} == set("abc")
+    assert os.getpid() not in {lines[name]["result"][0] for name in "abc"}
+    assert lines["dies"]["error"]["type"] == "WorkerDied"
+    assert "exited with code 3" in lines["dies"]["error"]["message"]
+    assert "3 done, 1 failed" in capfd.readouterr().err
+
+
+def test_star_spreads_in_other_processes_too(code: str, results: Path) -> None:
+    assert main(["map", f"{code}:pair", "--processes", "1", "--jsonl", "--star", "-o", str(results), "[1, 2]"]) == 0
+    assert [line["result"] for line in lines_of(results.read_text())] == [[1, 2]]
+
+
+def test_two_kinds_at_once_are_refused(code: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["map", f"{code}:double", "a", "--threads", "2", "--processes", "2"]) == 2
+    assert "give one of --workers, --threads, --processes and --asyncio" in capfd.readouterr().err
+
+
+def test_asyncio_runs_a_coroutine_function_on_a_loop(
+    code: str, results: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    inputs = ["a", "b", "bad", "c"]
+    assert main(["map", f"{code}:later", "--asyncio", "2", "--ordered", "-o", str(results), *inputs]) == 1
+
+    lines = lines_of(results.read_text())
+    assert [line.get("result") for line in lines] == [["a", True], ["b", True], None, ["c", True]]
+    assert lines[2]["error"] == {"type": "ValueError", "message": "bad"}
+    assert "3 done, 1 failed" in capfd.readouterr().err
+
+
+def test_a_coroutine_that_takes_too_long_fails_at_its_deadline(code: str, results: Path) -> None:
+    assert main(["map", f"{code}:for_ever", "a", "--asyncio", "1", "--timeout", "0.1", "-o", str(results)]) == 1
+    assert [line["error"]["type"] for line in lines_of(results.read_text())] == ["DeadlineExceeded"]
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "hint"),
+    [("double", ["--asyncio", "2"], "use --threads or --processes"), ("later", [], "run it with --asyncio N")],
+)
+def test_a_function_of_the_other_sort_is_refused_with_what_to_use(
+    code: str, function: str, options: list[str], hint: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["map", f"{code}:{function}", "a", *options]) == 2
+    assert hint in capfd.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import contextvars
 import threading
 from collections.abc import Callable
@@ -118,6 +119,9 @@ class _Nobody:
 
     def wait(self, job: Job[Any], block: Callable[[], bool]) -> bool:
         return block()
+
+    def lending(self, job: Job[Any]) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def stack(self, job: Job[Any]) -> str:
         return ""

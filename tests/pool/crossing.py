@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import threading
@@ -189,3 +190,74 @@ def initialized() -> list[int]:
 
 def fail_to_initialize() -> None:
     raise ValueError("no licence")
+
+
+def die_until(path: str, times: int) -> int:
+    """End the process so many times; each try leaves a byte in the file."""
+    with Path(path).open("ab") as file:
+        file.write(b".")
+    tries = Path(path).stat().st_size
+    if tries <= times:
+        os._exit(3)
+    return tries
+
+
+def tell_pid_and_stay(path: str, gate: CrossGate) -> int:
+    """Write down who runs this, once more, and stay until the gate is opened."""
+    with Path(path).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    return gate()
+
+
+class Hangs:
+    """Arrives only where it came from: unpickling it anywhere else hangs until `free`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return hang_elsewhere, (os.getpid(), self._path)
+
+
+def hang_elsewhere(pid: int, path: str) -> Hangs:
+    if os.getpid() != pid:
+        ignore_everything(path)
+    return Hangs(path)
+
+
+class Explodes:
+    """Unpickling it anywhere but where it came from raises *error*."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return explode_elsewhere, (os.getpid(), self._error)
+
+
+def explode_elsewhere(pid: int, error: BaseException) -> Explodes:
+    if os.getpid() != pid:
+        raise error
+    return Explodes(error)
+
+
+class Mute(Exception):
+    """Its message hangs anywhere but where it was raised, until `free`."""
+
+    def __init__(self, pid: int, path: str) -> None:
+        super().__init__(pid, path)
+
+    def __str__(self) -> str:
+        if os.getpid() != self.args[0]:
+            ignore_everything(self.args[1])
+        return "I can't say"
+
+
+def raise_mute(path: str) -> None:
+    raise Mute(os.getpid(), path)
+
+
+def log_lines(count: int, text: str) -> None:
+    logger = logging.getLogger("crossing")
+    for number in range(count):
+        logger.warning("%s %d", text, number)

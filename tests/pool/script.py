@@ -14,7 +14,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.gates import GUARD
@@ -63,13 +63,13 @@ def rest(seconds=60.0):
 class Script:
     """A script that runs. `line` and `rest` read what it says, `go` lets it go on, `end` waits for its end."""
 
-    def __init__(self, folder: Path, *code: str) -> None:
+    def __init__(self, folder: Path, *code: str, flags: Sequence[str] = ()) -> None:
         path = folder / "script.py"
         path.write_text(PREAMBLE + "".join(map(textwrap.dedent, code)))
         self._errors = folder / "errors.txt"
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, path],
+                [sys.executable, *flags, path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -144,9 +144,9 @@ class Script:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *code: str) -> Iterator[Script]:
+def running(folder: Path, *code: str, flags: Sequence[str] = ()) -> Iterator[Script]:
     """*code* in a process of its own, which does not outlive the block. Each part may have its own indentation."""
-    script = Script(folder, *code)
+    script = Script(folder, *code, flags=flags)
     try:
         yield script
     finally:

@@ -591,3 +591,20 @@ def test_a_block_ends_with_deadline_exceeded_when_its_jobs_took_too_long() -> No
             pool.submit(gate).result()
 
         gate.open()
+
+
+def test_what_a_stuck_thread_returns_at_last_is_not_taken_for_what_the_next_attempt_returns() -> None:
+    first, second = Gate(), Gate()
+    gates = [first, second]
+    retry = Retry(2, on=(DeadlineExceeded,), wait=0)
+    with ThreadPool(1, stuck_after=0, timeout=GUARD, retry=retry) as pool:
+        job = pool.submit(lambda: gates.pop(0)(2 - len(gates)))
+        first.wait_entered()
+        job.context.limit(0.001)
+        second.wait_entered()
+        first.open()
+        until(lambda: not pool.report.stuck)
+
+        assert job.running()
+        second.open()
+        assert job.result(GUARD) == 2

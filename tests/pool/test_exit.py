@@ -268,6 +268,63 @@ def test_times_and_retries_in_a_thread_after_the_main_thread_is_through_do_not_b
         assert "abandoned" not in script.errors
 
 
+def test_the_first_deadline_that_is_set_at_the_end_of_the_interpreter_breaks_nothing(tmp_path: Path) -> None:
+    """In 3.12 nobody can be told of it any more: whoever asks finds it."""
+    code = """
+        def set_a_deadline(when):
+            context = Context(timeout=0.01)
+            undo = context.on_cancel(lambda: None)
+            while not context.cancelled:
+                threading.Event().wait(0.001)
+            undo()
+            say(when + ": " + context.reason)
+            try:
+                with Context(timeout=0.01):
+                    current_context().sleep(60)
+            except DeadlineExceeded:
+                say(when + ": over")
+
+        def set_one_later():
+            threading.main_thread().join()
+            set_a_deadline("after the main thread")
+
+        import atexit
+
+        atexit.register(set_a_deadline, "at exit")
+        threading.Thread(target=set_one_later).start()
+        """
+    with running(tmp_path, code) as script:
+        said = script.rest()
+
+        assert said == [
+            f"{when}: {what}"
+            for when in ("after the main thread", "at exit")
+            for what in ("its deadline passed", "over")
+        ]
+        assert (script.end(), script.errors) == (0, "")
+
+
+def test_a_hung_job_whose_deadline_is_the_first_of_all_fails_on_time_at_the_very_end_too(tmp_path: Path) -> None:
+    code = f"""
+        pool = ThreadPool(1, grace={GRACE})
+        pool.submit(int).result()  # its worker is there
+
+        def submit_later():
+            threading.main_thread().join()
+            job = pool.options(timeout=0.05).submit(hang)
+            try:
+                job.result()
+            except DeadlineExceeded as error:
+                say(f"after {{error.limit}} s")
+
+        threading.Thread(target=submit_later).start()
+        """
+    with running(tmp_path, code) as script:
+        script.expect("hung", "after 0.05 s")
+
+        assert script.end(within=GRACE + SLACK) == 0
+
+
 def test_daemon_threads_that_submit_for_ever_do_not_keep_the_interpreter(tmp_path: Path) -> None:
     code = f"""
         pool = ThreadPool(2, backlog=5, grace={GRACE})

@@ -6,13 +6,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from penstock import Context, DeadlineExceeded, ThreadPool, clock
-from penstock.events import Event
+from penstock import Context, DeadlineExceeded, Job, ThreadPool, clock
+from penstock.events import Event, JobEnded, WorkerStopped
 from tests.gates import GUARD, Gate, in_thread
-from tests.pool.watching import full_pool
+from tests.pool.watching import Seen, full_pool, held_pool
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["submit", "map"])
@@ -45,28 +46,86 @@ def test_ctrl_c_in_the_middle_of_a_submit_leaves_the_pool_as_it_was(
     assert pool.report.done == 2
 
 
-def test_a_callback_or_observer_that_exits_takes_no_worker_along() -> None:
-    def leave(event: Event) -> None:
-        sys.exit(3)
+def leave(_told: object) -> None:
+    sys.exit(3)
 
+
+def exit_when_it_ends(job: Job[Any]) -> threading.Event:
+    """Have a callback of *job*, which has not ended, exit; set is the event that is returned by the one after it."""
+    went_on = threading.Event()
+    job.add_done_callback(leave)
+    job.add_done_callback(lambda job: went_on.set())
+    return went_on
+
+
+def test_a_callback_that_exits_takes_neither_its_worker_nor_other_callbacks_along() -> None:
+    gate = Gate()
     with ThreadPool(1) as pool:
-        job = pool.submit(sys.exit, 3)
-        job.add_done_callback(lambda job: job.result())
+        seen = Seen(pool)
+        job = pool.submit(gate)
+        gate.wait_entered()
+        went_on = exit_when_it_ends(job)
+        gate.open()
+
+        assert went_on.wait(GUARD)
+        assert pool.submit(len, "four").result(GUARD) == 4
+        assert not seen.of(WorkerStopped)
+
+
+def test_a_callback_that_exits_does_not_end_who_cancels_its_job() -> None:
+    with held_pool() as (pool, _gate):
+        job = pool.submit(int)
+        went_on = exit_when_it_ends(job)
+
+        assert job.cancel()
+        assert went_on.is_set()
+
+
+def test_callbacks_that_exit_when_the_time_of_their_jobs_is_over_leave_their_threads_to_others() -> None:
+    gate = Gate()
+    with ThreadPool(10) as pool:
+        jobs = [pool.options(timeout=0.1).submit(gate) for _ in range(10)]  # more than there are such threads
+        went_on = [exit_when_it_ends(job) for job in jobs]
+
+        assert all(event.wait(GUARD) for event in went_on)
+        gate.open()
+
+
+def test_an_observer_that_exits_takes_no_worker_along() -> None:
+    with ThreadPool(1) as pool:
+        pool.start()
+        seen = Seen(pool)
         stop = pool.observe(leave)
         pool.submit(int).result(GUARD)
         stop()
 
         assert pool.submit(len, "four").result(GUARD) == 4
-
-    assert isinstance(job.exception(), SystemExit)
+        assert not seen.of(WorkerStopped)
 
 
 def test_a_job_in_its_submitters_thread_keeps_to_the_time_of_the_submitters_context() -> None:
-    left = threading.Event()
+    over = threading.Event()
+
+    def note_the_end(event: Event) -> None:
+        if isinstance(event, JobEnded):
+            over.set()
+
     with full_pool(when_full="caller") as full, Context(timeout=0.1):
-        job = full.pool.submit(left.wait, 0.4)
+        full.pool.observe(note_the_end)
+        job = full.pool.submit(over.wait, GUARD)  # ends once it has failed: it is heard while the thread is inside
 
         assert isinstance(job.exception(GUARD), DeadlineExceeded)
+
+
+def test_a_job_in_its_submitters_thread_is_not_begun_when_the_submitters_context_has_tripped() -> None:
+    ran: list[bool] = []
+    with full_pool(when_full="caller") as full, Context() as context:
+        context.cancel("no more")
+        job = full.pool.submit(ran.append, True)
+
+        assert job.cancelled()
+        assert job.attempt == 0
+    assert not ran
 
 
 def test_the_inputs_of_a_map_run_while_the_next_one_is_waited_for() -> None:

@@ -6,9 +6,8 @@ both be first (the parts of `test_stopping` and `test_stress`), the model has no
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -395,16 +394,6 @@ class PoolMachine(RuleBasedStateMachine):
             if worker.thread is not None:
                 worker.thread.join(GUARD)
         assert not self.pool.report.stuck
-
-
-@pytest.fixture
-def quiet() -> Iterator[None]:
-    """Thousands of lives would say thousands of things."""
-    log = logging.getLogger("penstock")
-    before = log.level
-    log.setLevel(logging.CRITICAL + 1)
-    yield
-    log.setLevel(before)
 
 
 @pytest.mark.usefixtures("quiet")

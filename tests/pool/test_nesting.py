@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 from penstock import Job, NestedWait, ThreadPool, current_job
 from penstock.events import WorkerStarted
-from tests.gates import GUARD, Gate
-from tests.pool.watching import Seen
+from tests.gates import GUARD, Gate, in_thread
+from tests.pool.watching import Seen, until
 
 Waits = Callable[[ThreadPool, Callable[[int], int], int], int]
 
@@ -38,8 +41,22 @@ def by_ordered_stream(pool: ThreadPool, fn: Callable[[int], int], n: int) -> int
     return sum(job.result() for job in pool.stream(fn, [n], ordered=True))
 
 
+def by_run_in_a_loop(pool: ThreadPool, fn: Callable[[int], int], n: int) -> int:
+    return asyncio.run(pool.run(fn, n))
+
+
+def by_await_among_others(pool: ThreadPool, fn: Callable[[int], int], n: int) -> int:
+    async def main() -> int:
+        job = await pool.asubmit(fn, n)
+        return (await asyncio.gather(job, pool.run(int), asyncio.sleep(0)))[0]
+
+    return asyncio.run(main())
+
+
 EVERY_WAY = pytest.mark.parametrize(
-    "wait", [by_result, by_exception, by_map, by_stream, by_ordered_stream], ids=lambda wait: wait.__name__
+    "wait",
+    [by_result, by_exception, by_map, by_stream, by_ordered_stream, by_run_in_a_loop, by_await_among_others],
+    ids=lambda wait: wait.__name__,
 )
 
 
@@ -142,6 +159,195 @@ def test_waiting_for_a_job_that_has_ended_lends_nothing() -> None:
 def test_waiting_for_another_pool_lends_nothing() -> None:
     with ThreadPool(1, max_lent=0) as pool, ThreadPool(1) as other:
         assert pool.submit(lambda: other.submit(abs, -1).result(GUARD)).result(GUARD) == 1
+
+
+# In a loop that runs inside a job
+
+
+def test_a_loop_lends_one_slot_however_many_of_its_coroutines_wait() -> None:
+    gate = Gate()
+
+    async def main() -> list[int]:
+        results: list[int] = await asyncio.gather(*(pool.run(gate, number) for number in range(5)))
+        return results
+
+    with ThreadPool(1, max_lent=1) as pool:
+        seen = Seen(pool)
+        job = pool.submit(asyncio.run, main())
+        gate.wait_entered()
+        until(lambda: pool.stats().queued == 4)
+
+        assert pool.stats().workers == 2, "one that waits, one in its place"
+        gate.open()
+        assert job.result(GUARD) == [0, 1, 2, 3, 4]
+        seen.wait_for_workers(1)
+
+
+def test_a_slot_is_lent_until_the_last_coroutine_of_the_loop_waits_no_more() -> None:
+    first, second = Gate(), Gate()
+    one_is_back = threading.Event()
+
+    async def main() -> None:
+        waiting = asyncio.create_task(pool.run(second))
+        await pool.run(first)
+        one_is_back.set()
+        await waiting
+
+    with ThreadPool(1) as pool:
+        seen = Seen(pool)
+        job = pool.submit(asyncio.run, main())
+        first.wait_entered()
+        first.open()
+        second.wait_entered()
+        assert one_is_back.wait(GUARD)
+        assert pool._crew.staff.capacity == 2
+        second.open()
+
+        job.result(GUARD)
+        seen.wait_for_workers(1)
+        assert pool._crew.staff.capacity == 1
+
+
+def test_a_thread_that_blocks_in_its_loop_while_others_of_it_wait_lends_no_second_slot() -> None:
+    gate = Gate()
+
+    async def main() -> int:
+        waiting = asyncio.create_task(pool.run(gate, 3))
+        await asyncio.to_thread(gate.wait_entered)
+        child = pool.submit(abs, -4)
+        gate.open()
+        result: int = child.result() + await waiting
+        return result
+
+    with ThreadPool(1, max_lent=1) as pool:
+        assert pool.submit(asyncio.run, main()).result(GUARD) == 7
+
+
+def test_an_asubmit_to_the_full_pool_whose_job_runs_the_loop_lends_the_slot() -> None:
+    gate = Gate()
+
+    async def main() -> Job[int]:
+        await pool.asubmit(gate)
+        return await pool.asubmit(abs, -1)
+
+    with ThreadPool(1, backlog=1) as pool:
+        job = pool.submit(asyncio.run, main())
+
+        gate.wait_entered()
+        assert isinstance(job.result(GUARD), Job)
+        gate.open()
+
+
+def test_a_coroutine_that_is_cancelled_as_it_waits_takes_the_slot_back() -> None:
+    gate = Gate()
+    impatient: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+
+    async def main() -> int:
+        waiting = asyncio.create_task(pool.run(gate))
+        impatient.append((asyncio.get_running_loop(), waiting))
+        await asyncio.wait([waiting])
+        return pool._crew.staff.capacity
+
+    with ThreadPool(1) as pool:
+        job = pool.submit(asyncio.run, main())
+        gate.wait_entered()
+        assert pool._crew.staff.capacity == 2
+        loop, task = impatient[0]
+        loop.call_soon_threadsafe(task.cancel)
+
+        assert job.result(GUARD) == 1
+        gate.open()
+
+
+def test_a_coroutine_that_its_job_leaves_waiting_lends_nothing_any_more() -> None:
+    gate = Gate()
+    left: list[Any] = []
+
+    def leave_one_waiting() -> None:
+        loop = asyncio.new_event_loop()
+        left.extend([loop, loop.create_task(pool.run(gate))])
+        loop.run_until_complete(asyncio.sleep(0))
+
+    with ThreadPool(1) as pool:
+        seen = Seen(pool)
+        pool.submit(leave_one_waiting).result(GUARD)
+        gate.wait_entered()
+        seen.wait_for_workers(1)
+        assert pool._crew.staff.capacity == 1
+        gate.open()
+
+        loop, task = left
+        loop.run_until_complete(task)  # it lent the slot of a worker that has other work by now
+        loop.close()
+        assert pool._crew.staff.capacity == 1
+
+
+def test_awaiting_a_job_of_another_pool_lends_nothing() -> None:
+    with ThreadPool(1, max_lent=0) as pool, ThreadPool(1) as other:
+        assert pool.submit(asyncio.run, other.run(abs, -1)).result(GUARD) == 1
+
+
+def test_a_job_that_awaits_itself_is_refused() -> None:
+    async def await_myself() -> Any:
+        job = current_job()
+        assert job is not None
+        return await job
+
+    with ThreadPool(1) as pool:
+        error = pool.submit(asyncio.run, await_myself()).exception(GUARD)
+
+    assert isinstance(error, NestedWait)
+    assert "a job can't wait for itself" in str(error)
+
+
+def test_loops_that_await_one_another_in_a_circle_are_refused() -> None:
+    jobs: list[Job[Any]] = []
+    all_there = threading.Event()
+
+    async def await_next(number: int) -> Any:
+        assert all_there.wait(GUARD)
+        return await asyncio.gather(jobs[(number + 1) % 3], pool.run(int), pool.run(int))
+
+    with ThreadPool(3) as pool:
+        jobs.extend(pool.options(name=f"n{number}").submit(asyncio.run, await_next(number)) for number in range(3))
+        all_there.set()
+        errors = [job.exception(GUARD) for job in jobs]
+
+    assert all(isinstance(error, NestedWait) for error in errors)
+    assert all(f"n{number}" in str(errors[0]) for number in range(3)), "it names all of them"
+
+
+# Code that a job has started elsewhere
+
+
+def wait_elsewhere(wait: Callable[[Job[Any]], Any]) -> Any:
+    """What *wait* gives, called with a running job in another thread, in that job's contextvars."""
+    gate = Gate()
+    started: list[Future[Any]] = []
+
+    def start_and_stay() -> str:
+        me = current_job()
+        assert me is not None
+        started.append(in_thread(contextvars.copy_context().run, wait, me))
+        return str(gate("let out"))
+
+    with ThreadPool(1) as pool:
+        job = pool.submit(start_and_stay)
+        gate.wait_entered()
+        until(lambda: started[0].done() or (job._bell and (job._bell.sleepers or job._bell.callbacks)))
+        gate.open()
+        return started[0].result(GUARD)
+
+
+def test_a_thread_that_a_job_started_in_its_own_context_may_wait_for_the_job() -> None:
+    assert wait_elsewhere(lambda job: job.result(GUARD)) == "let out"
+
+
+def test_a_loop_elsewhere_may_await_the_job_that_sent_the_coroutine_there() -> None:
+    async def wait_for(job: Job[Any]) -> Any:
+        return await job
+
+    assert wait_elsewhere(lambda job: asyncio.run(wait_for(job))) == "let out"
 
 
 # Past max_lent

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from penstock import ThreadPool
-from penstock.pool.stacks import drop_our_frames, stack_of
+from penstock.pool.stacks import drop_our_frames, stack_of, where_it_stands
 from tests.gates import GUARD, Gate
 
 
@@ -52,6 +53,18 @@ def test_a_thread_of_the_users_own_begins_with_what_it_runs() -> None:
     stack = stack_of(thread)
     gate.open()
     thread.join(GUARD)
+
+    assert stack.splitlines()[0].endswith(", in wait_in")
+
+
+def test_a_thread_of_the_stdlibs_pool_begins_with_what_it_runs() -> None:
+    gate = Gate()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(wait_in, gate)
+        gate.wait_entered()
+        (thread,) = executor._threads
+        stack = stack_of(thread)
+        gate.open()
 
     assert stack.splitlines()[0].endswith(", in wait_in")
 
@@ -118,6 +131,24 @@ def test_the_traceback_of_a_failed_job_begins_in_the_users_code() -> None:
 
     assert error is not None
     assert [frame.name for frame in traceback.extract_tb(error.__traceback__)] == ["fail"]
+
+
+def test_the_traceback_of_an_error_in_a_thread_of_the_stdlibs_pool_begins_in_the_users_code() -> None:
+    def fail() -> None:
+        raise ValueError("bad")
+
+    with ThreadPoolExecutor(1) as executor:
+        error = executor.submit(fail).exception(GUARD)
+    assert error is not None
+
+    drop_our_frames(error)
+
+    assert [frame.name for frame in traceback.extract_tb(error.__traceback__)] == ["fail"]
+
+
+def test_a_sentence_says_where_a_job_stands_or_that_nobody_can_see_it() -> None:
+    assert where_it_stands("  in f\n") == "stands at:\n  in f"
+    assert where_it_stands("") == "can't be seen from here"
 
 
 def test_an_error_without_traceback_stays_so() -> None:

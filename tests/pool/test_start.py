@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from penstock import Incomplete, PoolBroken, PoolClosed, Refused, ThreadPool
+from penstock import Incomplete, JobCancelled, PoolBroken, PoolClosed, Refused, ThreadPool, current_context
 from penstock.events import Event, JobAccepted, WorkerStarted
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool.watching import Seen, watch_line
@@ -265,3 +265,29 @@ def test_a_worker_whose_initializer_fails_late_ends_the_pool_while_another_finis
     gate.open()
     assert running.result(GUARD) == "its result"
     assert pool.wait().balanced
+
+
+def test_a_job_that_runs_when_the_pool_breaks_is_asked_to_stop_by_a_stop() -> None:
+    is_second = threading.Event()
+
+    def fail_later() -> None:
+        if is_second.is_set():
+            raise ValueError("no licence")
+        is_second.set()
+
+    pool = ThreadPool(2, initializer=fail_later)
+    begun = threading.Event()
+
+    def rest() -> None:
+        begun.set()
+        current_context().sleep(GUARD)
+
+    resting = pool.submit(rest)
+    assert begun.wait(GUARD)
+    broken = pool.submit(int)
+    assert isinstance(broken.exception(GUARD), PoolBroken)
+
+    report = pool.shutdown(timeout=0.3)
+
+    assert isinstance(resting.exception(0), JobCancelled)
+    assert (report.cancelled, report.abandoned) == (1, 0)

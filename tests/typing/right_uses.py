@@ -9,13 +9,17 @@ from typing import Any, assert_type
 
 from penstock import (
     Context,
+    ExecutorPool,
     Incomplete,
     Job,
+    JobDropped,
     JobState,
+    ProcessPool,
     Report,
     Retry,
     Stats,
     ThreadPool,
+    WorkerDied,
     current_context,
     current_job,
     graceful,
@@ -29,6 +33,28 @@ def label(number: int, suffix: str = "") -> str:
 
 def half(number: int) -> float:
     return number / 2
+
+
+def processes_are_the_same(pool: ProcessPool) -> None:
+    job = pool.submit(label, 1, suffix="st")
+    assert_type(job, Job[str])
+    assert_type([*pool.map(half, [1, 2], chunksize=2)], list[float])
+    assert_type(pool.options(retry=Retry(3, on=(WorkerDied,))).submit(half, 1), Job[float])
+    executor: Executor = ProcessPool(2, initializer=print, initargs=(1,), max_tasks_per_child=5, preload=["json"])
+    with graceful(pool, ThreadPool(2)), executor:
+        pass
+    try:
+        job.result()
+    except WorkerDied as died:
+        assert_type(died.exitcode, int | None)
+
+
+def any_executor_will_do(executor: Executor) -> None:
+    pool = ExecutorPool(executor, 4, timeout=5, shutdown_executor=True)
+    assert_type(pool.submit(label, 1, suffix="st"), Job[str])
+    assert_type(pool.options(retry=Retry(2, on=(JobDropped,))).submit(half, 1), Job[float])
+    with graceful(pool), pool as entered:
+        assert_type(entered, ExecutorPool)
 
 
 def jobs_know_what_their_function_returns(pool: ThreadPool) -> None:

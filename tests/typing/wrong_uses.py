@@ -6,7 +6,7 @@ need. So a mistake that is no longer noticed fails the check.
 
 from __future__ import annotations
 
-from penstock import Context, Job, Report, Retry, ThreadPool
+from penstock import Context, Job, ProcessPool, Report, Retry, ThreadPool
 
 
 def label(number: int, suffix: str = "") -> str:
@@ -25,6 +25,11 @@ def arguments_that_the_function_does_not_take(pool: ThreadPool) -> None:
     pool.submit(label, 1, suffix=2)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     pool.submit("label", 1)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType, reportCallIssue]
     pool.submit(label(1))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def the_same_for_processes(pool: ProcessPool) -> None:
+    pool.submit(label, "one")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    ProcessPool(stuck_after=1)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
 
 
 def the_same_through_a_view(pool: ThreadPool) -> None:

@@ -27,6 +27,7 @@ from penstock.cli.output import invalid_line, result_line
 if TYPE_CHECKING:
     from penstock import Job
     from penstock.cli.inputs import Input
+    from penstock.cli.loop import OnLoop
     from penstock.cli.output import Output
     from penstock.pool.executor import Pool
 
@@ -74,7 +75,7 @@ class Flow:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: Pool | OnLoop,
         call: Callable[[object], object],
         inputs: Iterable[Input],
         output: Output,

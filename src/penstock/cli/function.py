@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import click
 
@@ -21,10 +22,10 @@ class Named:
     *star*: a list is spread over arguments, an object's items over keywords; all else is the one argument.
     """
 
-    def __init__(self, spec: str, *, star: bool = False) -> None:
+    def __init__(self, spec: str, *, star: bool = False, coroutine: bool = False) -> None:
         self._spec = spec
         self._star = star
-        self._function = find_function(spec)
+        self._function = find_function(spec, coroutine=coroutine)
         self.__qualname__ = getattr(self._function, "__qualname__", type(self._function).__qualname__)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -35,8 +36,8 @@ class Named:
         """The function itself."""
         return self._function
 
-    def __call__(self, value: object) -> object:
-        """Call it with one input."""
+    def __call__(self, value: object) -> Any:
+        """Call it with one input; what a coroutine function gives is its caller's to await."""
         if self._star and isinstance(value, list):
             return self._function(*value)
         if self._star and isinstance(value, dict):
@@ -49,8 +50,8 @@ def _named_over_there(spec: str, star: bool) -> Named:
     return Named(spec, star=star)
 
 
-def find_function(spec: str) -> Callable[..., object]:
-    """The function that *spec* names, fit to be run as a job.
+def find_function(spec: str, *, coroutine: bool = False) -> Callable[..., Any]:
+    """The function that *spec* names, fit to be run as a job: a plain one, or with *coroutine* a coroutine function.
 
     Imports the module or runs the file, with the current folder (or the file's) first on `sys.path`. *name* may have
     dots, as in `module:Class.method`. Raises `click.UsageError`, in one line, for everything that is wrong with it.
@@ -61,7 +62,10 @@ def find_function(spec: str) -> Callable[..., object]:
     function = _named(_load(place), name, place)
     if not callable(function):
         raise click.UsageError(f"{spec} is not a function: it is of type {type(function).__name__}")
-    _refuse_unless_plain(function, spec)
+    if not coroutine:
+        _refuse_unless_plain(function, spec)
+    elif not inspect.iscoroutinefunction(function):
+        raise click.UsageError(f"{spec} is no coroutine function, which --asyncio runs: use --threads or --processes")
     return function
 
 
@@ -139,8 +143,7 @@ def _refuse_unless_plain(function: Callable[..., object], spec: str) -> None:
     for code in (function,) if inspect.isclass(function) else (function, type(function).__call__):
         if inspect.iscoroutinefunction(code):
             raise click.UsageError(
-                f"{spec} is a coroutine function, and threads run plain ones: "
-                f"name a function that calls asyncio.run({spec.rpartition(':')[2]}(...))"
+                f"{spec} is a coroutine function, and threads and processes run plain ones: run it with --asyncio N"
             )
         if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
             raise click.UsageError(

@@ -1,10 +1,12 @@
-"""`penstock map`: a function over many inputs, on a pool of threads or processes."""
+"""`penstock map`: a function over many inputs, on a pool of any kind."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from typing import Any, Final
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,6 +18,9 @@ from penstock.cli.output import STDOUT, open_output, standard_output
 from penstock.cli.progress import make_progress
 from penstock.cli.run import run
 from penstock.pool.executor import Pool
+
+if TYPE_CHECKING:
+    from penstock.cli.loop import OnLoop
 
 MOST: Final = 10_000_000  # of workers, waiting jobs, attempts: beyond that a bound is none
 
@@ -77,6 +82,7 @@ Exit code: 0 all succeeded; 1 some did not; 2 wrong usage, nothing ran;
 )
 @click.option("--threads", type=count, metavar="N", help="The same as --workers.")
 @click.option("--processes", type=count, metavar="N", help="Run on N processes: for work that keeps a processor busy.")
+@click.option("--asyncio", "tasks_at_once", type=count, metavar="N", help="Run a coroutine function, N at once.")
 @click.option(
     "--backlog",
     type=count,
@@ -109,6 +115,7 @@ def map_command(
     workers: int | None,
     threads: int | None,
     processes: int | None,
+    tasks_at_once: int | None,
     backlog: int,
     timeout: float | None,
     retry: int | None,
@@ -128,16 +135,17 @@ def map_command(
     """
     if star and not jsonl:
         raise click.UsageError("--star needs --jsonl")
-    if sum(number is not None for number in (workers, threads, processes)) > 1:
-        raise click.UsageError("give one of --workers, --threads and --processes")
+    if sum(number is not None for number in (workers, threads, processes, tasks_at_once)) > 1:
+        raise click.UsageError("give one of --workers, --threads, --processes and --asyncio")
     if (append or force) and output == STDOUT:
         raise click.UsageError("--append and --force need --output FILE")
     with contextlib.ExitStack() as stack:
         # First: what an import prints must not stand among the results.
         lines = stack.enter_context(standard_output()) if output == STDOUT else None
-        call = Named(function, star=star)
+        named = Named(function, star=star, coroutine=tasks_at_once is not None)
+        call = named if tasks_at_once is None else awaiting(named)
         if not star:
-            refuse_unless_one_argument(call.function, function)
+            refuse_unless_one_argument(named.function, function)
         tasks = open_inputs(inputs, source, jsonl=jsonl)
         stack.callback(tasks.close)
         # Last: a mistake in anything else must not cost the results that FILE has.
@@ -149,11 +157,31 @@ def map_command(
             "grace": grace,
             "name": "map",
         }
-        pool: Pool
-        if processes is None:
-            pool = ThreadPool(workers or threads, "penstock-map", **options)
-        else:
+        pool: Pool | OnLoop
+        if processes is not None:
             pool = ProcessPool(processes, **options)
+        elif tasks_at_once is not None:
+            pool = on_loop(tasks_at_once, **options)
+        else:
+            pool = ThreadPool(workers or threads, "penstock-map", **options)
         flow = Flow(pool, call, tasks, lines, ordered=ordered, room=backlog + pool.max_workers + HELD)
         progress = make_progress(bar=not lines.is_terminal())
         return run(flow, tasks, pool, progress, grace=grace, verbose=verbose)
+
+
+def awaiting(named: Named) -> Callable[[object], Coroutine[Any, Any, Any]]:
+    """*named*, a coroutine function, as what AsyncPool takes for one."""
+
+    @functools.wraps(named.function, updated=())  # jobs and failures show its name, not ours
+    async def awaited(value: object) -> Any:
+        return await named(value)
+
+    return awaited
+
+
+def on_loop(tasks: int, **options: Any) -> OnLoop:
+    """A pool of coroutines, on a loop of its own."""
+    from penstock import AsyncPool  # asyncio is not for everybody
+    from penstock.cli.loop import OnLoop
+
+    return OnLoop(AsyncPool(tasks, **options))

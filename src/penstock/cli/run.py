@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING, Final
 from penstock import Incomplete, clock, graceful
 from penstock.cli.progress import Moment, Progress
 from penstock.cli.summary import summary
+from penstock.pool.executor import AnyPool, Pool
 
 if TYPE_CHECKING:
     from penstock.cli.flow import Flow
     from penstock.cli.inputs import Inputs
-    from penstock.pool.executor import Pool
+    from penstock.cli.loop import OnLoop
 
 TICK: Final = 0.1  # seconds between two looks: it draws, and nothing could wake us for that
 LAST_WRITES: Final = 0.5  # seconds beyond the grace for a reader that has stopped reading our results
 SOME_FAILED: Final = 1
 
 
-def run(flow: Flow, inputs: Inputs, pool: Pool, progress: Progress, *, grace: float, verbose: bool) -> int:
+def run(flow: Flow, inputs: Inputs, pool: Pool | OnLoop, progress: Progress, *, grace: float, verbose: bool) -> int:
     """Run *flow* to its end, or to a stop by SIGINT or SIGTERM, tell how it went, and give the exit code."""
     began, most_waiting = clock.monotonic(), 0
     try:
-        with _log_through(progress, verbose=verbose), graceful(pool, timeout=grace) as shutdown:
+        with _log_through(progress, verbose=verbose), graceful(_stoppable(pool), timeout=grace) as shutdown:
             # A job that a stop cut short has its line and its place in the summary: that is how we tell it.
             with contextlib.suppress(Incomplete), pool:
                 flow.start()
@@ -52,18 +53,23 @@ def run(flow: Flow, inputs: Inputs, pool: Pool, progress: Progress, *, grace: fl
     return 0 if flow.went_well() else SOME_FAILED
 
 
-def _all_told(flow: Flow, pool: Pool) -> bool:
+def _stoppable(pool: Pool | OnLoop) -> AnyPool:
+    """What `graceful` takes."""
+    return pool if isinstance(pool, Pool) else pool.inner
+
+
+def _all_told(flow: Flow, pool: Pool | OnLoop) -> bool:
     """True if the pool has stopped and each of its jobs has its line: the feeder may be blocked in a read for ever."""
     report = pool.report
     return report.closed and flow.tally.jobs == report.accepted
 
 
-def _moment(flow: Flow, inputs: Inputs, pool: Pool) -> Moment:
+def _moment(flow: Flow, inputs: Inputs, pool: Pool | OnLoop) -> Moment:
     stats, tally = pool.stats(), flow.tally
     return Moment(tally.lines, tally.failed + tally.invalid, inputs.expected(), stats.running, stats.queued)
 
 
-def _stopping(number: int | None, pool: Pool, grace: float) -> str:
+def _stopping(number: int | None, pool: Pool | OnLoop, grace: float) -> str:
     name = signal.Signals(number).name if number is not None else "stop"
     stats = pool.stats()
     return (

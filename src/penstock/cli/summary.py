@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from penstock.cli.flow import Flow
     from penstock.cli.inputs import Input
+    from penstock.cli.loop import OnLoop
     from penstock.failures import Failure
     from penstock.pool.executor import Pool
 
@@ -16,7 +17,7 @@ KINDS: Final = 20  # of failures that are shown
 LONGEST: Final = 80  # characters of an input
 
 
-def summary(flow: Flow, pool: Pool, *, seconds: float, most_waiting: int) -> Iterator[str]:
+def summary(flow: Flow, pool: Pool | OnLoop, *, seconds: float, most_waiting: int) -> Iterator[str]:
     """The lines to show, once *flow* is over and *pool* has stopped, *seconds* after the start."""
     tally, report = flow.tally, pool.report
     counts = [f"{tally.done:,} done", f"{tally.failed:,} failed"]

@@ -22,7 +22,7 @@ from penstock.errors import Cancelled, DeadlineExceeded, JobCancelled
 from penstock.events import JobEnded, JobRetried, JobStarted, WorkerStuck
 from penstock.job import FINAL, Job, JobState
 from penstock.pool.ledger import Tally
-from penstock.pool.stacks import drop_our_frames
+from penstock.pool.stacks import drop_our_frames, where_it_stands
 from penstock.report import StuckJob
 
 if TYPE_CHECKING:
@@ -132,6 +132,19 @@ class Attempts:
             self.listen(job)
         return True
 
+    def take(self, job: Job[Any], worker: Runner) -> bool:
+        """Take *job* from the running ones, if it is *worker* who runs it: it is the caller's now."""
+        with self._lock:
+            return self.running.get(job) is worker and self.running.pop(job, None) is not None
+
+    def hand_on(self, job: Job[Any], worker: Runner, to: Runner) -> bool:
+        """If *worker* runs *job*, *to* does from now on."""
+        with self._lock:
+            if self.running.get(job) is not worker:
+                return False
+            self.running[job] = to
+            return True
+
     def adopt(self, job: Job[Any]) -> None:
         """*job* was found to run already: see to its time and its context, as `begin` does before others run."""
         if job._terms.timeout is not None:
@@ -143,12 +156,36 @@ class Attempts:
         if self._crew.ledger.observers:
             self.tell_started(job)
 
-    def failed(self, worker: Runner, job: Job[Any], error: BaseException) -> None:
-        """The function raised *error*."""
-        ended = clock.monotonic()
-        if self.running.pop(job, None) is None:
+    def returned(self, worker: Runner, job: Job[Any], value: Any, ended: float) -> None:
+        """The function returned *value* at *ended*. For threads and plain data workers have steps of their own."""
+        if not self.take(job, worker):
             self.came_back(worker, job)
-            return
+        else:
+            self.ended_well(worker, job, value, ended)
+
+    def ended_well(self, worker: Runner, job: Job[Any], value: Any, ended: float) -> None:
+        """The attempt of *job*, which *worker* ran and is in our hands, returned *value* at this time."""
+        job._ended = ended
+        worker.tally.times.extend((job._since, job._began, ended))
+        ledger = self._crew.ledger
+        ledger.count(JobState.DONE)
+        job._settle(JobState.DONE, value)
+        if ledger.observers:
+            self.tell_ended(job, None)
+        ledger.one_ended()
+        self._crew.check_drained()
+
+    def failed(self, worker: Runner, job: Job[Any], error: BaseException, ended: float | None = None) -> None:
+        """The function raised *error*: at *ended*, by default now."""
+        if ended is None:
+            ended = clock.monotonic()
+        if not self.take(job, worker):
+            self.came_back(worker, job)
+        else:
+            self.ended_by(worker, job, error, ended)
+
+    def ended_by(self, worker: Runner, job: Job[Any], error: BaseException, ended: float) -> None:
+        """The attempt of *job*, which *worker* ran and is in our hands, ended with *error* at this time."""
         job._ended = ended
         worker.tally.times.extend((job._since, job._began, ended))
         drop_our_frames(error)
@@ -183,6 +220,13 @@ class Attempts:
             self._try_again(job, *to_retry)
         self._crew.check_drained()
 
+    def has_ended(self, worker: Runner) -> None:
+        """*worker* is no more, and so is in no job."""
+        with self._lock:
+            overrun = worker.overrun
+        if overrun is not None:
+            self.came_back(worker, overrun.job)
+
     # Trying again
 
     def _delay(self, job: Job[Any], error: BaseException) -> float | None:
@@ -201,10 +245,10 @@ class Attempts:
 
     def _try_again(self, job: Job[Any], delay: float, error: BaseException) -> None:
         """Put *job*, which is in our hands, among those that wait for another attempt."""
-        log.info(
-            "%s failed in attempt %d, next one in %.3g s: %r", job.label, job._attempt, delay, error,
+        self._crew.ledger.failures._lines.put(functools.partial(
+            log.info, "%s failed in attempt %d, next one in %.3g s: %r", job.label, job._attempt, delay, error,
             extra={"job": job.id, "worker": job.worker, "pool": self._name},
-        )  # fmt: skip
+        ))  # fmt: skip
         if self._crew.ledger.observers:
             self._crew.ledger.tell(JobRetried(self._name, job.id, job.name, job._attempt, delay, error))
         job._value = error  # what it fails with if no other attempt comes
@@ -282,11 +326,11 @@ class Attempts:
             replaced = overrun.replaced = worker.replace()
             to_retry = self._overrun.pop(job, None)
         ran = clock.monotonic() - overrun.since
-        log.warning(
-            "%s is stuck: it has run for %.3g s and did not stop at its deadline; %s. It stands at:\n%s",
-            job.label, ran, worker.fate(replaced), stack,
+        self._crew.ledger.failures._lines.put(functools.partial(
+            log.warning, "%s is stuck: it has run for %.3g s and did not stop at its deadline; %s. It %s",
+            job.label, ran, worker.fate(replaced), where_it_stands(stack),
             extra={"job": job.id, "worker": worker.name, "pool": self._name},
-        )  # fmt: skip
+        ))  # fmt: skip
         if self._crew.ledger.observers:
             self._crew.ledger.tell(WorkerStuck(self._name, worker.name, job.id, job.name, ran, stack, replaced))
         if to_retry is not None:
@@ -298,6 +342,11 @@ class Attempts:
         """Take *job* from those that wait for their thread to try again: it is the caller's now. False if not there."""
         with self._lock:
             return self._overrun.pop(job, None) is not None
+
+    def is_in(self, job: Job[Any]) -> bool:
+        """Whether the calling thread runs *job*."""
+        runner = self.running.get(job)
+        return runner is not None and runner.thread is threading.current_thread()
 
     def runs_here(self) -> bool:
         """Whether the calling thread is inside one of the running jobs, be it as the caller who had to run it."""
@@ -419,7 +468,7 @@ class Attempts:
         if not running:
             return "no job runs"
         job = min(running, key=lambda job: job._began)
-        return f"{job.label} has run for {job.ran or 0:.3g} s and stands at:\n{self.stack(job)}"
+        return f"{job.label} has run for {job.ran or 0:.3g} s and {where_it_stands(self.stack(job))}"
 
     def start_afresh(self) -> None:
         """In the child of a fork: the lock may be in any state, and nothing runs."""

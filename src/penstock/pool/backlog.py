@@ -85,10 +85,10 @@ class Backlog:
         """
         if job._stage is JobState.RUNNING or job._stage in FINAL:
             return False
-        if _remove(self.queue, job):
-            self.places.give()
-            return True
-        if _remove(self.due, job):
+        placed = self.remove(job)
+        if placed is not None:
+            if placed:
+                self.places.give()
             return True
         with self._lock:
             timer = self._retrying.pop(job, None)
@@ -96,6 +96,17 @@ class Backlog:
             timer.cancel()
             return True
         return any(line.take_out(job) for line in self._lines)
+
+    def remove(self, job: Job[Any]) -> bool | None:
+        """Remove *job* from the two rooms that workers take from; None if it is in neither.
+
+        True: it held a place, which the caller has to give back. Takes no lock, and calls nobody.
+        """
+        if job._stage is not JobState.READY:
+            return None
+        if _remove(self.queue, job):
+            return True
+        return False if _remove(self.due, job) else None
 
     def take_all(self) -> list[Job[Any]]:
         """Take every job out of its room."""

@@ -21,7 +21,8 @@ for it to come.
 
 Locks. Each part has one, and says what it guards. The order, where one is taken inside another: a context's tree, the
 backlog's or the attempts', then the staff's, the ledger's, the timers'. The hot path (submit, take, run, settle) takes
-none of them, and no user's code runs inside any.
+none of them, and no user's code runs inside any. The collector may, so that what it ends takes none: a pool that nobody
+holds, an iterator, a coroutine hand on what they have to do (`timers.call_apart`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from penstock import clock, timers
@@ -102,6 +104,10 @@ class Workers(Protocol):
         """Call *block*, which waits for *job* (None: for a place); a worker of this crew lends its slot meanwhile."""
         ...
 
+    def lending(self, job: Job[Any] | None) -> AbstractContextManager[None]:
+        """The same as a block, for a coroutine; a loop may be in several at once."""
+        ...
+
     def is_here(self) -> bool:
         """Whether the calling thread is one of the workers."""
         ...
@@ -130,6 +136,8 @@ class Crew:
 
     pack: Callable[[Job[Any]], None] | None = None
     """Makes a job fit to leave this process, where that is needed; NotPicklable if it can't be."""
+    broken_error: type[PoolBroken] = PoolBroken
+    """What jobs fail with that no worker can run."""
 
     def __init__(self, settings: PoolSettings) -> None:
         self.settings = settings
@@ -189,9 +197,9 @@ class Crew:
         """Call *block*, which waits for *job*; a worker of this pool lends its slot meanwhile."""
         return self.staff.waiting_for(job, block)
 
-    def lend(self, job: Job[Any]) -> Callable[[], None]:
-        """A coroutine is going to wait for *job*, and calls what this gives when it goes on."""
-        return _nothing  # it stops nobody here: a coroutine in a job's thread isn't that job
+    def lending(self, job: Job[Any]) -> AbstractContextManager[None]:
+        """A block in which a coroutine waits for *job*; a worker of this pool lends its slot meanwhile."""
+        return self.staff.lending(job)
 
     def observed(self, job: Job[Any]) -> None:
         """Somebody has asked how *job* failed."""
@@ -220,8 +228,12 @@ class Crew:
         broken = self.staff.broken
         if broken is None:
             return PoolClosed(self.name, self._why)
-        refused = PoolBroken(self.name, f"its initializer raised {broken!r}")
-        refused.__cause__ = broken
+        return self.broken_by(broken, f"its initializer raised {broken!r}")
+
+    def broken_by(self, error: BaseException, why: str) -> PoolBroken:
+        """What jobs fail with that can't run because of *error*."""
+        refused = self.broken_error(self.name, why)
+        refused.__cause__ = error
         return refused
 
     def cancel_waiting(self, reason: str) -> None:
@@ -263,16 +275,15 @@ class Crew:
             if self.ledger.observers:
                 self.ledger.tell(PoolStopped(self.name))
 
-    def broke(self) -> None:
-        """An initializer raised: nothing that waits can ever run."""
-        self.close("its initializer raised")
-        self.lifecycle.advance(Phase.CANCELLING)
+    def broke(self, why: str = "its initializer raised") -> None:
+        """Nothing that waits can ever run."""
+        self.close(why)
+        self.lifecycle.start_none()
         self.cut_waiting()
 
     def nobody_can_work(self, error: BaseException) -> None:
         """There is no worker, and none can be started: nothing that waits can run."""
-        refused = PoolBroken(self.name, f"no thread can be started: {error}")
-        refused.__cause__ = error
+        refused = self.broken_by(error, f"no thread can be started: {error}")
         for job in self.backlog.take_all():
             self.attempts.settle(job, JobState.FAILED, refused, cut=True)
         self.check_drained()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import weakref
@@ -11,7 +12,7 @@ from concurrent.futures import Executor
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
-from penstock import clock
+from penstock import clock, timers
 from penstock.context import Context
 from penstock.errors import Incomplete
 from penstock.failures import Failures
@@ -66,7 +67,10 @@ class Submitting(Executor):
         return self._crew.intake.submit(self._terms, fn, args, kwargs)
 
     async def asubmit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]:
-        """As `submit`, from a coroutine: a full backlog makes this coroutine wait, not its loop."""
+        """As `submit`, from a coroutine: a full backlog makes this coroutine wait, not its loop.
+
+        On a loop that runs inside a job of the same pool the worker lends its slot meanwhile.
+        """
         return await self._crew.intake.submit_from_loop(self._terms, fn, args, kwargs)
 
     async def run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -86,8 +90,8 @@ class Submitting(Executor):
         As `Executor.map`: all inputs are read at the call and all run, even if nobody iterates; those that the
         backlog has no place for wait outside it. *buffersize*: read only so many inputs ahead of the results taken,
         as Python 3.14 does. *timeout*: seconds from the call to the last result, then TimeoutError. *chunksize*:
-        so many inputs make one job, where jobs go to another process; it has no effect on threads. A job's error is
-        raised where its result would be, and ends the iteration; leaving it cancels what has not started.
+        so many inputs make one job of a `ProcessPool`; it has no effect elsewhere. A job's error is raised where its
+        result would be, and ends the iteration; leaving it cancels what has not started.
         """
         return map_jobs(self._crew, self._terms, fn, iterables, timeout, chunksize, buffersize)
 
@@ -105,7 +109,8 @@ class Submitting(Executor):
         Inputs are read as the caller iterates, so that *iterable* may be endless: at most *buffersize* jobs (default:
         the backlog) are under way and not yet yielded. *ordered*: in the order of the inputs, else as they end.
         Leaving it cancels what has not started. If the pool is closed meanwhile, what is under way is still yielded;
-        then `PoolClosed` says that inputs are left.
+        then `PoolClosed` says that inputs are left. Inside a job of the same pool the waiting worker lends its slot,
+        for which the stdlib's `as_completed` and `wait` can't ask.
         """
         return stream_jobs(self._crew, self._terms, fn, iterable, ordered, buffersize)
 
@@ -159,7 +164,7 @@ class AnyPool:
         self._terms = terms
         self._max_workers = crew.settings.max_workers
         # The workers hold the crew, never this object: when the last reference to it goes, the crew is closed.
-        self._forgotten = weakref.finalize(self, self._crew.close, "nobody holds it any more")
+        self._forgotten = weakref.finalize(self, _let_go, crew)
         self._forgotten.atexit = False
 
     @property
@@ -320,3 +325,9 @@ class Pool(AnyPool, Submitting):
                 "a job can't wait for its own pool to stop, which waits for the job; "
                 "use close() or shutdown(wait=False) there"
             )
+
+
+def _let_go(crew: Crew) -> None:
+    """Nobody holds the pool of *crew* any more. No lock may be taken here: see `call_apart`."""
+    if not crew.lifecycle.closing:
+        timers.call_apart(functools.partial(crew.close, "nobody holds it any more"))

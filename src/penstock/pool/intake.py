@@ -15,7 +15,7 @@ from threading import current_thread
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
-from penstock import clock
+from penstock import clock, timers
 from penstock.context import Context, scope
 from penstock.errors import BacklogFull, NotPicklable
 from penstock.events import JobAccepted
@@ -123,7 +123,8 @@ class Intake:
         if not self._places.take():
             if terms.when_full in ("reject", "caller"):
                 return self.submit(terms, fn, args, kwargs)
-            await self._line_up_from_loop(terms)
+            with self._staff.lending(None):
+                await self._line_up_from_loop(terms)
         return self.submit(terms, fn, args, kwargs, placed=True)
 
     def accept_all(self, terms: JobTerms, fn: Callable[..., Any], inputs: Iterator[tuple[Any, ...]]) -> list[Job[Any]]:
@@ -246,13 +247,20 @@ class Intake:
         try:
             if not self._lifecycle.closing and not (context is not None and context.cancelled):
                 await waiter.sleep(deadline)
-        except BaseException:  # the task was cancelled
-            self._leave_line(waiter)
+        except GeneratorExit:  # it is destroyed, by the collector perhaps, where a lock may be held
+            timers.call_apart(functools.partial(self._give_up_line, waiter, stop_listening))
             raise
-        finally:
-            if stop_listening is not None:
-                stop_listening()
+        except BaseException:  # the task was cancelled
+            self._give_up_line(waiter, stop_listening)
+            raise
+        if stop_listening is not None:
+            stop_listening()
         return self._placed(waiter, context, begun)
+
+    def _give_up_line(self, waiter: CoroutineInLine, stop_listening: Callable[[], None] | None) -> None:
+        self._leave_line(waiter)
+        if stop_listening is not None:
+            stop_listening()
 
     def _leave_line(self, waiter: SubmitterInLine | CoroutineInLine) -> None:
         if self._places.leave(waiter):

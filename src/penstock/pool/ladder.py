@@ -22,6 +22,7 @@ from typing import Final, NoReturn, TypeVar
 from penstock import clock, timers
 from penstock.lifecycle import Phase
 from penstock.pool.crew import Crew
+from penstock.pool.stacks import where_it_stands
 from penstock.report import Report
 
 log = logging.getLogger("penstock.stop")
@@ -112,7 +113,7 @@ def stop_apart(crews: Sequence[Crew], why: str) -> None:
             rung(crew)
     for crew in crews:
         crew.lifecycle.wait_for(Phase.CLOSED, _A_MOMENT)
-        finished(crew, clock.monotonic() + _A_MOMENT)
+        finished(crew, max(begun + crew.settings.grace, clock.monotonic()) + _A_MOMENT)
 
 
 def _close(crew: Crew, why: str) -> None:
@@ -191,8 +192,8 @@ def finished(crew: Crew, deadline: float | None) -> Report:
     if crew.first_to_report():
         level = logging.INFO if report.ok else logging.WARNING
         stacks = "".join(
-            f"\n{stuck.outcome}: job {stuck.id} ({stuck.name}) on {stuck.worker}, for {stuck.ran:.3g} s, stands at:\n"
-            f"{stuck.stack.rstrip()}"
+            f"\n{stuck.outcome}: job {stuck.id} ({stuck.name}) on {stuck.worker}, for {stuck.ran:.3g} s, "
+            f"{where_it_stands(stuck.stack)}"
             for stuck in report.stuck
         )
         log.log(level, "%s%s", report, stacks, extra={"pool": crew.name})

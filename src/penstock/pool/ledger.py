@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from penstock import timers
+from penstock import clock, timers
 from penstock.events import Event
 from penstock.failures import Failures
 from penstock.job import Job, JobState
@@ -163,8 +163,10 @@ class Ledger:
             self._tell(event)
 
     def wait_told(self, timeout: float) -> None:
-        """Return when the observers were told all that was handed over, or after *timeout* seconds."""
+        """Return when the observers and the log were told all that was handed over, or after *timeout* seconds."""
+        until = clock.monotonic() + timeout
         self._handed_over.wait(timeout)
+        self.failures._lines.wait(max(0.0, until - clock.monotonic()))
 
     def _tell(self, event: Event) -> None:
         for subscription in self.observers:

@@ -7,15 +7,16 @@ import functools
 import itertools
 import queue
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
-from penstock import clock
+from penstock import clock, timers
 from penstock.context import scope
 from penstock.errors import PoolClosed
 from penstock.job import Job, name_of
 from penstock.pool.caller import on_event_loop
 from penstock.pool.crew import Crew
+from penstock.pool.stacks import in_the_midst_of_ours
 from penstock.pool.terms import JobTerms, check_count, check_function
 
 T = TypeVar("T")
@@ -91,8 +92,22 @@ def _results(
             # Nothing here may keep a job, and so its result, alive while the caller has it.
             yield _result_or_forget(jobs.popleft(), deadline)
     finally:
-        for job in jobs:
-            job.forget()
+        _forget_all(jobs)
+
+
+def _forget_all(jobs: Collection[Job[Any]]) -> None:
+    """Cancel those of *jobs* that have not started: the iterator goes away."""
+    if not jobs:
+        return
+    if in_the_midst_of_ours(__file__):  # the collector found it; forgetting takes locks, and one of them may be held
+        timers.call_apart(functools.partial(_forget_each, jobs))
+    else:
+        _forget_each(jobs)
+
+
+def _forget_each(jobs: Collection[Job[Any]]) -> None:
+    for job in jobs:
+        job.forget()
 
 
 def _result_or_forget(job: Job[T], deadline: float | None) -> T:
@@ -152,8 +167,7 @@ def _in_order(
                 break
             yield _seen(under_way.popleft())  # not kept in a name: nothing here may keep a job that was given away
     finally:
-        for left in under_way:
-            left.forget()
+        _forget_all(under_way)
     if refused is not None:
         raise refused
 
@@ -178,8 +192,7 @@ def _as_they_end(
                 break
             yield _seen(_next_ended(crew, ended, under_way))
     finally:
-        for left in under_way:
-            left.forget()
+        _forget_all(under_way)
     if refused is not None:
         raise refused
 

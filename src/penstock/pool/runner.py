@@ -76,7 +76,7 @@ class ThreadRunner:
             del job, cv  # the frames of the error reach this one, and the job keeps its error: a cycle
             return
         ended = clock.monotonic()
-        if running.pop(job, None) is None:
+        if running.get(job) is not self or running.pop(job, None) is None:  # the timers', or its next attempt runs
             self._attempts.came_back(self, job)
             return
         tally = self.tally

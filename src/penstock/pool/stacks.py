@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 import gc
 import itertools
 import operator
@@ -14,6 +15,7 @@ import types
 from typing import Any, Final
 
 _HERE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_STDLIB: Final = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _DEEPEST: Final = 30  # frames shown, the innermost ones
 _looking = threading.Lock()  # a leaf: two threads that look must not find the collector disabled by one another
 
@@ -87,18 +89,47 @@ def innermost_last(dump: str) -> str:
     return "".join(traceback.format_list((shown or frames[-1:])[-_DEEPEST:]))
 
 
+def where_it_stands(stack: str) -> str:
+    """*stack* as the end of a sentence about a job; it may not be known."""
+    return f"stands at:\n{stack.rstrip()}" if stack else "can't be seen from here"
+
+
+def in_the_midst_of_ours(own_file: str) -> bool:
+    """Whether the calling code of *own_file* was called by the library's own code, maybe through the stdlib.
+
+    If it is the end of a generator there, the collector has brought it about, and a lock may be held. While a user's
+    code runs, none is.
+    """
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file != own_file:
+            if file.startswith(_HERE):
+                return True
+            is_stdlib = file.startswith(_STDLIB) and "site-packages" not in file
+            if not (is_stdlib or file.startswith("<")):  # "<string>": what dataclasses make, "<frozen abc>"
+                return False
+        frame = frame.f_back
+    return False
+
+
 def drop_our_frames(error: BaseException) -> None:
     """Let the traceback of *error* begin in the user's code. Our frames would also keep the job alive: a cycle."""
     tb = error.__traceback__
-    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_HERE):
+    while tb is not None and _leads_to_a_job(tb.tb_frame.f_code.co_filename, tb.tb_frame.f_code.co_name):
         tb = tb.tb_next
     error.__traceback__ = tb
 
 
 def _begins_a_thread(frame: traceback.FrameSummary) -> bool:
-    return frame.filename.startswith(_HERE) or (
+    return _leads_to_a_job(frame.filename, frame.name) or (
         frame.filename == threading.__file__ and frame.name in ("_bootstrap", "_bootstrap_inner", "run")
     )
+
+
+def _leads_to_a_job(file: str, function: str) -> bool:
+    """Whether this frame is ours, or that of a thread of the stdlib's pool around ours."""
+    return file.startswith(_HERE) or (file == concurrent.futures.thread.__file__ and function in ("_worker", "run"))
 
 
 def _start_afresh() -> None:

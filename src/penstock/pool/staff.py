@@ -15,9 +15,12 @@ finds every worker.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from penstock import clock, timers
@@ -30,6 +33,35 @@ if TYPE_CHECKING:
     from penstock.pool.threads import ThreadCrew
 
 log = logging.getLogger("penstock.pool")
+
+
+class _Wait:
+    """A block in which a worker waits, or a coroutine on its thread: the worker's slot is lent."""
+
+    __slots__ = ("_job", "_staff", "_worker")
+
+    def __init__(self, staff: Staff, worker: Worker, job: Job[Any] | None) -> None:
+        self._staff = staff
+        self._worker = worker
+        self._job = job
+
+    def __enter__(self) -> None:
+        try:
+            self._staff.begin_wait(self._worker, self, self._job)
+        except BaseException:
+            self._staff.end_wait(self._worker, self)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is GeneratorExit:  # a coroutine is destroyed, by the collector perhaps, where a lock may be held
+            timers.call_apart(functools.partial(self._staff.end_wait, self._worker, self))
+        else:
+            self._staff.end_wait(self._worker, self)
+
+
+_NOTHING_TO_LEND = contextlib.nullcontext()
 
 
 class Staff:
@@ -209,54 +241,100 @@ class Staff:
         """Call *block*, which waits for *job* (None: for a place). If a worker does, its slot is lent meanwhile."""
         worker = self._here.get(threading.get_ident())
         if worker is None:
-            if job is not None and job is current_job():
-                raise NestedWait(job.label, job.label, "a job can't wait for itself")
+            self._refuse_own_job(job)
             return block()
-        with self._lending(worker, job):
+        with _Wait(self, worker, job):
             return block()
 
-    @contextlib.contextmanager
-    def _lending(self, worker: Worker, job: Job[Any] | None) -> Iterator[None]:
+    def lending(self, job: Job[Any] | None) -> AbstractContextManager[None]:
+        """The same as a block, for a coroutine. A loop on a worker's thread may be in many: it lends one slot."""
+        worker = self._here.get(threading.get_ident())
+        if worker is None:
+            self._refuse_own_job(job)
+            return _NOTHING_TO_LEND
+        return _Wait(self, worker, job)
+
+    def _refuse_own_job(self, job: Job[Any] | None) -> None:
+        """On a thread that is no worker: NestedWait if it runs *job* itself."""
+        if job is not None and self._crew.attempts.is_in(job):
+            raise NestedWait(job.label, job.label, "a job can't wait for itself")
+
+    def begin_wait(self, worker: Worker, wait: object, job: Job[Any] | None) -> None:
+        """*worker* waits for *job*, once more if it does so already: see `lending`."""
         with self._lock:
             self._refuse_hopeless_wait(worker, job)
-            self._lent += 1
-            self.capacity += 1
-            worker.waits_for = job
-        try:
-            if self._crew.backlog.queue or self._crew.backlog.due:
-                self.call()
-            yield
-        finally:
-            with self._lock:
-                self._lent -= 1
-                self.capacity -= 1
-                worker.waits_for = None
-            self._let_one_go()
+            if not worker.waits:
+                self._lent += 1
+                self.capacity += 1
+            worker.waits[wait] = job
+        if self._crew.backlog.queue or self._crew.backlog.due:
+            self.call()
+
+    def end_wait(self, worker: Worker, wait: object) -> None:
+        """*wait* is over; with the last one of *worker*, its slot is its own again. Safe to repeat."""
+        with self._lock:
+            if wait not in worker.waits:
+                return  # the job that it was part of has ended
+            del worker.waits[wait]
+            if worker.waits:
+                return
+            self._take_slot_back()
+        self._let_one_go()
+
+    def end_all_waits(self, worker: Worker) -> None:
+        """The job of *worker* has ended: coroutines that it left waiting, on a loop that stands still, lend nothing."""
+        with self._lock:
+            worker.waits.clear()
+            self._take_slot_back()
+        self._let_one_go()
+
+    def _take_slot_back(self) -> None:
+        self._lent -= 1
+        self.capacity -= 1
 
     def _refuse_hopeless_wait(self, worker: Worker, job: Job[Any] | None) -> None:
         """Raise NestedWait if *worker* would wait for itself, or if too many wait already. Holds `_lock`."""
         waiter = current_job()
         name = worker.name if waiter is None else waiter.label
         target = "a place in the backlog of its own pool" if job is None else job.label
-        chain: list[str] = []
-        waited_for = job
-        while waited_for is not None:
-            chain.append(waited_for.label)
-            other = self._crew.attempts.running.get(waited_for)
-            if other is None or other.thread is None:
-                break
-            if other.thread is worker.thread:
-                why = "a job can't wait for itself" if len(chain) == 1 else f"they wait in a circle: {', '.join(chain)}"
-                raise NestedWait(name, target, why)
-            # A job that a worker had to run as its caller is not under the worker's name: go by the thread.
-            holder = self._here.get(other.thread.ident or 0)
-            waited_for = None if holder is None else holder.waits_for
-        if self._lent >= self._settings.max_lent:
-            others = [other.waits_for.label for other in self._workers if other.waits_for is not None]
+        chain = [] if job is None else self._chain_back(worker, job)
+        if chain:
+            labels = ", ".join(link.label for link in chain)
+            why = "a job can't wait for itself" if len(chain) == 1 else f"they wait in a circle: {labels}"
+            raise NestedWait(name, target, why)
+        if not worker.waits and self._lent >= self._settings.max_lent:
+            others = [waited_for.label for other in self._workers for waited_for in other.waits.values() if waited_for]
             shown = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
             pool = self._settings.name
             why = f"{self._lent} workers of pool {pool!r} wait for its own jobs already (max_lent): {shown}"
             raise NestedWait(name, target, why)
+
+    def _chain_back(self, worker: Worker, job: Job[Any]) -> list[Job[Any]]:
+        """*job*, what that waits for, and so on to a job of *worker*; empty if it doesn't come to one. Holds `_lock`.
+
+        A worker that runs a loop may wait for several jobs at once: each of them counts.
+        """
+        waited_for_by: dict[Job[Any], Job[Any] | None] = {job: None}
+        to_look = [job]
+        while to_look:
+            link: Job[Any] | None = to_look.pop()
+            assert link is not None
+            other = self._crew.attempts.running.get(link)
+            if other is None or other.thread is None:
+                continue
+            if other.thread is worker.thread:
+                chain = []
+                while link is not None:
+                    chain.append(link)
+                    link = waited_for_by[link]
+                return chain[::-1]
+            # A job that a worker had to run as its caller is not under the worker's name: go by the thread.
+            holder = self._here.get(other.thread.ident or 0)
+            for next_one in () if holder is None else holder.waits.values():
+                if next_one is not None and next_one not in waited_for_by:
+                    waited_for_by[next_one] = link
+                    to_look.append(next_one)
+        return []
 
     def replace_stuck(self) -> bool:
         """Give the slot of a stuck thread to a fresh one; False if as many as may be are replaced already."""
@@ -310,6 +388,8 @@ class Staff:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self.idle.clear()
+        for worker in self._workers:
+            worker.waits.clear()
         self._workers.clear()
         self._here.clear()
-        self.alive = self.capacity = 0
+        self.alive = self.capacity = self._lent = 0

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 class Worker(ThreadRunner):
     """A worker of *crew*. Fields are its own thread's, if nothing else is said."""
 
-    __slots__ = ("_staff", "lock", "waits_for")
+    __slots__ = ("_staff", "lock", "waits")
 
     def __init__(self, crew: ThreadCrew, name: str) -> None:
         super().__init__(crew, name)
         self._staff = crew.staff
         self.lock = threading.Lock()  # held, but for the moment of a wake: the worker sleeps on it
         self.lock.acquire()
-        self.waits_for: Job[Any] | None = None  # guarded by Staff._lock
+        self.waits: dict[object, Job[Any] | None] = {}  # what it waits for, None: for a place; guarded by Staff._lock
 
     def work(self) -> None:
         """The thread's whole life."""
@@ -54,6 +54,8 @@ class Worker(ThreadRunner):
             else:
                 self.run(job)
                 del job  # keep nothing while waiting for the next one
+                if self.waits:
+                    staff.end_all_waits(self)
 
     def _park(self) -> bool:
         """Sleep until there may be work; False when the pool is closed and none is left."""

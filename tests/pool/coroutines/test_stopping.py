@@ -468,8 +468,8 @@ async def test_the_accounts_balance_after_everything_at_once() -> None:
     async def fails() -> None:
         raise Oops
 
-    jobs: list[Any] = [await pool.asubmit(stubborn)]
-    jobs += [await pool.asubmit(fn) for fn in (fails, Door(), fails, Door(), Door())]
+    several: list[Any] = [stubborn, fails, Door(), fails, Door(), Door()]
+    jobs = [await pool.asubmit(fn) for fn in several]
     await turns()
     jobs[-1].cancel()
     report = await pool.shutdown(timeout=0.2)

@@ -31,10 +31,10 @@ class TaskAttempts(Attempts):
             return Cause("its task was cancelled", by_deadline=False, source=job.context)
         return super().cause_of(error, job)
 
-    def failed(self, worker: Runner, job: Job[Any], error: BaseException) -> None:
+    def failed(self, worker: Runner, job: Job[Any], error: BaseException, ended: float | None = None) -> None:
         """The function raised *error*."""
         if not isinstance(error, GeneratorExit):
-            super().failed(worker, job, error)
+            super().failed(worker, job, error, ended)
         elif self.running.pop(job, None) is None:
             self.came_back(worker, job)
         else:  # the loop was closed under it, and its task thrown away

@@ -14,6 +14,7 @@ import functools
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context as ContextVars
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
@@ -32,6 +33,21 @@ HAS_EAGER_TASKS: Final = sys.version_info >= (3, 12)
 ONE_TURN: Final = 100  # jobs that begin before the loop gets a turn for others
 
 _RUNNING = JobState.RUNNING
+
+
+class _Lent(AbstractContextManager[None]):
+    """A slot that is lent until the end of the block."""
+
+    __slots__ = ("_go_on",)
+
+    def __init__(self, go_on: Callable[[], None]) -> None:
+        self._go_on = go_on
+
+    def __exit__(self, *told: object) -> None:
+        self._go_on()
+
+
+_NOTHING_LENT: Final = nullcontext()
 
 
 class Slots:
@@ -238,6 +254,11 @@ class Slots:
             self.recount()
             self.serve()
         return functools.partial(self._take_back_slot, waiter, job)
+
+    def lending(self, job: Job[Any] | None) -> AbstractContextManager[None]:
+        """As `lend`, for a block."""
+        go_on = self.lend(job)
+        return _NOTHING_LENT if go_on is _nothing else _Lent(go_on)
 
     def _take_back_slot(self, waiter: Job[Any], job: Job[Any] | None) -> None:
         waits = self.lent.get(waiter)

@@ -7,7 +7,8 @@ One duplex channel for each worker, nothing shared between workers, and one thre
               dispatcher ──┴─── control lane ─────┘        worker.py      the parent's side of one worker
                                                            child.py       the worker's side
     wire.py  how they speak      page.py  what has begun   parcel.py      what crosses, and what can't
-    launch.py  starting processes                          died.py        what a dead one leaves
+    launch.py  starting processes     died.py  what a dead one leaves     arrivals.py  outcomes that take code to unpack
+    main.py  which `__main__` they have
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from penstock.pool.attempts import Attempts
 from penstock.pool.crew import Crew
 from penstock.pool.executor import Pool
 from penstock.pool.leaving import stop_all
+from penstock.pool.processes import main
 from penstock.pool.processes.died import ProcessPoolBroken, WorkerDied
 from penstock.pool.processes.launch import cpu_count, start_method
 from penstock.pool.processes.parcel import Parcel, RemoteTraceback
@@ -34,6 +36,11 @@ from penstock.pool.terms import Around, JobTerms, PoolSettings, Unobserved, When
 from penstock.retry import Retry
 
 __all__ = ["ProcessPool", "ProcessPoolBroken", "RemoteTraceback", "WorkerDied"]
+
+_NO_GUARD = (
+    "it was used while a worker imports the main module, as each does that starts; what starts work in the script "
+    'belongs under `if __name__ == "__main__":`'
+)
 
 _numbers = itertools.count(1)
 
@@ -78,6 +85,8 @@ class ProcessPool(Pool):
     `NotPicklable`). A worker that dies fails the job that it ran with `WorkerDied`, and no other. Log records of the
     workers are handled here. Every method is safe from any thread.
     """
+
+    _crew: ProcessCrew
 
     def __init__(
         self,
@@ -131,13 +140,27 @@ class ProcessCrew(Crew):
 
     settings: ProcessSettings
     staff: ProcessStaff
+    broken_error = ProcessPoolBroken
+
+    def __init__(self, settings: ProcessSettings) -> None:
+        self.main = main.of_this_process()
+        self._too_early = main.is_being_imported()
+        super().__init__(settings)
 
     def _hire(self) -> tuple[ProcessStaff, Attempts]:
         return ProcessStaff(self), Attempts(self)
 
     def pack(self, job: Job[Any]) -> None:
         """Make the call of *job* fit to cross; NotPicklable if it can't."""
+        if self._too_early:
+            self.refuse_if_too_early()
         job._args = Parcel(job, job._fn, job._args)  # type: ignore[assignment, arg-type]
+
+    def refuse_if_too_early(self) -> None:
+        """A worker imports the script that started it: raise if that starts work again, without end."""
+        self._too_early = main.is_being_imported()
+        if self._too_early:
+            raise ProcessPoolBroken(self.name, _NO_GUARD)
 
     def heed(self, job: Job[Any]) -> None:
         """Its context was made just now: its worker has to hear when that trips."""
@@ -148,9 +171,7 @@ class ProcessCrew(Crew):
         broken = self.staff.broken
         if broken is None:
             return super().refusal()
-        refused = ProcessPoolBroken(self.name, f"its workers can't be made ready: {broken!r}")
-        refused.__cause__ = broken
-        return refused
+        return self.broken_by(broken, f"its workers can't be made ready: {type(broken).__qualname__}: {broken}")
 
     def abandon(self) -> None:
         """After LEAVING: every job gets its outcome now, and every worker is killed."""

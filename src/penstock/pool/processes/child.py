@@ -31,9 +31,11 @@ from penstock import clock
 from penstock.context import Cause, Context, scope
 from penstock.errors import NotPicklable
 from penstock.job import Job, JobState, new_job
+from penstock.pool.processes import main, wire
+from penstock.pool.processes.memory import Memory, loads
 from penstock.pool.processes.page import Page
-from penstock.pool.processes.parcel import pack_error, pack_result
-from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, Kind, message, messages
+from penstock.pool.processes.parcel import Functions, Later, is_plain, pack_error, pack_result
+from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, Lane, message, messages, send_with_fds
 from penstock.pool.stacks import drop_our_frames
 from penstock.retry import Retry
 
@@ -41,6 +43,8 @@ DUMP_SIGNAL: Final = getattr(signal, "SIGRTMAX", signal.SIGTERM) - 1 if hasattr(
 """Asks a worker for its stack: faulthandler answers even while a job holds the GIL. None: no such signal here."""
 
 _PR_SET_PDEATHSIG: Final = 1
+_SOON_COPIED: Final = 8 << 20  # bytes: the parent's dispatcher copies them itself
+_PLAIN: Final = frozenset({bool, bytes, float, int, str, type(None)})  # results that need no look
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,9 @@ class Setup:
     """What a worker is told once, when it starts."""
 
     name: str
+    main: main.Main  # what to take over as `__main__`
     preload: tuple[str, ...]
-    initializer: Callable[..., object] | None
-    initargs: tuple[Any, ...]
-    around: Callable[[], contextlib.AbstractContextManager[Any]] | None
+    users: Later  # initializer, initargs, around: they may need that `__main__`
     threads: int  # for libraries that start threads of their own
     log_levels: dict[str, int]
     dies_with_starter: bool  # the process that forks it ends when the parent does
@@ -82,7 +85,7 @@ class _Terms:
         self.timeout = None if extra is None else extra.timeout
 
 
-def main(jobs: socket.socket, control: socket.socket, page: int, stacks: int, setup: Setup) -> None:
+def live(jobs: socket.socket, control: socket.socket, page: int, stacks: int, setup: Setup) -> None:
     """Run jobs until the jobs lane ends. *page*, *stacks*: file descriptors."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -120,80 +123,116 @@ class _Worker:
     def __init__(self, jobs: socket.socket, control: socket.socket, page: Page, setup: Setup, file: IO[bytes]) -> None:
         self.name = setup.name
         self._jobs = jobs
+        self._lane = Lane(jobs)
         self._control = control
         self._page = page
         self._setup = setup
+        self._around: Callable[[], contextlib.AbstractContextManager[Any]] | None = None
         self._file = file  # faulthandler writes to it as long as it lives
         self._sending = threading.Lock()  # the control lane, from here: a message goes out whole
-        self._lock = threading.Lock()  # guards the next two
+        # The main thread writes `_running` and then looks at `_tripped`; the control thread writes `_tripped` and then
+        # looks at `_running`: one of the two sees the other, and the one who takes the entry out trips the job.
         self._running: tuple[int, Job[Any]] | None = None
-        self._tripped: dict[int, tuple[str, bool]] = {}  # told before the job began
+        self._tripped: dict[int, tuple[str, bool]] = {}
+        self._last = 0  # the last one that is over
+        self._terms = _Terms(self, None)  # of jobs that have nothing of their own
+        self._nothing = contextvars.Context()
+        self._functions = Functions()
+        self._lent: dict[int, Memory] = {}  # by number: memory with results that the parent may not have copied yet
 
     def make_ready(self) -> bool:
         """Import and initialize what was asked for, and tell the parent how it went."""
         try:
+            self._take_over_main()
             for module in self._setup.preload:
                 importlib.import_module(module)
-            if self._setup.initializer is not None:
-                self._setup.initializer(*self._setup.initargs)
+            users = self._setup.users.open()
+            self._around = users["around"]
+            if users["initializer"] is not None:
+                users["initializer"](*users["initargs"])
         except BaseException as error:
-            self._answer(Kind.BROKEN, 0, 0.0, 0.0, pack_error(error))
+            self._answer(wire.BROKEN, 0, 0.0, 0.0, pack_error(error))
             return False
-        self._answer(Kind.READY, 0, 0.0, 0.0, b"")
+        self._answer(wire.READY, 0, 0.0, 0.0, b"")
         return True
+
+    def _take_over_main(self) -> None:
+        try:
+            main.take_over(self._setup.main)
+        except BaseException as error:
+            error.add_note(f"raised while a worker imported the main module, {', '.join(self._setup.main.values())}")
+            raise
 
     def run(self) -> None:
         """Take jobs and answer, until the lane ends."""
-        incoming = Incoming(CALL, 2)
+        incoming = Incoming(CALL, 3)
         while True:
             try:
-                data = self._jobs.recv(CHUNK)
+                data = self._lane.recv()
             except ConnectionError:
                 return
             if not data:
                 return
-            for (seq, number, attempt, extra, _), packed in incoming.feed(data):
-                if self._page.begin(seq):
-                    self._run_one(seq, number, attempt, packed[:extra], packed[extra:] if extra else packed)
+            for (has_memory, seq, number, attempt, extra, function, _), packed in incoming.feed(data):
+                fd = self._lane.next_fd() if has_memory else None
+                if self._page.begin(seq) and packed:
+                    parts = packed[:extra], packed[extra : extra + function], packed[extra + function :]
+                    self._run_one(seq, number, attempt, parts, fd)
                 else:
-                    self._answer(Kind.SKIPPED, seq, 0.0, 0.0, b"")
+                    self._is_over(seq)
+                    self._answer(wire.SKIPPED, seq, 0.0, 0.0, b"")
+                    if fd is not None:
+                        os.close(fd)
 
-    def _run_one(self, seq: int, number: int, attempt: int, extra: bytes, call: bytes) -> None:
+    def _run_one(self, seq: int, number: int, attempt: int, parts: tuple[bytes, bytes, bytes], fd: int | None) -> None:
         began = clock.monotonic()
+        memory: Memory | None = None
         try:
-            job = self._unpack(number, attempt, extra, call)
+            job = self._unpack(number, attempt, parts, fd, began)
             cv = contextvars.copy_context()
-            with self._lock:
-                self._running = seq, job
-                told = self._tripped.pop(seq, None)
-            if told is not None:
-                self._trip(job, *told)
+            self._running = seq, job
+            if self._tripped:
+                self._trip_if_told(seq, job)
             value = cv.run(self._call, job)
-            kind, answer = Kind.DONE, pack_result(value)
+            answer, memory = pack_result(value)
+            kind = wire.DONE if _arrives_at_once(value, answer, memory) else wire.MADE
         except BaseException as error:
             drop_our_frames(error)
-            kind, answer = Kind.RAISED, pack_error(error)
+            kind, answer = wire.RAISED, pack_error(error)
         ended = clock.monotonic()
-        with self._lock:
-            running, self._running = self._running, None
-            self._tripped.pop(seq, None)
-        if running is not None:
-            running[1]._settle(JobState.DONE, None)  # its context is closed; nobody here waits for it
-        self._answer(kind, seq, began, ended, answer)
+        running, self._running = self._running, None
+        self._is_over(seq)
+        if running is not None and running[1]._context is not None:
+            running[1]._context.close()
+        self._answer(kind, seq, began, ended, answer, memory)
 
-    def _unpack(self, number: int, attempt: int, extra: bytes, call: bytes) -> Job[Any]:
+    def _is_over(self, seq: int) -> None:
+        self._last = seq
+        if self._tripped:
+            for told in [told for told in list(self._tripped) if told <= seq]:
+                self._tripped.pop(told, None)
+
+    def _unpack(
+        self, number: int, attempt: int, parts: tuple[bytes, bytes, bytes], fd: int | None, began: float
+    ) -> Job[Any]:
         try:
-            fn, args = pickle.loads(call)
+            extra, function, call = parts
+            if function:
+                args = loads(call, fd) if call else ()  # before anything may fail: it closes *fd*
+                fn = self._functions.unpack(function)
+            else:
+                fn, args = loads(call, fd)
             more = Extra(*pickle.loads(extra)) if extra else None
             values = pickle.loads(more.values) if more is not None and more.values is not None else None
         except Exception as error:
             raise NotPicklable(
                 f"the call can't be unpickled by its worker: {type(error).__qualname__}: {error}"
             ) from error
-        job = new_job(_Terms(self, more), number, fn, args, {}, contextvars.Context(), clock.monotonic())
+        terms = self._terms if more is None else _Terms(self, more)
+        job = new_job(terms, number, fn, args, {}, self._nothing, began)
         job._attempt = attempt
         job._worker = self.name
-        job._began = clock.monotonic()
+        job._began = began
         job._stage = JobState.RUNNING
         if more is not None:
             left = None if more.deadline is None else max(0.0, more.deadline - clock.monotonic())
@@ -203,20 +242,36 @@ class _Worker:
         return job
 
     def _call(self, job: Job[Any]) -> Any:
-        if self._setup.around is None:
+        if self._around is None:
             return job._call()
         scope.set(job)
-        with self._setup.around():
+        with self._around():
             return job._call()
 
-    def _answer(self, kind: Kind, seq: int, began: float, ended: float, body: bytes) -> None:
-        header = ANSWER.pack(kind, seq, began, ended, len(body))
+    def _answer(
+        self, kind: int, seq: int, began: float, ended: float, body: bytes, memory: Memory | None = None
+    ) -> None:
+        number = wire.NO_MEMORY if memory is None else self._lend(memory)
+        header = ANSWER.pack(kind, number, seq, began, ended, len(body))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody is there to hear it
-            if len(body) < CHUNK:
+            if memory is not None:
+                data = header + body
+                self._jobs.sendall(data[send_with_fds(self._jobs, data, [memory.fd]) :])
+            elif len(body) < CHUNK:
                 self._jobs.sendall(header + body)
             else:
                 self._jobs.sendall(header)
                 self._jobs.sendall(body)
+
+    def _lend(self, memory: Memory) -> int:
+        """The number under which *memory* is kept until the parent has copied it, if it will."""
+        for number in [number for number in self._lent if not self._page.is_lent(number)]:
+            self._lent.pop(number).use_again()
+        lent = self._page.lend() if memory.copied else None
+        if lent is None:
+            return wire.MEMORY
+        self._lent[lent] = memory
+        return lent + 1
 
     # The control thread
 
@@ -226,14 +281,18 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_BLOCK, {DUMP_SIGNAL})  # the main thread's stack is the one asked for
         with contextlib.suppress(OSError):
             for seq, reason, by_deadline in messages(self._control):
-                with self._lock:
-                    running = self._running
-                    if running is None or running[0] != seq:
-                        if running is None or running[0] < seq:
-                            self._tripped[seq] = reason, by_deadline
-                        continue
-                self._trip(running[1], reason, by_deadline)
+                if seq <= self._last:
+                    continue  # too late
+                self._tripped[seq] = reason, by_deadline
+                running = self._running
+                if running is not None and running[0] == seq:
+                    self._trip_if_told(*running)
         os._exit(1)
+
+    def _trip_if_told(self, seq: int, job: Job[Any]) -> None:
+        told = self._tripped.pop(seq, None)
+        if told is not None:
+            self._trip(job, *told)
 
     def _trip(self, job: Job[Any], reason: str, by_deadline: bool) -> None:
         context = job.context
@@ -250,8 +309,7 @@ class _Worker:
 
     def send_record(self, record: logging.LogRecord) -> None:
         """Send one record; blocks while the parent has no room for it."""
-        with self._lock:
-            running = self._running
+        running = self._running
         fields = dict(record.__dict__, worker=self.name)
         if running is not None:
             fields.setdefault("job", running[1].id)
@@ -277,9 +335,9 @@ class _Worker:
         """A job that waits for itself would wait for ever; there is no other job here."""
         raise RuntimeError(f"{job.label} can't wait for itself")
 
-    def lend(self, job: Job[Any]) -> Callable[[], None]:
-        """There is no slot here."""
-        return lambda: None
+    def lending(self, job: Job[Any]) -> contextlib.AbstractContextManager[None]:
+        """As `wait`."""
+        raise RuntimeError(f"{job.label} can't wait for itself")
 
     def observed(self, job: Job[Any]) -> None:
         """Nobody counts here."""
@@ -290,6 +348,13 @@ class _Worker:
     def stack(self, job: Job[Any]) -> str:
         """Asked in the job itself, which has better ways."""
         return ""
+
+
+def _arrives_at_once(value: Any, packed: bytes, memory: Memory | None) -> bool:
+    """Whether unpacking it calls nobody's code and takes no time to speak of."""
+    if memory is not None:
+        return type(value) in (bytes, bytearray) and memory.size <= _SOON_COPIED
+    return type(value) in _PLAIN or is_plain(packed)
 
 
 class _Relay(logging.Handler):

@@ -1,8 +1,9 @@
 """The one thread of a process pool that hears its workers: what they answer, that they died, what they log.
 
-It starts processes, gives busy workers more to do, takes back what waits behind a long job, and ends when the pool is
-closed and the last process is gone. Nothing of a user's runs on it, but for unpickling results. Other threads ask it to
-do something by `do`.
+It has processes started, gives busy workers more to do, takes back what waits behind a long job, and ends when the
+pool is closed and the last process is gone. Nothing of a user's runs on it: errors, and results that are more than
+plain data, are unpacked elsewhere (arrivals.py); so log records are handled, observers told, callbacks called. Other
+threads ask it to do something by `do`.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock import clock, timers
-from penstock.errors import NotPicklable
 from penstock.job import Job, JobState
 from penstock.lifecycle import Phase
 from penstock.pool.ledger import ALL_OF_FIRST, ONE_IN
+from penstock.pool.processes import wire
+from penstock.pool.processes.arrivals import Arrival, Arrivals, Sent, not_unpacked, use_again
 from penstock.pool.processes.child import Setup, levels_to_relay
 from penstock.pool.processes.died import WorkerDied
-from penstock.pool.processes.launch import Ends, context_for, cpu_count
-from penstock.pool.processes.parcel import unpack_error
-from penstock.pool.processes.wire import CHUNK, CONTROL, Incoming, Kind
+from penstock.pool.processes.launch import Ends, Starter, cpu_count, process_for
+from penstock.pool.processes.parcel import Later, unpack_error
+from penstock.pool.processes.wire import CHUNK, Garbled
 from penstock.pool.processes.worker import ProcessWorker
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ log = logging.getLogger("penstock.pool")
 _LONG: Final = 5e-3  # seconds that a job may hold up those that were sent after it,
 _LONG_IF_ONE_IS_IDLE: Final = 1e-3  # or only so many if another worker has nothing to do
 _LEAVING_TAKES: Final = 5.0  # seconds for a worker that was told to leave to end
+_FIRST_PAUSE: Final = 0.2  # seconds before another is started in the place of one that could not,
+_LONGEST_PAUSE: Final = 5.0  # doubled each time up to so many
+_LATE: Final = 0.05  # seconds between two looks whether outcomes get stuck
 _VMSTAT: Final = Path("/proc/vmstat")
 
 
@@ -53,31 +58,38 @@ class Dispatcher:
 
     def start_afresh(self) -> None:
         """Forget the thread and what it watched."""
-        self._lock = threading.Lock()  # guards `_thread` and `_over`
+        # Guards `_thread`, `_over` and `_pipe`. One thread may take it twice, if the collector closes a forgotten pool.
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._over = False
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands: deque[Callable[[], object]] = deque()
         self._asleep = False
         self._pipe: tuple[int, int] | None = None
         self._selector: selectors.BaseSelector | None = None
+        self._arrivals = Arrivals(self._crew.name)
+        self._arriving: list[Callable[[], None]] = []  # for these, at the end of the step
+        self._starter = Starter(self._crew.name, self._start_process)
         self._starting = 0  # processes that are to be started, or are and have not said that they are ready
 
     # Anybody
 
-    def do(self, what: Callable[[], None]) -> None:
-        """Have *what* done on this thread, soon. It must not block or raise."""
-        self._commands.append(what)
+    def do(self, what: Callable[[], object]) -> bool:
+        """Have *what* done on this thread, soon. It must not block or raise. False if there is no thread (any more)."""
         with self._lock:
-            if self._over:
-                return
-            if self._thread is None:
-                self._begin()
+            if self._over or self._thread is None:
+                return False
+            self._commands.append(what)
+            self._wake()
+            return True
+
+    def _wake(self) -> None:
+        """Holds `_lock`, so that the pipe is not closed just now; writing to it never blocks."""
         if self._asleep and self._pipe is not None:
-            with contextlib.suppress(OSError):  # full: it is being woken
+            with contextlib.suppress(BlockingIOError):  # full: it is being woken
                 os.write(self._pipe[1], b"\0")
 
-    def _begin(self) -> None:
-        """Start the thread. Holds `_lock`."""
+    def _begin(self) -> RuntimeError | None:
+        """Start the thread; why not, if it can't be started. Holds `_lock`."""
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
@@ -89,15 +101,19 @@ class Dispatcher:
             timers.stand_by()
             thread.start()
         except RuntimeError as error:
-            self._over = True
             self._close()
-            self._crew.nobody_can_work(error)
-        else:
-            self._thread = thread
+            return error
+        self._thread = thread
+        return None
 
     def start_worker(self) -> None:
-        """Start one more."""
-        self.do(self._start)
+        """Start one more, which counts already; the thread, too, if it isn't there yet."""
+        with self._lock:
+            failed = None if self._over or self._thread is not None else self._begin()
+        if not self.do(self._start):
+            self._crew.staff.is_not_wanted()
+        if failed is not None:
+            self._crew.nobody_can_work(failed)
 
     def look_at_idle(self) -> None:
         """The pool is closed, or an idle worker has to leave: see who may."""
@@ -110,6 +126,10 @@ class Dispatcher:
     def write_rest(self, worker: ProcessWorker) -> None:
         """Its lane was full: write on when it has room."""
         self.do(functools.partial(self._watch, worker, write=True))
+
+    def say_rest(self, worker: ProcessWorker) -> None:
+        """Its control lane was full: write on when it has room."""
+        self.do(functools.partial(self._listen, worker, write=True))
 
     def retire(self, worker: ProcessWorker) -> None:
         """It has been given as many jobs as it may: another takes its place."""
@@ -128,9 +148,30 @@ class Dispatcher:
 
     def _run(self) -> None:
         with timers.nothing_may_block():
-            while not self._is_over():
-                self._step()
-        self._close()
+            try:
+                while not self._is_over():
+                    self._step()
+            except BaseException as error:
+                self._give_up(error)
+        self._starter.join()
+        self._arrivals.end()
+        with self._lock:
+            self._close()
+
+    def _give_up(self, error: BaseException) -> None:
+        """A bug of ours, or no memory: the pool is broken, and every job is told so."""
+        staff = self._crew.staff
+        broken = RuntimeError("the thread that hears its workers failed; this is a bug in Penstock")
+        broken.__cause__ = error
+        staff.cannot_work(broken)
+        self._crew.lifecycle.advance(Phase.LEAVING)
+        self._crew.abandon()
+        with self._lock:
+            self._over = True
+        for worker in staff.workers():
+            worker.ends.process.join(_LEAVING_TAKES)
+            staff.gone(worker)
+            worker.ends.close()
 
     def _step(self) -> None:
         assert self._selector is not None
@@ -143,12 +184,17 @@ class Dispatcher:
             self._commands.popleft()()
         if self._crew.staff.ahead:
             self._look_behind_long_ones()
+        if self._arriving:
+            arriving, self._arriving = self._arriving, []
+            self._arrivals.put(arriving)
+        elif self._arrivals.waiting:
+            self._arrivals.look()
 
     def _patience(self) -> float | None:
         staff = self._crew.staff
-        if not staff.ahead:
-            return None
-        return _LONG_IF_ONE_IS_IDLE if staff.idle else _LONG
+        if staff.ahead:
+            return _LONG_IF_ONE_IS_IDLE if staff.idle else _LONG
+        return _LATE if self._arrivals.waiting else None
 
     def _is_over(self) -> bool:
         if self._crew.lifecycle.phase is not Phase.CLOSED or self._crew.staff.count() or self._starting:
@@ -158,6 +204,7 @@ class Dispatcher:
             return self._over
 
     def _close(self) -> None:
+        """Give back what the loop needs. Holds `_lock`."""
         if self._selector is not None:
             self._selector.close()
         if self._pipe is not None:
@@ -176,32 +223,46 @@ class Dispatcher:
         crew = self._crew
         settings, staff = crew.settings, crew.staff
         if crew.lifecycle.phase is Phase.CLOSED or staff.broken is not None:
-            staff.did_not_start()
+            staff.is_not_wanted()
             return
+        self._starting += 1
         setup = Setup(
             name=staff.next_name(),
+            main=crew.main,
             preload=settings.preload,
-            initializer=settings.initializer,
-            initargs=settings.initargs,
-            around=settings.around,
+            users=Later({name: getattr(settings, name) for name in ("initializer", "initargs", "around")}),
             threads=max(1, cpu_count() // settings.max_workers),
             log_levels=levels_to_relay(),
             dies_with_starter=settings.start_method == "forkserver",
         )
+        self._starter.put(setup)
+
+    def _start_process(self, setup: Setup) -> None:
+        """On the thread of the starter."""
+        settings = self._crew.settings
         try:
-            ends = Ends(context_for(settings.start_method, settings.preload), setup)
-        except Exception as error:
-            staff.did_not_start()
-            staff.cannot_work(error)
-            return
-        worker = ProcessWorker(crew, ends)
+            ends = Ends(process_for(settings.start_method, settings.preload), setup)
+        except BaseException as error:
+            self.do(functools.partial(self._not_started, error))
+        else:
+            self.do(functools.partial(self._started, ends))
+
+    def _not_started(self, error: BaseException) -> None:
+        self._starting -= 1
+        self._crew.staff.could_not_start(error)
+        self._start_again()
+
+    def _started(self, ends: Ends) -> None:
+        staff = self._crew.staff
+        worker = ProcessWorker(self._crew, ends)
         staff.came(worker)
-        self._starting += 1
         self._watch(worker)
         assert self._selector is not None
-        read = selectors.EVENT_READ
-        self._selector.register(ends.control, read, functools.partial(self._hear, worker, Incoming(CONTROL, 1)))
-        self._selector.register(ends.process.sentinel, read, functools.partial(self._died, worker))
+        self._listen(worker)
+        self._selector.register(ends.process.sentinel, selectors.EVENT_READ, functools.partial(self._died, worker))
+        if staff.none_may_live:
+            worker.kill()
+        self._let_leave()  # if the pool was closed meanwhile
 
     def _watch(self, worker: ProcessWorker, *, write: bool = False) -> None:
         if worker.dead or self._selector is None:
@@ -223,63 +284,83 @@ class Dispatcher:
     # Answers
 
     def _read(self, worker: ProcessWorker) -> bool:
-        """Read what there is; False at the end of the lane."""
+        """Read what there is; False if there is nothing more, now or ever."""
+        if worker.watched is False:
+            return False
         try:
-            data = worker.ends.jobs.recv(CHUNK)
+            data = worker.lane.recv()
+            if data:
+                self._understand(worker, data)
+                return True
         except BlockingIOError:
             return False
-        except OSError:
-            data = b""
-        if not data:
-            if worker.watched:
-                assert self._selector is not None
-                self._selector.unregister(worker.ends.jobs)
-                worker.watched = False
-            return False
-        for (kind, seq, began, ended, _), body in worker.incoming.feed(data):
-            if kind == Kind.DONE:
-                self._done(worker, seq, began, ended, body)
-            elif kind == Kind.RAISED:
-                self._raised(worker, seq, began, ended, body)
-            elif kind == Kind.SKIPPED:
-                self._skipped(worker, seq)
-            elif kind == Kind.READY:
+        except Garbled:
+            worker.kill()
+        except ConnectionError:
+            pass
+        assert self._selector is not None
+        self._selector.unregister(worker.ends.jobs)
+        worker.watched = False
+        if worker.ready and not worker.told_to_leave:
+            worker.kill()  # it is ending, or has lost its lane: it can't answer any more
+        return False
+
+    def _understand(self, worker: ProcessWorker, data: bytes) -> None:
+        spoke_of_jobs = False
+        for (kind, memory, seq, began, ended, _), body in worker.incoming.feed(data):
+            if kind == wire.READY and not worker.ready:
                 self._starting -= 1
                 self._crew.staff.is_ready(worker)
-            elif kind == Kind.BROKEN:
-                self._crew.staff.cannot_work(unpack_error(body))
-        if worker.ready and not worker.dead:
+            elif kind == wire.BROKEN:
+                worker.broken = True
+                self._arriving.append(functools.partial(self._is_broken, body))
+            else:
+                spoke_of_jobs = True
+                if kind == wire.DONE:
+                    self._done(worker, seq, began, ended, Sent(worker, body, memory))
+                elif kind == wire.SKIPPED:
+                    self._skipped(worker, seq)
+                else:
+                    sent = Sent(worker, body, memory)
+                    job = self._answered(worker, seq, began, ended)
+                    if kind == wire.MADE:
+                        self._arrives(worker, job, ended, began=began, result=sent)
+                    else:
+                        self._arrives(worker, job, ended, began=began, raised=body)
+        if spoke_of_jobs:
             self._give_more(worker)
-        return True
 
     def _answered(self, worker: ProcessWorker, seq: int, began: float, ended: float) -> Job[Any]:
         """The job that *worker* speaks of, which begins and ends at these times."""
-        with worker.lock:
-            number, job = worker.under_way.popleft()
-        assert number == seq, f"{worker.name} answers for {seq} before {number}"
-        worker.ends.page.answered(seq)
-        if job not in self._crew.attempts.running:
-            self._crew.staff.has_begun(job, began)
+        job = self._is_spoken_of(worker, seq)
         took = ended - began
         worker.takes = took if worker.takes <= 0 else worker.takes + (took - worker.takes) / 8
         worker.moved_at = ended
         return job
 
-    def _done(self, worker: ProcessWorker, seq: int, began: float, ended: float, body: bytes) -> None:
+    def _is_spoken_of(self, worker: ProcessWorker, seq: int) -> Job[Any]:
+        """The job with that number, which must be the next."""
+        with worker.lock:
+            number, job = worker.under_way[0] if worker.under_way else (0, None)
+            if number != seq or job is None:
+                raise Garbled
+            worker.under_way.popleft()
+        worker.ends.page.answered(seq)
+        return job
+
+    def _done(self, worker: ProcessWorker, seq: int, began: float, ended: float, sent: Sent) -> None:
         job = self._answered(worker, seq, began, ended)
         crew = self._crew
         try:
-            value = pickle.loads(body)
-        except BaseException as error:
-            job._began = began
-            where = NotPicklable(f"the result can't be unpickled: {type(error).__qualname__}: {error}")
-            where.__cause__ = error
-            crew.attempts.failed(worker, job, where)
+            value = sent.unpack()
+        except Exception as trouble:  # it holds no code, but there may be no memory for it
+            self._arrives(worker, job, ended, began=began, error=not_unpacked(trouble))
             return
-        if crew.attempts.running.pop(job, None) is None:
+        if not crew.attempts.take(job, worker) and not crew.staff.ends_ahead(worker, job, began):
             crew.attempts.came_back(worker, job)
             return
         job._began, job._ended = began, ended
+        use_again(job)
         tally = worker.tally
         tally.done += 1
         if tally.done < ALL_OF_FIRST or not tally.done & ONE_IN:
@@ -291,32 +372,54 @@ class Dispatcher:
         if crew.lifecycle.closing:
             crew.check_drained()
 
-    def _raised(self, worker: ProcessWorker, seq: int, began: float, ended: float, body: bytes) -> None:
-        job = self._answered(worker, seq, began, ended)
-        job._began = began
-        self._crew.attempts.failed(worker, job, unpack_error(body))
+    def _arrives(
+        self, worker: ProcessWorker, job: Job[Any], ended: float, began: float | None = None, **outcome: Any
+    ) -> None:
+        """*job* has ended, and it takes a user's code to say how."""
+        if began is not None and job not in self._crew.attempts.running:
+            self._crew.staff.has_begun(worker, job, began)
+        arrival = Arrival(self._crew, worker.name, worker.tally, job, ended, **outcome)
+        if not self._crew.attempts.hand_on(job, worker, arrival):
+            if (result := outcome.get("result")) is not None:
+                result.forget()
+            self._crew.attempts.came_back(worker, job)
+            return
+        if began is not None:
+            job._began = began
+        self._arriving.append(arrival.arrive)
+
+    def _is_broken(self, packed: bytes) -> None:
+        self._crew.staff.cannot_work(unpack_error(packed))
 
     def _skipped(self, worker: ProcessWorker, seq: int) -> None:
         """It did not run a job that was taken back."""
+        job = self._is_spoken_of(worker, seq)
         with worker.lock:
-            _, job = worker.under_way.popleft()
-        worker.ends.page.answered(seq)
-        if self._crew.attempts.running.get(job) is worker and self._crew.staff.take_running(job):
-            self._crew.staff.has_not_run(job)  # we took it for running: each side had seen the other
+            later = any(other is job for _, other in worker.under_way)
+        worker.skipped += 1
+        attempts = self._crew.attempts
+        if later:
+            return  # it was sent here again since then
+        if self._crew.staff.bring_back(worker, job):
+            return  # it was sent in vain, or we took it for running: each side had seen the other
+        if worker.overrun is not None and worker.overrun.job is job:
+            attempts.came_back(worker, job)
 
     def _give_more(self, worker: ProcessWorker) -> None:
+        """*worker* was busy and has answered: what it does next is still ours to say."""
         staff = self._crew.staff
         if not worker.under_way:
             if worker.retiring:
-                staff.lets_leave(worker)
-                return
-            if worker in staff.idle:
+                self._tell_to_leave(worker)
                 return
             staff.hand_over(worker)
         elif staff.ahead:
             seq, job = worker.under_way[0]
-            if job in staff.ahead and worker.ends.page.begun >= seq:
-                staff.has_begun(job, clock.monotonic())
+            is_last = staff.is_spent(worker) and len(worker.under_way) == 1
+            if is_last or worker.ends.page.begun >= seq:
+                staff.has_begun(worker, job, clock.monotonic())
+            if is_last:
+                self._retire(worker)
         if worker.under_way:
             staff.send_ahead(worker)
 
@@ -328,8 +431,7 @@ class Dispatcher:
         for worker in {entry.worker for entry in list(staff.ahead.values())}:
             if now - worker.moved_at >= long:
                 staff.return_those_behind(worker)
-        while staff.idle and (self._crew.backlog.queue or self._crew.backlog.due):
-            staff.wake_one()
+        staff.hand_out()
 
     # Leaving
 
@@ -340,7 +442,7 @@ class Dispatcher:
         self._crew.staff.has_successor()
         self._start()
         if not worker.under_way:
-            self._crew.staff.lets_leave(worker)
+            self._tell_to_leave(worker)
 
     def _let_leave(self) -> None:
         """The pool is closed: every worker leaves; one that is still in a job whose time was over is killed."""
@@ -348,25 +450,33 @@ class Dispatcher:
             return
         for worker in self._crew.staff.workers():
             if not worker.told_to_leave:
-                self._crew.staff.lets_leave(worker)
-                overrun = worker.overrun
-                until = clock.monotonic() + _LEAVING_TAKES
-                if overrun is not None:
-                    until = min(until, overrun.stuck_at)
-                with contextlib.suppress(RuntimeError):
-                    timers.call_at(until, worker.ends.kill)
+                self._tell_to_leave(worker)
+
+    def _tell_to_leave(self, worker: ProcessWorker) -> None:
+        """It is killed if it does not leave, because of a thread that it can't end, say."""
+        self._crew.staff.lets_leave(worker)
+        until = clock.monotonic() + _LEAVING_TAKES
+        overrun = worker.overrun
+        if overrun is not None:
+            until = min(until, overrun.stuck_at)
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending: a stop kills at its end
+            worker.must_leave = timers.call_at(until, worker.kill)
 
     def _died(self, worker: ProcessWorker, events: int) -> None:
         """Its process has ended. What it had begun dies with it; the rest goes to others."""
         assert self._selector is not None
         while self._read(worker):
             pass
+        while self._hear(worker):
+            pass
         worker.ends.process.join()
+        if worker.must_leave is not None:
+            worker.must_leave.cancel()
         with worker.lock:
             worker.dead = True
             left, told = list(worker.under_way), worker.killed
             worker.under_way.clear()
-            worker.unsent.clear()
+            worker.forget_unsent()
         begun = worker.ends.page.begun
         exitcode = worker.ends.process.exitcode
         died = functools.partial(
@@ -377,37 +487,43 @@ class Dispatcher:
             if seq > begun:
                 staff.bring_back(worker, job)
         for seq, job in left:
-            if seq == begun:
-                if job not in attempts.running:
-                    staff.has_begun(job, clock.monotonic())
+            if seq <= begun:
+                staff.has_begun(worker, job, clock.monotonic())
                 if told is not None and told[0] is job:
-                    if staff.take_running(job):
+                    if attempts.take(job, worker):
                         job._ended = clock.monotonic()
                         attempts.settle(job, *told[1:])
-                else:
-                    attempts.failed(worker, job, died(job.label))
+                elif attempts.running.get(job) is worker:  # else the worker had skipped it, or it overran
+                    self._arrives(worker, job, clock.monotonic(), error=died(job.label))
+        attempts.has_ended(worker)
         if worker.watched:
             self._selector.unregister(worker.ends.jobs)
-        self._selector.unregister(worker.ends.control)
+        if worker.heard:
+            self._selector.unregister(worker.ends.control)
         self._selector.unregister(worker.ends.process.sentinel)
         if not worker.ready:
             self._starting -= 1
+        worker.lane.close()
         again = staff.gone(worker)
         worker.ends.close()
-        if not worker.ready and staff.starts_in_vain:
-            staff.cannot_work(died(f"worker {worker.name}"))
-        elif again:
+        if not (worker.ready or worker.broken or worker.told_to_leave or worker.doomed):
+            staff.could_not_start(died(f"worker {worker.name}"))
+        if again:
             self._start_again()
         self._crew.check_drained()
-        if not staff.idle:
+        staff.hand_out()
+        if self._crew.backlog.queue or self._crew.backlog.due:
             staff.call()
 
     def _start_again(self) -> None:
+        """Start one in the place of another, which is counted as alive; after a moment if the last could not start."""
         failed = self._crew.staff.failed_starts
-        if not failed:
-            self._start()
-        else:
-            timers.call_at(clock.monotonic() + 0.1 * 2**failed, self.start_worker)
+        if failed:
+            pause = min(_FIRST_PAUSE * 2 ** (failed - 1), _LONGEST_PAUSE)
+            with contextlib.suppress(RuntimeError):  # the interpreter is ending: start it now
+                timers.call_at(clock.monotonic() + pause, self.start_worker)
+                return
+        self._start()
 
     def _oom_killed(self) -> bool:
         before, self._oom_kills = self._oom_kills, _oom_kills()
@@ -415,19 +531,42 @@ class Dispatcher:
 
     # What workers say besides
 
-    def _hear(self, worker: ProcessWorker, incoming: Incoming, events: int) -> None:
+    def _listen(self, worker: ProcessWorker, *, write: bool = False) -> None:
+        """Watch its control lane, as long as that has not ended."""
+        if worker.dead or self._selector is None:
+            return
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
+        on_control_lane = functools.partial(self._on_control_lane, worker)
+        if worker.heard:
+            self._selector.modify(worker.ends.control, wanted, on_control_lane)
+        elif worker.heard is None:
+            self._selector.register(worker.ends.control, wanted, on_control_lane)
+            worker.heard = True
+
+    def _on_control_lane(self, worker: ProcessWorker, events: int) -> None:
+        if events & selectors.EVENT_WRITE and worker.say_rest():
+            self._listen(worker)
+        if events & selectors.EVENT_READ:
+            self._hear(worker)
+
+    def _hear(self, worker: ProcessWorker) -> bool:
+        """Hear what there is; False at the end of the lane, or if there is nothing."""
         try:
             data = worker.ends.control.recv(CHUNK)
+        except BlockingIOError:
+            return False
         except OSError:
-            return
+            data = b""
         if not data:
-            with contextlib.suppress(KeyError, ValueError):
+            if worker.heard:
                 assert self._selector is not None
-                self._selector.modify(worker.ends.control, 0 or selectors.EVENT_WRITE, lambda events: None)
-            return
-        for _, packed in incoming.feed(data):
+                self._selector.unregister(worker.ends.control)
+                worker.heard = False
+            return False
+        for _, packed in worker.said.feed(data):
             with contextlib.suppress(Exception):  # a record that can't be unpickled here
                 self._records.put(pickle.loads(packed))
+        return True
 
 
 def _log_record(fields: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import math
 import multiprocessing
 import os
@@ -10,14 +12,20 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+import types
+from collections import deque
+from collections.abc import Callable, Sequence
 from multiprocessing import reduction
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerProcess, SpawnProcess
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
 from penstock.pool.processes import child
 from penstock.pool.processes.page import Page
+
+if os.name == "posix":
+    import fcntl
 
 _PRELOADED: Final = "penstock.pool.processes.warm"
 
@@ -41,52 +49,164 @@ class Process(Protocol):
         """SIGKILL."""
         ...
 
+    def close(self) -> None:
+        """Give its descriptors back; ValueError if it lives."""
+        ...
+
 
 class Ends:
-    """What the parent holds of one worker: its process, its end of both lanes, the page, and the file of stacks."""
+    """What the parent holds of one worker: its process, its end of both lanes, the page, and the file of stacks.
 
-    def __init__(self, context: BaseContext, setup: child.Setup) -> None:
-        self.jobs, jobs = socket.socketpair()
-        self.control, control = socket.socketpair()
-        memory = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
-        self.stacks: IO[bytes] = tempfile.TemporaryFile("a+b", buffering=0)  # noqa: SIM115 - lives as long as this does
-        memory.truncate(Page.SIZE)
-        try:
+    Lock: `_lock` is held while a signal is sent, and while everything is given back: a leaf.
+    """
+
+    def __init__(self, start: Callable[..., Process], setup: child.Setup) -> None:
+        self.name = setup.name
+        self._lock = threading.Lock()
+        self._is_closed = False  # guarded by _lock
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            self.jobs, jobs = _pair(ours, theirs)
+            self.control, control = _pair(ours, theirs)
+            memory = theirs.enter_context(_file_without_a_name("page"))
+            memory.truncate(Page.SIZE)
             self.page = Page(memory.fileno())
-            self.process: Process = context.Process(  # type: ignore[attr-defined]
+            ours.callback(self.page.close)
+            self.stacks = ours.enter_context(_file_without_a_name("stacks"))
+            self.process = start(
                 target=_run, name=setup.name, args=(jobs, control, _Fd(memory), _Fd(self.stacks), setup)
             )
             self.process.start()
-            self.pidfd = _open_pidfd(self.process.pid)
-        finally:  # the child's ends are the child's alone: their closing is how its end shows
-            memory.close()
-            jobs.close()
-            control.close()
-        self.jobs.setblocking(False)
-        self.control.setblocking(False)
-        self.name = setup.name
+            self._pidfd = _open_pidfd(self.process.pid)
+            if self._pidfd is not None:
+                ours.callback(os.close, self._pidfd)
+            self._ours = ours.pop_all()
+        # Their ends are the child's alone now: that it closes them is how its end shows.
 
     def kill(self) -> None:
         """SIGKILL it, and nobody else: its number may be another's once it has ended."""
         self.signal(signal.SIGKILL)
 
     def signal(self, number: int) -> None:
-        """Send it a signal, if it lives."""
-        with contextlib.suppress(ProcessLookupError):
-            if self.pidfd is not None:
-                signal.pidfd_send_signal(self.pidfd, number)
+        """Send it a signal, if it lives. Any thread."""
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            if self._is_closed:
+                return
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, number)
             elif self.process.exitcode is None and self.process.pid is not None:
                 os.kill(self.process.pid, number)
 
     def close(self) -> None:
-        """Give everything back; its process has ended, or is not waited for."""
-        self.jobs.close()
-        self.control.close()
-        self.stacks.close()
-        self.page.close()
-        if self.pidfd is not None:
-            os.close(self.pidfd)
-            self.pidfd = None
+        """Give everything back: its process has ended."""
+        with self._lock:
+            self._is_closed = True
+            self._ours.close()
+            with contextlib.suppress(ValueError):  # it lives, where a forked child closes its copies
+                self.process.close()
+
+    def start_afresh(self) -> None:
+        """In the child of a fork: held by that, too, they would keep the worker from seeing the parent's end."""
+        self._lock = threading.Lock()
+        with contextlib.suppress(OSError):
+            self.close()
+
+
+class Starter:
+    """Starts processes on a thread that comes and goes: the fork server, and what it imports, may take their time.
+
+    Lock: `_lock` guards both other fields; a leaf.
+    """
+
+    def __init__(self, name: str, start: Callable[[child.Setup], None]) -> None:
+        self._name = name
+        self._start = start
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Forget all, the state of the lock, too."""
+        self._lock = threading.Lock()
+        self._waiting: deque[child.Setup] = deque()
+        self._thread: threading.Thread | None = None
+
+    def put(self, setup: child.Setup) -> None:
+        """Start one more, soon."""
+        with self._lock:
+            self._waiting.append(setup)
+            if self._thread is not None:
+                return
+            thread = self._thread = threading.Thread(target=self._work, name=f"penstock-{self._name}-s", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending, and gives no more threads
+            self._work()
+
+    def join(self) -> None:
+        """All have been started: wait until the thread has ended."""
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._thread = None
+                    return
+                setup = self._waiting.popleft()
+            self._start(setup)
+
+
+def _pair(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    here, there = socket.socketpair()
+    ours.enter_context(here)
+    theirs.enter_context(there)
+    here.setblocking(False)
+    return here, there
+
+
+def _file_without_a_name(what: str) -> IO[bytes]:
+    """A file that is gone with the last process that has it open; all who have it write at its end."""
+    if not hasattr(os, "memfd_create"):
+        return tempfile.TemporaryFile("a+b", buffering=0)
+    fd = os.memfd_create(f"penstock-{what}")
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+    return os.fdopen(fd, "r+b", buffering=0)
+
+
+class _FromForkServer(ForkServerProcess):
+    @staticmethod
+    def _Popen(process: Any) -> Any:  # noqa: N802 - multiprocessing's name
+        return _popen("popen_forkserver")(process)
+
+
+class _Spawned(SpawnProcess):
+    @staticmethod
+    def _Popen(process: Any) -> Any:  # noqa: N802
+        return _popen("popen_spawn_posix")(process)
+
+
+@functools.cache
+def _popen(module: str) -> Any:
+    """The `Popen` of one of multiprocessing's modules, which tells the process nothing of `__main__`."""
+    popen: Any = importlib.import_module(f"multiprocessing.{module}").Popen
+
+    class Popen(popen):  # type: ignore[misc]
+        _launch = _without_main(popen._launch)
+
+    return Popen
+
+
+def _without_main(launch: Any) -> Any:
+    """The stdlib's own *launch*, which tells a new process all that it always does, but nothing of `__main__`."""
+    asked: Any = launch.__globals__["spawn"]
+
+    def get_preparation_data(name: str) -> dict[str, Any]:
+        told: dict[str, Any] = asked.get_preparation_data(name)
+        return {key: value for key, value in told.items() if not key.startswith("init_main_from_")}
+
+    answering = types.SimpleNamespace(**{**vars(asked), "get_preparation_data": get_preparation_data})
+    return types.FunctionType(launch.__code__, {**launch.__globals__, "spawn": answering}, launch.__name__)
 
 
 class _Fd:
@@ -113,7 +233,7 @@ def _run(jobs: socket.socket, control: socket.socket, page: int, stacks: int, se
     alive, server._forkserver_alive_fd = server._forkserver_alive_fd, None
     if alive is not None:
         os.close(alive)
-    child.main(jobs, control, page, stacks, setup)
+    child.live(jobs, control, page, stacks, setup)
 
 
 def _open_pidfd(pid: int | None) -> int | None:
@@ -139,17 +259,18 @@ def start_method(asked: str | None) -> str:
     return asked
 
 
-def context_for(method: str, preload: Sequence[str]) -> BaseContext:
-    """The context that starts processes; the fork server, if it isn't there yet, will have imported *preload*."""
-    context = multiprocessing.get_context(method)
+def process_for(method: str, preload: Sequence[str]) -> Callable[..., Process]:
+    """What makes a process to start; the fork server, if it isn't there yet, will have imported *preload*."""
+    made: Any = _Spawned
     if method == "forkserver":
         from multiprocessing import forkserver
 
         server: Any = forkserver._forkserver
         there = [name for name in getattr(server, "_preload_modules", []) if name != "__main__"]
-        wanted = [_PRELOADED, *there, *preload]
-        context.set_forkserver_preload(list(dict.fromkeys(wanted)))
-    return context
+        forkserver.set_forkserver_preload(list(dict.fromkeys([_PRELOADED, *there, *preload])))
+        made = _FromForkServer
+    start: Callable[..., Process] = made
+    return start
 
 
 def cpu_count() -> int:

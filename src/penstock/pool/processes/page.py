@@ -23,6 +23,7 @@ import threading
 from typing import Final
 
 SLOTS: Final = 256  # more than may ever be under way to one worker
+LENT: Final = 4  # results in memory that may be on their way at once
 IS_SAFE: Final = platform.machine().lower() in ("x86_64", "amd64") and os.name == "posix"
 
 
@@ -36,6 +37,7 @@ class Page:
         view = memoryview(self._map)
         self._begun = view[:8].cast("Q")
         self._skips = view[8 : 8 + SLOTS]
+        self._lent = view[8 + SLOTS : 8 + SLOTS + LENT]
         self._fence = threading.Lock()
 
     # The worker's side
@@ -47,7 +49,23 @@ class Page:
             pass
         return not self._skips[seq & (SLOTS - 1)]
 
+    def lend(self) -> int | None:
+        """A number for memory with a result, until the parent has copied it; None if all are out."""
+        for number in range(LENT):
+            if not self._lent[number]:
+                self._lent[number] = 1
+                return number
+        return None
+
+    def is_lent(self, number: int) -> bool:
+        """Whether the parent has not copied it yet."""
+        return bool(self._lent[number])
+
     # The parent's side
+
+    def copied(self, number: int) -> None:
+        """The result in memory *number* was copied."""
+        self._lent[number] = 0
 
     @property
     def begun(self) -> int:
@@ -55,11 +73,16 @@ class Page:
         return self._begun[0]
 
     def take_back(self, seq: int) -> bool:
-        """Whether job *seq* is ours again; if not, it has begun."""
-        self._skips[seq & (SLOTS - 1)] = 1
+        """Whether job *seq* is ours again; if not, it has begun. One thread at a time."""
+        slot = seq & (SLOTS - 1)
+        self._skips[slot] = 1
         with self._fence:
             pass
-        return self._begun[0] < seq
+        if self._begun[0] < seq:
+            return True
+        # `answered` may have come before the mark, and will not come again: the next job has the slot.
+        self._skips[slot] = 0
+        return False
 
     def answered(self, seq: int) -> None:
         """The worker has spoken of *seq*: its slot is free for another."""
@@ -69,4 +92,5 @@ class Page:
         """Give the memory back."""
         self._begun.release()
         self._skips.release()
+        self._lent.release()
         self._map.close()

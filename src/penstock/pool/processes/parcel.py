@@ -7,16 +7,20 @@ side can't import) goes by cloudpickle where that is installed.
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import importlib.util
 import io
 import pickle
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.reduction import ForkingPickler
+from types import FunctionType
 from typing import Any, Final
 
 from penstock.errors import NotPicklable
 from penstock.job import Job
+from penstock.pool.processes import main
+from penstock.pool.processes.memory import Memory, box, dumps
 
 _PROTOCOL: Final = pickle.HIGHEST_PROTOCOL
 _DEEPEST: Final = 6  # steps into an object that the search for what can't be pickled goes
@@ -37,10 +41,18 @@ class RemoteTraceback(Exception):
 class Parcel:
     """The call of one job, packed when it was accepted: what the caller changes later does not reach the job."""
 
-    __slots__ = ("_values", "call")
+    __slots__ = ("_values", "call", "function", "memory")
 
     def __init__(self, job: Job[Any], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.call = pack_call(fn, args)
+        self.memory: Memory | None = None
+        function = _known.get(fn) if type(fn) is FunctionType else b""
+        self.function: bytes = _remember(fn) if function is None else function
+        if not self.function:
+            self.call, self.memory = pack_call(fn, args)
+        elif args:
+            self.call, self.memory = pack_args(fn, args)
+        else:
+            self.call = b""
         context = job._context
         self._values: bytes | None = None
         if context is not None and context.values:
@@ -60,31 +72,138 @@ class Parcel:
         return pickle.dumps((terms.id, terms.name, deadline, terms.timeout, self._values), _PROTOCOL)
 
 
-def pack_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
-    """A call as bytes; NotPicklable names what can't cross."""
+_known: dict[Callable[..., Any], bytes] = {}  # functions of modules, packed; empty for those that go with their call
+_MOST_KNOWN: Final = 256
+
+
+def _remember(fn: Callable[..., Any]) -> bytes:
+    """*fn* packed, if it is one that the other side can import; else nothing."""
     try:
-        packed = pickle.dumps((fn, args), _PROTOCOL)
-    except Exception as error:
-        return _pack_by_value((fn, args), error)
-    if _main_is_only_here() and b"__main__" in packed:
-        return _pack_by_value((fn, args), None)
+        packed = pickle.dumps(fn, _PROTOCOL)
+    except Exception:
+        packed = b""
+    if b"__main__" in packed and main.is_only_here():
+        packed = b""
+    if packed:  # a name: whatever else *fn* holds is held by its module
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[fn] = packed
     return packed
 
 
-def pack_result(value: Any) -> bytes:
-    """A result as bytes; NotPicklable names what can't cross."""
+def pack_args(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bytes, Memory | None]:
+    """The arguments of a call as bytes, and their large buffers; NotPicklable names what can't cross."""
     try:
-        return pickle.dumps(value, _PROTOCOL)
+        packed, memory = dumps(box(args), _PROTOCOL)
     except Exception as error:
+        return pickle.dumps(_Whole(_pack_by_value((fn, args), error)), _PROTOCOL), None
+    if b"__main__" in packed and main.is_only_here():
+        return pickle.dumps(_Whole(_pack_by_value((fn, args), None)), _PROTOCOL), None
+    return packed, memory
+
+
+class _Whole:
+    """Arguments that had to go by value: over there they are the arguments again."""
+
+    def __init__(self, packed: bytes) -> None:
+        self._packed = packed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _args_of, (self._packed,)
+
+
+def _args_of(packed: bytes) -> tuple[Any, ...]:
+    args: tuple[Any, ...] = pickle.loads(packed)[1]
+    return args
+
+
+class Functions:
+    """Functions that came once, by what they were packed into."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Callable[..., Any]] = {}
+
+    def unpack(self, packed: bytes) -> Callable[..., Any]:
+        """The function."""
+        fn = self._known.get(packed)
+        if fn is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            fn = self._known[packed] = pickle.loads(packed)
+        return fn
+
+
+def pack_call(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bytes, Memory | None]:
+    """A call as bytes, and its large buffers; NotPicklable names what can't cross."""
+    try:
+        packed, memory = dumps((fn, box(args)), _PROTOCOL)
+    except Exception as error:
+        return _pack_by_value((fn, args), error), None
+    if b"__main__" in packed and main.is_only_here():
+        return _pack_by_value((fn, args), None), None
+    return packed, memory
+
+
+class Later:
+    """What a new worker is given, to be unpickled when that can be done: see `open`.
+
+    It is pickled while the worker is started, so that it may hold what crosses only then: queues, locks, pipes.
+    """
+
+    def __init__(self, parts: dict[str, Any], packed: bytes = b"") -> None:
+        self._parts = parts
+        self._packed = packed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Later, ({}, _pack_for_start(self._parts))
+
+    def open(self) -> dict[str, Any]:
+        """In the worker: the parts."""
+        parts: dict[str, Any] = pickle.loads(self._packed)
+        return parts
+
+
+def _pack_for_start(parts: dict[str, Any]) -> bytes:
+    why: Exception | None = None
+    try:
+        packed = bytes(ForkingPickler.dumps(parts, _PROTOCOL))
+    except Exception as error:
+        why = error
+    else:
+        if not (b"__main__" in packed and main.is_only_here()):
+            return packed
+    try:
+        return _by_value(parts)
+    except Exception as error:
+        why = error if why is None or _cloudpickle() is not None else why
+    raise _refused(parts, "what a worker starts with", why) from why
+
+
+def pack_result(value: Any) -> tuple[bytes, Memory | None]:
+    """A result as bytes, and its large buffers; NotPicklable names what can't cross."""
+    try:
+        return dumps(box(value), _PROTOCOL)
+    except Exception as error:
+        with contextlib.suppress(Exception):
+            return _by_value(value), None
         where = _culprit(value, "the result")
         raise NotPicklable(f"{where}: {_short(error)}") from error
+
+
+def is_plain(packed: bytes) -> bool:
+    """Whether unpickling *packed*, which the C pickler made, calls nothing: it then holds only built-in types."""
+    # The opcode STACK_GLOBAL, by which protocol 4 and later name everything that is called. A false alarm does no harm.
+    return b"\x93" not in packed and not copyreg._inverted_registry  # type: ignore[attr-defined]
 
 
 def pack_error(error: BaseException) -> bytes:
     """An error and the text of its traceback; a stand-in where the error itself can't make the journey."""
     text = _text_of(error)
     try:
-        packed = pickle.dumps((error, text), _PROTOCOL)
+        try:
+            packed = pickle.dumps((error, text), _PROTOCOL)
+        except Exception:
+            packed = _by_value((error, text))
         arrived = pickle.loads(packed)[0]
         if type(arrived) is type(error):
             return packed
@@ -109,28 +228,25 @@ def unpack_error(packed: bytes) -> BaseException:
 
 
 def _pack_by_value(call: tuple[Any, ...], why: Exception | None) -> bytes:
-    cloudpickle = _cloudpickle()
-    if cloudpickle is not None:
-        try:
-            packed: bytes = cloudpickle.dumps(call, _PROTOCOL)
-        except Exception as error:
-            why = error
-        else:
-            return packed
+    try:
+        return _by_value(call)
+    except Exception as error:
+        why = error if why is None or _cloudpickle() is not None else why
     fn, args = call
-    inner = fn
-    while hasattr(inner, "func") and hasattr(inner, "keywords"):  # a partial, as keywords make one
-        args = (*inner.args, *inner.keywords.values(), *args)
-        inner = inner.func
-    where = _culprit(inner, f"the function {getattr(inner, '__qualname__', inner)!r}", always=False)
-    if where is None:
-        found = (_culprit(arg, f"argument {number}", always=False) for number, arg in enumerate(args))
-        where = next((place for place in found if place is not None), "the call")
-    hint = ""
+    while hasattr(fn, "func") and hasattr(fn, "keywords"):  # a partial, as keywords make one
+        args = (*fn.args, *fn.keywords.values(), *args)
+        fn = fn.func
+    parts = {f"argument {number}": arg for number, arg in enumerate(args)}
+    raise _refused({f"the function {getattr(fn, '__qualname__', fn)!r}": fn, **parts}, "the call", why) from why
+
+
+def _by_value(content: Any) -> bytes:
+    """By cloudpickle, which sends functions and classes themselves where pickle sends their names."""
+    cloudpickle = _cloudpickle()
     if cloudpickle is None:
-        hint = "; functions and classes that another process can't import need cloudpickle: pip install cloudpickle"
-    reason = "it lives in __main__, which another process can't import here" if why is None else _short(why)
-    raise NotPicklable(f"{where}: {reason}{hint}") from why
+        raise pickle.PicklingError("it lives in __main__, which another process can't import here")
+    packed: bytes = cloudpickle.dumps(content, _PROTOCOL)
+    return packed
 
 
 def _cloudpickle() -> Any:
@@ -141,22 +257,23 @@ def _cloudpickle() -> Any:
     return cloudpickle
 
 
-def _main_is_only_here() -> bool:
-    """Whether `__main__` is something that a fresh process can't import: a prompt, a notebook, `-c`, standard input."""
-    main = sys.modules.get("__main__")
-    return getattr(main, "__spec__", None) is None and not _is_a_file(getattr(main, "__file__", None))
-
-
-def _is_a_file(path: object) -> bool:
-    return isinstance(path, str) and not (path.startswith("<") and path.endswith(">"))
+def _refused(parts: dict[str, Any], otherwise: str, why: Exception) -> NotPicklable:
+    """The error that names the part which can't cross, or *otherwise* if each can, taken alone."""
+    found = (_culprit(part, name, always=False) for name, part in parts.items())
+    where = next((place for place in found if place is not None), otherwise)
+    hint = ""
+    if _cloudpickle() is None:
+        hint = "; functions and classes that another process can't import need cloudpickle: pip install cloudpickle"
+    reason = str(why) if type(why) is pickle.PicklingError else _short(why)
+    return NotPicklable(f"{where}: {reason}{hint}")
 
 
 # Finding what can't be pickled
 
 
 def _culprit(value: Any, name: str, *, always: bool = True) -> str | None:
-    """The path to the innermost part of *value* that can't be pickled; *name* or None if all of it can, taken alone."""
-    if _can_be_pickled(value):
+    """The path to the innermost part of *value* that can't cross; *name* or None if all of it can, taken alone."""
+    if _can_cross(value):
         return name if always else None
     looked = 0
     steps = _DEEPEST
@@ -166,7 +283,7 @@ def _culprit(value: Any, name: str, *, always: bool = True) -> str | None:
             looked += 1
             if looked > _MOST:
                 return f"{name} ({type(value).__qualname__})"
-            if not _can_be_pickled(part):
+            if not _can_cross(part):
                 value, name = part, place
                 break
         else:
@@ -174,12 +291,13 @@ def _culprit(value: Any, name: str, *, always: bool = True) -> str | None:
     return f"{name} ({type(value).__qualname__})"
 
 
-def _can_be_pickled(value: Any) -> bool:
+def _can_cross(value: Any) -> bool:
+    packed = io.BytesIO()
     try:
-        pickle.Pickler(io.BytesIO(), _PROTOCOL).dump(value)
+        pickle.Pickler(packed, _PROTOCOL).dump(value)
     except Exception:
         return False
-    return True
+    return not (main.is_only_here() and b"__main__" in packed.getvalue())
 
 
 def _parts(value: Any, name: str) -> Iterator[tuple[str, Any]]:

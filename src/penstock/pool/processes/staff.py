@@ -17,15 +17,17 @@ starting and ending processes are the dispatcher's (dispatcher.py).
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock import clock
 from penstock.events import WorkerStarted, WorkerStopped
-from penstock.job import Job, JobState, current_job
+from penstock.job import Job, JobState
 from penstock.lifecycle import Phase
 from penstock.pool.processes.dispatcher import Dispatcher
 from penstock.pool.processes.page import IS_SAFE
@@ -58,8 +60,9 @@ class ProcessStaff:
     Invariants:
       1. A worker is on `idle` only if nothing is under way to it.
       2. A job is in at most one of: the backlog's rooms, `ahead`, the running ones; or in one thread's hands.
-    Lock: `_lock` guards `alive`, `_ready`, `_started`, `_failed_starts` and `_workers`; `_taking` is held while a job
-    moves from `ahead` to the running ones, or is found to be in neither. Both are leaves.
+    Locks: `_lock` guards `alive`, `_ready`, `_started`, `_failed_starts` and `_workers`. `_taking` is held while a job
+    moves between the backlog, `ahead` and the running ones, so that whoever looks for it in all of them finds it. Both
+    are leaves: places are given back, and jobs are asked to stop, after they are released.
     """
 
     def __init__(self, crew: ProcessCrew) -> None:
@@ -79,7 +82,9 @@ class ProcessStaff:
         self._ready = 0
         self._started = 0
         self._failed_starts = 0
+        self._trouble: BaseException | None = None  # why the last one that failed to start did
         self._given_up = False
+        self.none_may_live = False  # a stop has killed all: the same goes for those that are being started
         self._workers: set[ProcessWorker] = set()
 
     # Handing over: any thread
@@ -96,27 +101,42 @@ class ProcessStaff:
         """*worker* was idle and is ours: give it a job, or put it back."""
         backlog, lifecycle = self._crew.backlog, self._crew.lifecycle
         while True:
+            if worker.doomed:
+                return
+            if self.is_spent(worker):
+                self.dispatcher.retire(worker)
+                return
             job = self._next_job()
             if job is not None:
                 if not self._begin(worker, job):
                     continue  # it has its outcome already
-                first = worker.send([job])
-                if first is None:
-                    self._put_back(job)
+                if not worker.send([job]):
+                    self._put_back(worker, job)
                 elif job._context is not None and (cause := job._context.cause) is not None:
                     worker.ask_to_stop(job, cause)
-                if worker.last == self._settings.max_jobs_per_worker:
+                if self.is_spent(worker):
                     self.dispatcher.retire(worker)
                 return
             self.idle.append(worker)
             if not (backlog.queue or backlog.due):
-                if lifecycle.phase is Phase.CLOSED or worker.retiring or worker.dead:
+                if lifecycle.phase is Phase.CLOSED or worker.dead:
                     self.dispatcher.look_at_idle()
                 return
             try:
                 self.idle.remove(worker)
             except ValueError:
                 return  # somebody else has it
+
+    def hand_out(self) -> None:
+        """Hand over what waits, as long as a worker is idle."""
+        backlog = self._crew.backlog
+        while self.idle and (backlog.queue or backlog.due):
+            self.wake_one()
+
+    def is_spent(self, worker: ProcessWorker) -> bool:
+        """Whether *worker* has been given as many jobs as it may run."""
+        most = self._settings.max_jobs_per_worker
+        return most is not None and worker.last - worker.skipped >= most
 
     def _next_job(self) -> Job[Any] | None:
         backlog = self._crew.backlog
@@ -144,42 +164,36 @@ class ProcessStaff:
             attempts.tell_started(job)
         return True
 
-    def _put_back(self, job: Job[Any]) -> None:
+    def _put_back(self, worker: ProcessWorker, job: Job[Any]) -> None:
         """The worker died before *job* was sent."""
-        if self._crew.attempts.running.pop(job, None) is not None:
+        if self._crew.attempts.take(job, worker):
             self.has_not_run(job)
-            self.call()
+        self.call()
 
     def send_ahead(self, worker: ProcessWorker) -> None:
         """On the dispatcher, for a busy worker: send some more, as many as take a moment by what jobs took lately."""
         backlog = self._crew.backlog
-        if not IS_SAFE or worker.retiring or worker.dead or self.idle or self._crew.lifecycle.cutting:
+        if not IS_SAFE or self.idle or self._crew.lifecycle.cutting:
+            return
+        if worker.retiring or worker.doomed or worker.dead or worker.unsent:
             return
         room = self._room(worker)
         jobs: list[Job[Any]] = []
-        entries: list[Ahead] = []
-        while room > 0:
-            try:
-                placed = not backlog.due
-                job = backlog.queue.popleft() if placed else backlog.due.popleft()
-            except IndexError:
-                break
-            room -= 1
-            jobs.append(job)
-            entry = self.ahead[job] = Ahead(worker, worker.last + len(jobs), placed)
-            entries.append(entry)
-        if not jobs:
-            return
-        if worker.send(jobs) is None:
-            for job in reversed(jobs):
-                if (left := self.ahead.pop(job, None)) is not None:
-                    self._return(job, left)
-            return
-        if worker.last == self._settings.max_jobs_per_worker:
-            self.dispatcher.retire(worker)
-        for job in jobs:
-            if job._context is not None and (cause := job._context.cause) is not None:
-                self._crew.attempts.tripped(job, cause)  # it came while the job was in our hands
+        with self._taking:
+            while len(jobs) < room:
+                try:
+                    placed = not backlog.due
+                    job = backlog.queue.popleft() if placed else backlog.due.popleft()
+                except IndexError:
+                    break
+                jobs.append(job)
+                self.ahead[job] = Ahead(worker, worker.last + len(jobs), placed)
+        if jobs:
+            worker.send(jobs)
+            self._has_moved()
+
+    def _has_moved(self) -> None:
+        """A job has moved between two rooms: a stop that looked into each in turn may have found it in none."""
         if self._crew.lifecycle.cutting:
             self._crew.cut_waiting()
 
@@ -190,7 +204,7 @@ class ProcessStaff:
         room = _MOST_AHEAD if worker.takes <= 0 else int(_AHEAD / worker.takes)
         room = min(room, _MOST_AHEAD) - (len(worker.under_way) - 1)
         if self._settings.max_jobs_per_worker is not None:
-            room = min(room, self._settings.max_jobs_per_worker - worker.last)
+            room = min(room, self._settings.max_jobs_per_worker - (worker.last - worker.skipped))
         return min(room, fair)
 
     # Taking back: any thread
@@ -200,14 +214,17 @@ class ProcessStaff:
         with self._taking:
             entry = self.ahead.pop(job, None)
             if entry is None:
-                return False
-            too_late = not entry.worker.ends.page.take_back(entry.seq)
-            if too_late:
-                self._runs(job, entry)
-        if too_late:
-            self._crew.attempts.adopt(job)
-        elif entry.placed:
+                placed = self._crew.backlog.remove(job)  # it may have moved there while the caller looked
+                too_late = placed is None
+            else:
+                placed = entry.placed
+                too_late = not entry.worker.ends.page.take_back(entry.seq)
+                if too_late:
+                    self._runs(job, entry)
+        if placed:
             self._crew.backlog.places.give()
+        if too_late and entry is not None:
+            self._crew.attempts.adopt(job)
         return not too_late
 
     def take_all_back(self) -> list[Job[Any]]:
@@ -216,87 +233,102 @@ class ProcessStaff:
 
     def return_those_behind(self, worker: ProcessWorker) -> None:
         """On the dispatcher: what was sent ahead to *worker* goes back to the head of the backlog."""
+        backlog = self._crew.backlog
         with worker.lock:
-            jobs = [job for _, job in worker.under_way]
-        for job in reversed(jobs):
-            with self._taking:
+            newest_first = [job for _, job in reversed(worker.under_way)]
+        run: list[tuple[Job[Any], Ahead]] = []
+        with self._taking:
+            for job in newest_first:
                 entry = self.ahead.get(job)
                 if entry is None or entry.worker is not worker:
                     continue
                 del self.ahead[job]
-                too_late = not worker.ends.page.take_back(entry.seq)
-                if too_late:
+                if worker.ends.page.take_back(entry.seq):
+                    (backlog.queue if entry.placed else backlog.due).appendleft(job)  # it kept its place
+                else:
                     self._runs(job, entry)
-            if too_late:
-                self._crew.attempts.adopt(job)
-            else:
-                self._return(job, entry)
+                    run.append((job, entry))
+        for job, entry in run:
+            self._adopt(job, entry)
+        self._has_moved()
 
-    def _return(self, job: Job[Any], entry: Ahead) -> None:
-        """*job*, in our hands, goes to the head of the backlog again; it kept its place."""
-        backlog = self._crew.backlog
-        (backlog.queue if entry.placed else backlog.due).appendleft(job)
-        if job._context is not None and (cause := job._context.cause) is not None:
-            self._crew.attempts.tripped(job, cause)
-        if self._crew.lifecycle.cutting:
-            self._crew.cut_waiting()
-
-    def has_begun(self, job: Job[Any], began: float) -> None:
-        """On the dispatcher: its worker has come to *job*, if it was sent ahead."""
+    def has_begun(self, worker: ProcessWorker, job: Job[Any], began: float) -> None:
+        """On the dispatcher: *worker* has come to *job*, if that was sent ahead to it."""
         with self._taking:
-            entry = self.ahead.pop(job, None)
-            if entry is not None:
-                self._runs(job, entry, began)
-        if entry is not None:
-            self._crew.attempts.adopt(job)
+            entry = self.ahead.get(job)
+            if entry is None or entry.worker is not worker:
+                return
+            del self.ahead[job]
+            self._runs(job, entry, began)
+        self._adopt(job, entry)
 
     def _runs(self, job: Job[Any], entry: Ahead, began: float | None = None) -> None:
-        """*job* was sent ahead and has begun. Holds `_taking`."""
+        """*job* was sent ahead and has begun. Holds `_taking`; `_adopt` has to follow."""
         worker = entry.worker
         job._began = clock.monotonic() if began is None else began
         job._attempt += 1
         job._worker = worker.name
         job._stage = JobState.RUNNING
         self._crew.attempts.running[job] = worker
+
+    def _adopt(self, job: Job[Any], entry: Ahead) -> None:
         if entry.placed:
             self._crew.backlog.places.give()
+        self._crew.attempts.adopt(job)
+
+    def ends_ahead(self, worker: ProcessWorker, job: Job[Any], began: float) -> bool:
+        """On the dispatcher: take *job*, which *worker* has run, from those sent ahead or from the running ones."""
+        with self._taking:
+            entry = self.ahead.get(job)
+            if entry is None or entry.worker is not worker:
+                return self._crew.attempts.take(job, worker)
+            del self.ahead[job]
+        job._attempt += 1
+        job._worker = entry.worker.name
+        job._stage = JobState.RUNNING
+        if entry.placed:
+            self._crew.backlog.places.give()
+        if self._crew.ledger.observers:
+            job._began = began
+            self._crew.attempts.tell_started(job)
+        return True
 
     def has_not_run(self, job: Job[Any]) -> None:
         """*job*, in our hands, was taken for running and was not run: it is cancelled, or goes before the others."""
-        job._attempt -= 1
-        job._stage = JobState.READY
-        self._crew.backlog.due.appendleft(job)
-        if job._context is not None and (cause := job._context.cause) is not None:
-            self._crew.attempts.tripped(job, cause)
-        if self._crew.lifecycle.cutting:
-            self._crew.cut_waiting()
+        context = job._context
+        if context is not None and job._terms.timeout is not None:
+            context.limit(None)  # its time begins again with the attempt
+        with self._taking:
+            job._attempt -= 1
+            job._stage = JobState.READY
+            self._crew.backlog.due.appendleft(job)
+        if context is not None and (cause := context.cause) is not None:
+            self._crew.attempts.tripped(job, cause)  # it came while the job was in our hands
+        self._has_moved()
 
-    def bring_back(self, worker: ProcessWorker, job: Job[Any]) -> None:
-        """On the dispatcher: *worker* died before it began *job*."""
+    def bring_back(self, worker: ProcessWorker, job: Job[Any]) -> bool:
+        """On the dispatcher: *worker* died before it began *job*, or skipped it. False if it was not there any more."""
+        backlog = self._crew.backlog
         with self._taking:
             entry = self.ahead.get(job)
             if entry is not None and entry.worker is worker:
                 del self.ahead[job]
-            else:
-                entry = None
-        if entry is not None:
-            self._return(job, entry)
-        elif self._crew.attempts.running.get(job) is worker and self.take_running(job):
-            self.has_not_run(job)
-
-    def take_running(self, job: Job[Any]) -> bool:
-        """Take *job* from the running ones, with an eye on those who move it there just now."""
-        running = self._crew.attempts.running
-        if running.pop(job, None) is not None:
+                (backlog.queue if entry.placed else backlog.due).appendleft(job)
+        if entry is not None and entry.worker is worker:
+            self._has_moved()
             return True
-        with self._taking:
-            return running.pop(job, None) is not None
+        if self._crew.attempts.take(job, worker):
+            self.has_not_run(job)
+            return True
+        return False
 
     # As crew.Workers
 
     def wake_all(self) -> None:
         """The pool is closed: the dispatcher lets the workers leave."""
         self.dispatcher.look_at_idle()
+        with self._changed:
+            self._changed.notify_all()
 
     def call(self) -> None:
         """There is work: hand it over, or have one more worker start."""
@@ -313,11 +345,15 @@ class ProcessStaff:
     def grow(self) -> bool:
         """Have the dispatcher start one more worker if there may be one."""
         with self._lock:
-            if self.alive >= self.capacity or self.broken is not None or self._crew.lifecycle.phase is Phase.CLOSED:
+            if not self._may_start():
                 return False
             self.alive += 1
         self.dispatcher.start_worker()
         return True
+
+    def _may_start(self) -> bool:
+        """Whether there may be one more. Holds `_lock`."""
+        return self.alive < self.capacity and self.broken is None and self._crew.lifecycle.phase is not Phase.CLOSED
 
     def next_name(self) -> str:
         """A name for one more worker."""
@@ -327,19 +363,34 @@ class ProcessStaff:
 
     def start(self) -> None:
         """Start all workers and wait until each is ready; raises what an initializer raised."""
+        self._crew.refuse_if_too_early()
         while self.grow():
             pass
         with self._changed:
-            self._changed.wait_for(lambda: self._given_up or self._ready >= self.capacity)
-            broken = self.broken
-        if broken is not None:
-            raise broken
+            self._changed.wait_for(self._is_settled)
+            trouble = self.broken or (self._trouble if self.starts_in_vain else None)
+            all_ready = self._ready >= self.capacity
+        if trouble is not None:
+            raise trouble
+        if not all_ready:
+            raise self._crew.refusal()
+
+    def _is_settled(self) -> bool:
+        """Whether all are ready, or will not be. Holds `_lock`."""
+        if self._ready >= self.capacity or self._given_up or self.starts_in_vain:
+            return True
+        return self._crew.lifecycle.phase is Phase.CLOSED
 
     def waiting_for(self, job: Job[Any] | None, block: Callable[[], bool]) -> bool:
         """Call *block*: the workers are elsewhere, and none can wait here."""
-        if job is not None and job is current_job():
+        with self.lending(job):
+            return block()
+
+    def lending(self, job: Job[Any] | None) -> AbstractContextManager[None]:
+        """The same as a block, for a coroutine; a submitter that runs a job itself may ask for that very job."""
+        if job is not None and self._crew.attempts.is_in(job):
             raise RuntimeError(f"{job.label} can't wait for itself")
-        return block()
+        return contextlib.nullcontext()
 
     def is_here(self) -> bool:
         """No thread of this process is a worker."""
@@ -359,9 +410,10 @@ class ProcessStaff:
         self.dispatcher.join(deadline)
 
     def kill_all(self) -> None:
-        """The last rung: nothing runs on."""
+        """The last rung: nothing runs on, nor begins to."""
+        self.none_may_live = True
         for worker in self.workers():
-            worker.ends.kill()
+            worker.kill()
 
     def look_at_running(self) -> None:
         """Before the last rung: note where each worker stands."""
@@ -380,8 +432,7 @@ class ProcessStaff:
         self.ahead.clear()
         self.dispatcher.start_afresh()
         for worker in self._workers:
-            with contextlib.suppress(OSError):
-                worker.ends.close()  # held by this child, too, they would keep the workers from seeing the parent's end
+            worker.ends.start_afresh()
         self._workers.clear()
         self.alive = self.capacity = 0
 
@@ -403,10 +454,20 @@ class ProcessStaff:
             self._crew.ledger.tell(WorkerStarted(self._settings.name, worker.name))
         self.hand_over(worker)
 
-    def did_not_start(self) -> None:
-        """One that was to be started was not."""
+    def is_not_wanted(self) -> None:
+        """One that was to be started is not."""
         with self._lock:
             self.alive -= 1
+
+    def could_not_start(self, trouble: BaseException) -> None:
+        """One could not be started, or ended before it was ready. Too often in a row, and the pool is broken."""
+        with self._changed:
+            self._failed_starts += 1
+            self._trouble = trouble
+            hopeless = self.starts_in_vain and not self._ready
+            self._changed.notify_all()
+        if hopeless:
+            self.cannot_work(trouble)
 
     def has_successor(self) -> None:
         """One more is started beside one that will leave."""
@@ -421,16 +482,11 @@ class ProcessStaff:
             self._workers.discard(worker)
             if worker.ready:
                 self._ready -= 1
-            else:
-                self._failed_starts += 1
             counted = not worker.told_to_leave
             if counted:
                 self.alive -= 1
-            if not counted or self.broken is not None or self._crew.lifecycle.phase is Phase.CLOSED:
-                again = False
-            else:
-                again = self.alive < self.capacity
-                self.alive += again
+            again = counted and not worker.broken and self._may_start()
+            self.alive += again
         self._crew.ledger.close_tally(worker.tally)
         if self._crew.ledger.observers:
             self._crew.ledger.tell(WorkerStopped(self._settings.name, worker.name))
@@ -461,7 +517,10 @@ class ProcessStaff:
                 self.broken = error
         if first:
             name = self._settings.name
-            log.critical("the workers of pool %r can't be made ready", name, exc_info=error, extra={"pool": name})
+            said = "the workers of pool %r can't be made ready"
+            self._crew.ledger.failures._lines.put(
+                functools.partial(log.critical, said, name, exc_info=error, extra={"pool": name})
+            )
             self._crew.broke()
             with self._changed:
                 self._given_up = True

@@ -1,0 +1,169 @@
+"""How fast could a pool be that keeps our promises? The bare steps that none can leave out, beside the pools.
+
+    python bench/floor.py [--rounds N] [--jobs N]
+
+The bare loop accepts a call within a strict bound of 100, keeps a Future for it, copies the submitter's contextvars,
+says in them which job runs, tells how long it waited and ran, and can tell which jobs run. It has nothing else: no
+deadlines, cancellation, retries, failures, observers, accounts, no way to stop. So no pool in Python that has these can
+come below it by much, and its ratio to ThreadPoolExecutor behind a semaphore is about the largest there can be, on the
+machine and in the minute of the run. A row of jobs of ~10 us says the same of jobs that do something.
+"""
+
+import argparse
+import contextvars
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # `python bench/floor.py` finds this room by its name, too
+
+from bench.goals import at_least_one
+from bench.rounds import Case, Turn, as_table, machine, play
+from bench.threads import (
+    BACKLOG,
+    BUSY,
+    OURS,
+    TPE_100,
+    Pool,
+    calibrated,
+    executor_behind_semaphore,
+    nothing,
+    penstock,
+    throughput,
+)
+
+BARE = "the bare steps alone"
+here: contextvars.ContextVar[Any] = contextvars.ContextVar("here", default=None)
+
+
+class Bare(Future[Any]):
+    """A Future without what a Future makes for its waiters, which wait for the last one only."""
+
+    __slots__ = ("args", "began", "cv", "ended", "fn", "since", "value")
+
+    def __init__(self) -> None:
+        pass
+
+
+def call(job: Any) -> Any:
+    here.set(job)
+    return job.fn(*job.args)
+
+
+class Loop:
+    """The bare steps: places, a queue, idle workers that sleep on a lock each, as the pool has them."""
+
+    def __init__(self, workers: int) -> None:
+        self.free: list[None] = [None] * BACKLOG
+        self.queue: deque[Any] = deque()
+        self.waiting: deque[Any] = deque()
+        self.idle: list[Any] = []
+        self.running: dict[Any, None] = {}
+        self.threads = [threading.Thread(target=self.work, daemon=True) for _ in range(workers)]
+        for thread in self.threads:
+            thread.start()
+
+    def submit(self, fn: Callable[..., object], /, *args: object) -> Any:
+        try:
+            self.free.pop()
+        except IndexError:
+            self.wait()
+        job: Any = Bare.__new__(Bare)
+        job.fn, job.args, job.cv, job.since = fn, args, contextvars.copy_context(), time.monotonic()
+        self.queue.append(job)
+        if self.idle:
+            self.wake()
+        return job
+
+    def wait(self) -> None:
+        lock = threading.Lock()
+        lock.acquire()
+        self.waiting.append(lock)
+        while self.free:
+            try:
+                self.free.pop()
+            except IndexError:
+                break
+            try:
+                self.waiting.remove(lock)
+            except ValueError:
+                self.free.append(None)
+                break
+            return
+        lock.acquire()
+
+    def wake(self) -> None:
+        try:
+            self.idle.pop().release()
+        except IndexError:
+            pass
+
+    def work(self) -> None:
+        lock = threading.Lock()
+        lock.acquire()
+        queue, free, waiting, running = self.queue, self.free, self.waiting, self.running
+        while True:
+            try:
+                job = queue.popleft()
+            except IndexError:
+                self.idle.append(lock)
+                if queue:
+                    self.wake()
+                lock.acquire()
+                continue
+            if waiting:
+                waiting.popleft().release()
+            else:
+                free.append(None)
+            if job.fn is None:
+                return
+            job.began = time.monotonic()
+            running[job] = None
+            job.value = job.cv.run(call, job)
+            del running[job]
+            job.ended = time.monotonic()
+            job.args = job.cv = None
+
+    def stop(self) -> None:
+        for _ in self.threads:
+            self.submit(None)  # type: ignore[arg-type]
+        for thread in self.threads:
+            thread.join()
+
+
+def take(job: Any) -> Any:
+    while not hasattr(job, "ended"):  # the last jobs of a turn only: all before have ended by then
+        time.sleep(0)
+    return job.value
+
+
+def bare(workers: int, _jobs: int) -> Pool:
+    loop = Loop(workers)
+    return Pool(loop.submit, take, loop.stop)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The bare steps of a pool, beside penstock.ThreadPool and its peer.")
+    parser.add_argument("--rounds", type=at_least_one, default=7, metavar="N", help="turns of each (default 7)")
+    parser.add_argument("--jobs", type=at_least_one, default=10_000, metavar="N", help="jobs in a turn (default 10000)")
+    told = parser.parse_args()
+    print(", ".join(f"{name}: {value}" for name, value in machine().items()), "\n", flush=True)
+    for name, run in (("no-op", nothing), (BUSY, calibrated(10e-6))):
+        turns: dict[str, Turn] = {
+            label: partial(throughput, opened, run, workers=4, jobs=told.jobs, kept=told.jobs)
+            for label, opened in ((BARE, bare), (OURS, penstock), (TPE_100, executor_behind_semaphore))
+        }
+        case = Case(
+            f"{name}, kept, 4 workers", turns, [(BARE, OURS), (BARE, TPE_100), (OURS, TPE_100)], told.jobs, told.rounds
+        )
+        print(as_table(play(case)), "\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Starting a worker process, and what is left when that fails."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock import PoolBroken, ProcessPool
+from penstock.pool.processes import launch
+from tests.gates import GUARD
+
+
+def test_a_process_that_cannot_be_started_breaks_the_pool_and_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_more_processes(**told: Any) -> Any:
+        raise OSError("no more processes")
+
+    gc.collect()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(launch, "_FromForkServer", no_more_processes)
+    pool = ProcessPool(1, unobserved="ignore")
+    with pytest.raises(PoolBroken, match="no more processes"):
+        pool.submit(int).result(GUARD)
+    pool.shutdown(timeout=GUARD)
+    gc.collect()  # a socket that nobody closed warns here
+
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
