@@ -126,6 +126,47 @@ async def test_a_task_that_swallows_cancellation_is_abandoned_at_the_end(caplog:
     assert job.state is JobState.ABANDONED, "an outcome never changes"
 
 
+@looped
+async def test_a_stop_asks_once_more_what_was_cancelled_before() -> None:
+    door, asked = Door(), []
+
+    async def heeds_the_second() -> None:
+        for _ in range(2):
+            try:
+                await door()
+            except asyncio.CancelledError:
+                asked.append(current_context().reason)
+        raise asyncio.CancelledError
+
+    pool = AsyncPool(1)
+    job = await pool.asubmit(heeds_the_second)
+    await door.wait_entered()
+    job.cancel("by hand")
+    await door.wait_entered(2)
+    report = await pool.shutdown(timeout=0.9)
+    assert asked == ["by hand", "by hand"], "a context keeps its first cause"
+    assert (report.cancelled, report.abandoned) == (1, 0)
+
+
+@looped
+async def test_a_job_that_nobody_else_holds_is_not_lost() -> None:
+    async def waits_for_what_nobody_knows() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    pool = AsyncPool(1)
+    await pool.asubmit(waits_for_what_nobody_knows)
+    crew = weakref.ref(pool._crew)
+    del pool
+    await turns()
+    gc.collect()
+    held = crew()
+    assert held is not None
+    await until(lambda: held.report().closing)
+    (job,) = held.attempts.running
+    job.cancel()
+    await until(lambda: held.report().closed)
+
+
 def test_asyncio_run_does_not_wait_for_an_abandoned_task() -> None:
     begun = time.monotonic()
 
