@@ -49,6 +49,7 @@ ALIASES: Final = {
     "_Inherit | ": "",
     "WhenFull": " | ".join(repr(word) for word in get_args(WhenFull)),
     "Unobserved": " | ".join(repr(word) for word in get_args(Unobserved)),
+    "AroundCoroutine": "Callable[[], AbstractContextManager | AbstractAsyncContextManager]",
     "Around": "Callable[[], AbstractContextManager]",
     "Observer": "Callable[[Event], object]",
 }

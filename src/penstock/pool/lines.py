@@ -45,11 +45,12 @@ class SubmitterInLine:
 class CoroutineInLine:
     """A coroutine that waits in `asubmit`, on the loop that made this. A wake may come without a place, too."""
 
-    __slots__ = ("_loop", "_woken")
+    __slots__ = ("_loop", "_thread", "_woken")
     submits = False  # its loop may be busy for long
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._thread = threading.get_ident()
         self._woken: asyncio.Future[None] = loop.create_future()
 
     def grant(self) -> bool:
@@ -61,7 +62,10 @@ class CoroutineInLine:
         """The pool was closed or the caller's context tripped: wake up and see."""
         # If the loop was closed, the coroutine will not wake; it gives a place that it has back when it is destroyed.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._wake)
+            if threading.get_ident() == self._thread:
+                self._wake()
+            else:
+                self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         if not self._woken.done():
@@ -69,6 +73,9 @@ class CoroutineInLine:
 
     async def sleep(self, deadline: float | None) -> None:
         """Wait until woken or *deadline* has come."""
+        if deadline is None:
+            await self._woken
+            return
         import asyncio
 
         await asyncio.wait([self._woken], timeout=clock.remaining(deadline))

@@ -7,9 +7,30 @@ from typing import Any
 
 import pytest
 
-from penstock import AsyncPool, BacklogFull, Cancelled, Context, DeadlineExceeded, JobCancelled, JobState, PoolClosed
+from penstock import (
+    AsyncPool,
+    BacklogFull,
+    Cancelled,
+    Context,
+    DeadlineExceeded,
+    JobCancelled,
+    JobState,
+    PoolClosed,
+    Retry,
+)
 from tests.gates import in_thread
-from tests.pool.coroutines.looping import Door, double, full_pool, late_double, lines_up, looped, turns, until
+from tests.pool.coroutines.looping import (
+    Door,
+    Oops,
+    double,
+    full_pool,
+    held_pool,
+    late_double,
+    lines_up,
+    looped,
+    turns,
+    until,
+)
 
 
 @looped
@@ -224,3 +245,47 @@ async def test_a_wait_for_a_place_inside_a_job_ends_with_the_job() -> None:
                 await job
         assert len(seen) == 1
         assert full.pool.report.accepted == 2
+
+
+@looped
+async def test_many_jobs_that_never_wait_keep_their_order_and_give_the_loop_its_turn() -> None:
+    order: list[int] = []
+
+    async def note(number: int) -> None:
+        order.append(number)
+        if number == 99:  # a submitter comes while a slot is free, and others wait for it
+            asyncio.get_running_loop().call_soon(lambda: late.append(asyncio.ensure_future(pool.asubmit(note, 250))))
+
+    late: list[asyncio.Task[Any]] = []
+    async with held_pool(backlog=300) as (pool, door):
+        for n in range(250):
+            await pool.asubmit(note, n)
+        door.open()
+        await until(lambda: len(order) == 251)
+        await late[0]
+    assert order == list(range(251))
+
+
+@looped
+async def test_a_due_attempt_goes_before_the_queue() -> None:
+    order: list[str] = []
+
+    async def fails_once() -> None:
+        order.append("attempt")
+        if order.count("attempt") == 1:
+            raise Oops
+
+    async def note(name: str) -> None:
+        order.append(name)
+
+    async with held_pool() as (pool, first):
+        second = Door()
+        retried = await pool.options(retry=Retry(2, wait=0)).asubmit(fails_once)
+        await pool.asubmit(second)
+        await pool.asubmit(note, "queued")
+        first.open()
+        await second.wait_entered()
+        await until(lambda: len(pool._crew.backlog.due) == 1)
+        second.open()
+        await retried
+    assert order == ["attempt", "attempt", "queued"]

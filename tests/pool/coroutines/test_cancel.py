@@ -181,6 +181,24 @@ async def test_a_job_that_cancels_itself_and_returns_without_a_wait_leaves_the_n
 
 
 @looped
+async def test_a_cancellation_that_comes_when_its_job_has_ended_leaves_the_next_in_peace() -> None:
+    stubborn, door = Stubborn(), Door()
+    async with AsyncPool(1) as pool:
+        job = await pool.asubmit(stubborn)
+        await stubborn.wait_entered()
+        worker: Any = pool._crew.attempts.running[job]
+        job.cancel("for the first")
+        stubborn.let_go()
+        assert await job == "let go"
+        following = await pool.asubmit(door, "kept")
+        await door.wait_entered()
+        worker._cancel(job, "for the first")  # as it crosses over from another thread
+        await turns()
+        door.open()
+        assert await following == "kept"
+
+
+@looped
 async def test_check_in_a_tripped_job_unwinds_it() -> None:
     door = Door()
 

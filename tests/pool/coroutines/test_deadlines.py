@@ -147,7 +147,7 @@ async def test_a_task_that_swallows_the_cancellation_is_stuck_after_a_margin_and
         stuck = seen.of(events.WorkerStuck)[0]
         assert (stuck.worker, stuck.replaced) == (f"{pool.name}_0", True)
         assert "await self.door()" in stuck.stack
-        assert "is stuck" in caplog.text
+        await until(lambda: "is stuck" in caplog.text)
         assert "its slot is replaced by a fresh one" in caplog.text
         assert [(left.name, left.outcome) for left in pool.report.stuck] == [("Stubborn", "overran")]
         assert "await self.door()" in job.stack()

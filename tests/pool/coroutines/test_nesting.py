@@ -73,6 +73,48 @@ async def test_the_slot_is_taken_back_however_the_wait_ends() -> None:
 
 
 @looped
+async def test_a_job_that_ends_while_a_task_of_its_own_still_waits_lends_nothing_more() -> None:
+    door, after = Door(), Door()
+    left: list[asyncio.Future[Any]] = []
+    async with AsyncPool(1) as pool:
+
+        async def leaves_a_wait() -> None:
+            left.append(asyncio.ensure_future(pool.run(door)))
+            await door.wait_entered()  # it runs on the slot that is lent
+            await pool.asubmit(after)  # and this one waits when the job ends
+
+        await pool.run(leaves_a_wait)
+        await turns()
+        assert (pool._crew.staff.capacity, pool._crew.staff.busy, after.entered) == (1, 1, 0)
+        door.open()
+        await left[0]
+        after.open()
+
+
+@looped
+async def test_a_slot_that_was_taken_back_is_not_given_away_again() -> None:
+    parents, child, third = Door(), Door(), Door()
+    async with AsyncPool(1) as pool:
+
+        async def parent() -> None:
+            await pool.run(double, 1)
+            await parents()
+
+        job = await pool.asubmit(parent)
+        running, waiting = await pool.asubmit(child), await pool.asubmit(third)
+        await child.wait_entered()  # on the slot that was lent
+        await parents.wait_entered()  # which its owner has taken back
+        child.open()
+        await running
+        await turns()
+        assert third.entered == 0
+        parents.open()
+        await job
+        third.open()
+        await waiting
+
+
+@looped
 async def test_a_job_that_waits_for_itself_is_refused() -> None:
     async with AsyncPool(1) as pool:
         jobs: list[Any] = []

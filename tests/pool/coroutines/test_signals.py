@@ -231,7 +231,7 @@ async def test_a_cancelled_graceful_block_stops_its_pools() -> None:
     entered = asyncio.Event()
 
     async def serve() -> None:
-        async with graceful(pool, timeout=0.2):
+        async with graceful(pool, timeout=0.9):
             await pool.asubmit(door)
             entered.set()
             await asyncio.sleep(GUARD)
@@ -250,7 +250,7 @@ async def test_a_graceful_block_whose_end_is_cancelled_stops_its_pools() -> None
     pool = AsyncPool(1)
 
     async def serve() -> None:
-        async with graceful(pool, timeout=0.2):
+        async with graceful(pool, timeout=0.9):
             await pool.asubmit(door)
 
     task = asyncio.create_task(serve())
@@ -278,7 +278,7 @@ async def test_lifespan_starts_and_stops_pools_of_both_kinds() -> None:
 @looped
 async def test_lifespan_cancels_what_does_not_end() -> None:
     pool = AsyncPool(1)
-    async with lifespan(pool, timeout=0.2)(None):
+    async with lifespan(pool, timeout=0.9)(None):
         job = await pool.asubmit(Door())
     assert job.state is JobState.CANCELLED
 

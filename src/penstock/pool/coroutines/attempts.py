@@ -33,11 +33,16 @@ class TaskAttempts(Attempts):
 
     def failed(self, worker: Runner, job: Job[Any], error: BaseException, ended: float | None = None) -> None:
         """The function raised *error*."""
-        if not isinstance(error, GeneratorExit):
+        if isinstance(error, GeneratorExit):  # thrown away with its loop, by the collector perhaps: see call_apart
+            timers.call_apart(functools.partial(self._thrown_away, worker, job))
+        else:
             super().failed(worker, job, error, ended)
-        elif self.running.pop(job, None) is None:
+
+    def _thrown_away(self, worker: Runner, job: Job[Any]) -> None:
+        """The task of *job* can never go on: its loop was closed."""
+        if not self.take(job, worker):
             self.came_back(worker, job)
-        else:  # the loop was closed under it, and its task thrown away
+        else:
             job._ended = clock.monotonic()
             self.settle(job, *worker.give_up(job), cut=True)
             self._crew.check_drained()

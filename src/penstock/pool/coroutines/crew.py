@@ -84,10 +84,6 @@ class CoroutineCrew(Crew):
         """Its context was made just now: its task is to be cancelled when that trips."""
         self.attempts.listen(job)
 
-    def lend(self, job: Job[Any]) -> Callable[[], None]:
-        """A coroutine is going to wait for *job*: if it is part of another one of this pool, that lends its slot."""
-        return self.staff.lend(job)
-
     def close(self, why: str = "it was closed") -> None:
         """Take no more jobs. Accepted ones run on, if there is a loop for them."""
         super().close(why)

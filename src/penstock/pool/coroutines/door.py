@@ -58,11 +58,8 @@ class Door(Intake):
             raise BacklogFull(self._crew.settings.backlog)
         if terms.when_full == "caller":
             return await self._run_for_caller(terms, fn, args, kwargs)
-        go_on = self._slots.lend(None)
-        try:
+        with self._slots.lending(None):
             await self._line_up_from_loop(terms)
-        finally:
-            go_on()
         job = self.accept(terms, fn, args, kwargs, placed=True)
         assert job is not None
         return job

@@ -221,11 +221,8 @@ class AsTheyEnd(Flow[T]):
 
     async def _comes(self) -> bool:
         if not self._ended:
-            go_on = self._crew.lend(next(iter(self._running)))
-            try:
+            with self._crew.lending(next(iter(self._running))):
                 await self._change()
-            finally:
-                go_on()
         return bool(self._ended)
 
     def take(self) -> Job[T]:
