@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
+from collections import Counter
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from penstock import Job, PoolBroken, ProcessPool
+from penstock import Job, PoolBroken, ProcessPool, Retry, WorkerDied
 from penstock.events import Event, JobEnded
 from penstock.pool.processes import dispatcher as dispatchers
+from penstock.pool.processes.staff import ProcessStaff
+from penstock.pool.processes.worker import ProcessWorker
 from tests.gates import GUARD, in_thread
-from tests.pool.crossing import double
+from tests.pool.crossing import CrossGate, double, fail_until
+from tests.pool.watching import until
+
+
+def staff_of(pool: ProcessPool) -> ProcessStaff:
+    staff = pool._crew.staff
+    assert isinstance(staff, ProcessStaff)
+    return staff
+
+
+def only_worker(pool: ProcessPool) -> ProcessWorker:
+    (worker,) = staff_of(pool).workers()
+    return worker
+
+
+def let_it_do_what_it_has_to(pool: ProcessPool) -> None:
+    """Return once the dispatcher has done all that it was asked for before."""
+    done = threading.Event()
+    assert staff_of(pool).dispatcher.do(done.set)
+    assert done.wait(GUARD)
 
 
 def leave_a_thread_behind(path: str) -> None:
@@ -68,6 +91,55 @@ def test_who_hears_that_no_thread_can_be_started_may_submit_again(monkeypatch: p
 
     assert isinstance(again[0].exception(GUARD), PoolBroken)
     pool.shutdown()
+
+
+# Replacing: max_tasks_per_child
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_no_process_runs_more_jobs_than_it_may_and_none_is_lost(most: int) -> None:
+    with ProcessPool(2, max_tasks_per_child=most) as pool:
+        jobs = [pool.submit(os.getpid) for _ in range(20)]
+        counts = Counter(job.result(GUARD) for job in jobs)
+
+    assert sum(counts.values()) == 20
+    assert max(counts.values()) <= most
+
+
+def test_a_replacement_starts_first_and_waits_until_the_last_job_of_the_one_before_has_ended(
+    gate: CrossGate,
+) -> None:
+    with ProcessPool(1, max_tasks_per_child=1) as pool:
+        pool.submit(gate)
+        second = pool.submit(double, 2)
+        gate.wait_entered()
+        until(lambda: staff_of(pool).count() == 2)
+        until(lambda: all(worker.ready for worker in staff_of(pool).workers()))
+        let_it_do_what_it_has_to(pool)
+
+        assert not second.done()
+        assert pool.stats().running == 1
+        gate.open()
+        assert second.result(GUARD) == 4
+
+
+def test_a_replacement_takes_over_although_the_one_before_dies() -> None:
+    with ProcessPool(1, max_tasks_per_child=1, unobserved="ignore") as pool:
+        dying = [pool.submit(os._exit, 3) for _ in range(3)]
+        last = pool.submit(double, 2)
+
+        assert [type(job.exception(GUARD)) for job in dying] == [WorkerDied] * 3
+        assert last.result(GUARD) == 4
+
+
+def test_retries_go_on_in_other_processes(tmp_path: Path) -> None:
+    with ProcessPool(1, max_tasks_per_child=1, retry=Retry(3, on=(ConnectionError,), wait=0)) as pool:
+        assert pool.submit(fail_until, str(tmp_path / "tries"), 2).result(GUARD) == 3
+
+
+def test_a_backlog_full_of_tiny_jobs_goes_through_short_lived_processes() -> None:
+    with ProcessPool(2, max_tasks_per_child=50, backlog=20) as pool:
+        assert list(pool.map(double, range(400))) == [2 * n for n in range(400)]
 
 
 # Leaving
