@@ -1,12 +1,14 @@
-"""How workers come and go: threads that can't be had, and workers that do not leave."""
+"""How workers come and go: threads that can't be had, replacements, workers that do not leave, exit codes."""
 
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import threading
 from collections import Counter
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from penstock.events import Event, JobEnded
 from penstock.pool.processes import dispatcher as dispatchers
 from penstock.pool.processes.staff import ProcessStaff
 from penstock.pool.processes.worker import ProcessWorker
-from tests.gates import GUARD, in_thread
+from tests.gates import GUARD, Gate, in_thread
 from tests.pool.crossing import CrossGate, double, fail_until
 from tests.pool.watching import until
 
@@ -155,3 +157,32 @@ def test_a_worker_that_does_not_leave_is_killed(
     pool.submit(leave_a_thread_behind, str(tmp_path / "left")).result(GUARD)
 
     assert in_thread(pool.shutdown).result(GUARD).done == 1
+
+
+# Ends
+
+
+def test_an_exit_code_is_read_once_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As everybody does who starts a process: multiprocessing looks after all of them then."""
+    reading, calls = Gate(), itertools.count(1)
+    read = forkserver.read_signed
+
+    def read_slowly(fd: int) -> Any:
+        reading(next(calls))
+        return read(fd)
+
+    with ProcessPool(1, unobserved="ignore").start() as pool:
+        monkeypatch.setattr(forkserver, "read_signed", read_slowly)
+        job = pool.submit(os._exit, 3)
+        reading.wait_entered()
+        looking = in_thread(multiprocessing.active_children)
+        with pytest.raises(TimeoutError):
+            looking.result(0.1)
+        monkeypatch.undo()
+        reading.open()
+
+        error = job.exception(GUARD)
+        looking.result(GUARD)
+    assert isinstance(error, WorkerDied)
+    assert error.exitcode == 3
+    assert next(calls) == 2

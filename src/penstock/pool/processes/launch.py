@@ -7,6 +7,7 @@ import functools
 import importlib
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import socket
@@ -188,11 +189,23 @@ class _Spawned(SpawnProcess):
 
 @functools.cache
 def _popen(module: str) -> Any:
-    """The `Popen` of one of multiprocessing's modules, which tells the process nothing of `__main__`."""
+    """The `Popen` of one of multiprocessing's modules, with two things changed."""
     popen: Any = importlib.import_module(f"multiprocessing.{module}").Popen
 
     class Popen(popen):  # type: ignore[misc]
+        """Others than we may ask it for the exit code, as whoever starts a process does: it can be read only once."""
+
         _launch = _without_main(popen._launch)
+
+        def __init__(self, process: Any) -> None:
+            self._reading = threading.Lock()
+            super().__init__(process)
+
+        def poll(self, flag: int = os.WNOHANG) -> Any:
+            if not flag and self.returncode is None:
+                multiprocessing.connection.wait([self.sentinel])  # without the lock: others only want a look
+            with self._reading:
+                return super().poll(flag)
 
     return Popen
 
