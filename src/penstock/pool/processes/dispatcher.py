@@ -54,10 +54,15 @@ class Dispatcher:
         self._crew = crew
         self._records = timers.InOrder(_log_record)
         self._oom_kills = _oom_kills()
-        self.start_afresh()
+        self._set_out()
 
     def start_afresh(self) -> None:
-        """Forget the thread and what it watched."""
+        """In the child of a fork: forget the thread, and close what it watched with."""
+        with contextlib.suppress(OSError):  # the parent was closing it just then
+            self._close()
+        self._set_out()
+
+    def _set_out(self) -> None:
         # Guards `_thread`, `_over` and `_pipe`. One thread may take it twice, if the collector closes a forgotten pool.
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None

@@ -8,6 +8,7 @@ import importlib
 import math
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.process
 import os
 import signal
 import socket
@@ -108,6 +109,7 @@ class Ends:
     def start_afresh(self) -> None:
         """In the child of a fork: held by that, too, they would keep the worker from seeing the parent's end."""
         self._lock = threading.Lock()
+        multiprocessing.process._children.discard(self.process)  # type: ignore[attr-defined] # its end waits for these
         with contextlib.suppress(OSError):
             self.close()
 
@@ -284,6 +286,25 @@ def process_for(method: str, preload: Sequence[str]) -> Callable[..., Process]:
         made = _FromForkServer
     start: Callable[..., Process] = made
     return start
+
+
+def _start_afresh() -> None:
+    """The fork server is the parent's: a forked child that starts processes gets its own."""
+    forkserver: Any = sys.modules.get("multiprocessing.forkserver")
+    if forkserver is not None:
+        server = forkserver._forkserver
+        alive, preload = server._forkserver_alive_fd, server._preload_modules
+        server.__init__()  # its lock may be in any state
+        server._preload_modules = preload
+        if alive is not None:
+            os.close(alive)  # the server ends with the last who holds it
+    resource_tracker: Any = sys.modules.get("multiprocessing.resource_tracker")
+    if resource_tracker is not None:
+        resource_tracker._resource_tracker._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)
 
 
 def cpu_count() -> int:
