@@ -137,3 +137,63 @@ def test_a_child_that_was_forked_while_a_worker_starts_can_use_a_fresh_pool(tmp_
         script.expect("(3, 1)", "child ended with 7")
 
         assert (script.end(within=SLACK), script.errors) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("leave", "code", "error"),
+    [("return", 0, ""), ("sys.exit(5)", 5, ""), ("raise KeyError('mine')", 1, "KeyError: 'mine'")],
+)
+def test_the_copy_that_a_job_forks_ends_as_a_program_does_and_does_not_speak_for_the_worker(
+    tmp_path: Path, leave: str, code: int, error: str
+) -> None:
+    script_code = f"""
+        import logging
+
+        def fork():
+            child = os.fork()
+            if not child:
+                logging.getLogger("mine").error("not by the worker's lane")
+                {leave}
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+        if __name__ == "__main__":
+            with ProcessPool(1) as pool:
+                say(pool.submit(fork).result(10))
+                say(pool.submit(divmod, 7, 2).result(10))
+        """
+    with running(tmp_path, MAIN, script_code) as script:
+        script.expect(str(code), "(3, 1)")
+
+        assert script.end() == 0
+        assert error in script.errors
+        assert "bug" not in script.errors
+
+
+def test_programs_and_copies_that_a_job_starts_can_be_stopped_by_signals(tmp_path: Path) -> None:
+    code = """
+        import multiprocessing
+        import subprocess
+
+        def stop_others():
+            program = subprocess.Popen(["sleep", "60"])
+            program.terminate()
+            copy = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            copy.start()
+            copy.terminate()
+            copy.join(10)
+            return program.wait(10), copy.exitcode
+
+        def survive():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            return "still here"
+
+        if __name__ == "__main__":
+            with ProcessPool(1) as pool:
+                say(pool.submit(survive).result(10))
+                say(pool.submit(stop_others).result(10))
+        """
+    with running(tmp_path, MAIN, code) as script:
+        script.expect("still here", "(-15, -15)")
+
+        assert (script.end(), script.errors) == (0, "")

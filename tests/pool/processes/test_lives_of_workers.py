@@ -159,6 +159,24 @@ def test_a_worker_that_does_not_leave_is_killed(
     assert in_thread(pool.shutdown).result(GUARD).done == 1
 
 
+def test_a_pool_that_a_job_left_open_is_stopped_when_its_worker_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatchers, "_LEAVING_TAKES", 60.0)  # it is not killed for staying
+    with ProcessPool(1) as pool:
+        assert pool.submit(use_a_pool_and_leave_it_open, 3).result(GUARD) == 6
+        closing = in_thread(pool.shutdown)
+
+        assert closing.result(GUARD).done == 1
+    assert staff_of(pool).workers() == []
+
+
+OPEN: list[ProcessPool] = []
+
+
+def use_a_pool_and_leave_it_open(number: int) -> int:
+    OPEN.append(ProcessPool(1))
+    return OPEN[-1].submit(double, number).result(GUARD)
+
+
 # Ends
 
 
