@@ -156,12 +156,11 @@ class Hanging(logging.Handler):
         self.gate = Gate()
         self.seen: list[str] = []
 
-    def createLock(self) -> None:  # noqa: N802 - logging's name
-        self.lock = None  # so that it is the handler that hangs, and not its lock
-
-    def emit(self, record: logging.LogRecord) -> None:
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Without its lock, so that it is the handler that hangs."""
         self.seen.append(record.getMessage())
         self.gate()
+        return True
 
 
 @pytest.fixture
