@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver
 from pathlib import Path
@@ -22,6 +24,15 @@ from penstock.pool.processes.worker import ProcessWorker
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool.crossing import CrossGate, double, fail_until
 from tests.pool.watching import until
+
+
+@pytest.fixture
+def short_turns() -> Iterator[None]:
+    """Threads take many turns."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
 
 
 def staff_of(pool: ProcessPool) -> ProcessStaff:
@@ -142,6 +153,22 @@ def test_retries_go_on_in_other_processes(tmp_path: Path) -> None:
 def test_a_backlog_full_of_tiny_jobs_goes_through_short_lived_processes() -> None:
     with ProcessPool(2, max_tasks_per_child=50, backlog=20) as pool:
         assert list(pool.map(double, range(400))) == [2 * n for n in range(400)]
+
+
+def test_many_threads_may_use_a_pool_whose_workers_die_and_are_replaced(short_turns: None) -> None:
+    with ProcessPool(2, backlog=10, max_tasks_per_child=20, unobserved="ignore") as pool:
+
+        def use(number: int) -> list[object]:
+            dying = pool.submit(os._exit, 1)
+            doubled = [pool.submit(double, number) for _ in range(10)]
+            mapped = list(pool.map(double, range(number)))
+            return [type(dying.exception(GUARD)), {job.result(GUARD) for job in doubled}, mapped]
+
+        users = [in_thread(use, number) for number in range(8)]
+        found = [user.result(GUARD) for user in users]
+
+    assert found == [[WorkerDied, {2 * number}, [2 * n for n in range(number)]] for number in range(8)]
+    assert (pool.report.failed, pool.report.done) == (8, 108)
 
 
 # Leaving
