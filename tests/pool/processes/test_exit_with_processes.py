@@ -261,6 +261,28 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path: Path) -> None:
         until(lambda: not any(map(is_alive, pids)))
 
 
+def test_workers_of_workers_end_with_the_main_process_too(tmp_path: Path) -> None:
+    code = """
+        OPEN = []
+
+        def go_down(floors):
+            say(os.getpid())
+            if not floors:
+                time.sleep(60)
+            OPEN.append(ProcessPool(1))
+            return OPEN[0].submit(go_down, floors - 1).result()
+
+        if __name__ == "__main__":
+            pool = ProcessPool(1)
+            pool.submit(go_down, 2).result()
+        """
+    with running(tmp_path, code) as script:
+        pids = [int(script.line()) for _ in range(3)]
+        script.process.kill()
+
+        until(lambda: not any(map(is_alive, pids)))
+
+
 def test_no_warning_tells_of_forks_beside_threads(tmp_path: Path) -> None:
     """As Python 3.12 and later give when a process with threads is forked."""
     code = """

@@ -537,14 +537,16 @@ def test_the_replacement_is_started_when_the_last_job_of_a_worker_begins(
     for seq in (2, 3, 4):
         ann.runs(seq)
     bob = stage.ready(pool)
+    on_dispatcher(pool, lambda: None)
 
+    assert not jobs[2].cancel(), "it is the last, and nothing is before it"
+    assert not ann.is_dead
+    assert not more.running(), "as many run as may: the replacement waits for the one that it replaces"
+    ann.runs(5)
+    assert jobs[2].result(GUARD) == 6
     assert bob.takes() == [1]
     bob.runs(1)
     assert more.result(GUARD) == 18
-    assert not jobs[2].cancel(), "it is the last, and nothing is before it"
-    assert not ann.is_dead
-    ann.runs(5)
-    assert jobs[2].result(GUARD) == 6
     ann.leaves()
 
 

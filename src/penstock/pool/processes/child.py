@@ -25,12 +25,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import IO, Any, Final
 
 from penstock import clock
 from penstock.context import Cause, Context, scope
 from penstock.errors import NotPicklable
 from penstock.job import Job, JobState, new_job
+from penstock.pool.leaving import stop_all
 from penstock.pool.processes import main, wire
 from penstock.pool.processes.memory import Memory, loads
 from penstock.pool.processes.page import Page
@@ -43,6 +45,7 @@ DUMP_SIGNAL: Final = getattr(signal, "SIGRTMAX", signal.SIGTERM) - 1 if hasattr(
 """Asks a worker for its stack: faulthandler answers even while a job holds the GIL. None: no such signal here."""
 
 _PR_SET_PDEATHSIG: Final = 1
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)  # signals that stop programs
 _SOON_COPIED: Final = 8 << 20  # bytes: the parent's dispatcher copies them itself
 _PLAIN: Final = frozenset({bool, bytes, float, int, str, type(None)})  # results that need no look
 
@@ -87,8 +90,9 @@ class _Terms:
 
 def live(jobs: socket.socket, control: socket.socket, page: int, stacks: int, setup: Setup) -> None:
     """Run jobs until the jobs lane ends. *page*, *stacks*: file descriptors."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for number in _STOPPING:
+        signal.signal(number, _leave_to_parent)  # not SIG_IGN, which programs that a job starts would inherit
+        signal.siginterrupt(number, False)
     if setup.dies_with_starter:
         _die_with_parent()
     file = os.fdopen(stacks, "ab", buffering=0)
@@ -99,9 +103,17 @@ def live(jobs: socket.socket, control: socket.socket, page: int, stacks: int, se
     worker = _Worker(jobs, control, Page(page), setup, file)
     threading.Thread(target=worker.hear, name="penstock-control", daemon=True).start()
     worker.relay_logs()
+    os.register_at_fork(
+        before=worker.is_to_be_copied, after_in_parent=worker.has_been_copied, after_in_child=worker.is_a_copy_now
+    )
     if worker.make_ready():
         worker.run()
+    stop_all()  # the pools that jobs have made here: their processes would keep this one
     logging.shutdown()
+
+
+def _leave_to_parent(number: int, frame: FrameType | None) -> None:
+    """A signal that stops programs: the parent decides what that means here."""
 
 
 def _die_with_parent() -> None:
@@ -123,6 +135,8 @@ class _Worker:
         self._setup = setup
         self._around: Callable[[], contextlib.AbstractContextManager[Any]] | None = None
         self._file = file  # faulthandler writes to it as long as it lives
+        self.is_copy = False
+        self._unmasked = threading.local()  # .value: the signal mask of a thread that forks
         self._sending = threading.Lock()  # the control lane, from here: a message goes out whole
         # The main thread writes `_running` and then looks at `_tripped`; the control thread writes `_tripped` and then
         # looks at `_running`: one of the two sees the other, and the one who takes the entry out trips the job.
@@ -188,9 +202,13 @@ class _Worker:
             if self._tripped:
                 self._trip_if_told(seq, job)
             value = cv.run(self._call, job)
+            if self.is_copy:
+                sys.exit()
             answer, memory = pack_result(value)
             kind = wire.DONE if _arrives_at_once(value, answer, memory) else wire.MADE
         except BaseException as error:
+            if self.is_copy:
+                raise  # as from a program of its own
             drop_our_frames(error)
             kind, answer = wire.RAISED, pack_error(error)
         ended = clock.monotonic()
@@ -266,6 +284,28 @@ class _Worker:
             return wire.MEMORY
         self._lent[lent] = memory
         return lent + 1
+
+    # When a job forks
+
+    def is_to_be_copied(self) -> None:
+        """Signals wait: what stops the copy must not find it with a worker's handlers."""
+        self._unmasked.value = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+
+    def has_been_copied(self) -> None:
+        """In the worker itself."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._unmasked.value)
+
+    def is_a_copy_now(self) -> None:
+        """The copy runs on in the job, and is no worker any more: a program of its own."""
+        self.is_copy = True
+        self._jobs.close()
+        self._control.close()
+        self._sending = threading.Lock()
+        root = logging.getLogger()
+        root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler, _Relay)]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._unmasked.value)
 
     # The control thread
 

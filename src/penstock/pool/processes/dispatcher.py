@@ -56,10 +56,15 @@ class Dispatcher:
         self._crew = crew
         self._records = Records(lambda: self.do(self._hear_again))
         self._oom_kills = _oom_kills()
-        self.start_afresh()
+        self._set_out()
 
     def start_afresh(self) -> None:
-        """Forget the thread and what it watched."""
+        """In the child of a fork: forget the thread, and close what it watched with."""
+        with contextlib.suppress(OSError):  # the parent was closing it just then
+            self._close()
+        self._set_out()
+
+    def _set_out(self) -> None:
         # Guards `_thread`, `_over` and `_pipe`. One thread may take it twice, if the collector closes a forgotten pool.
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
@@ -73,6 +78,7 @@ class Dispatcher:
         self._starter = Starter(self._crew.name, self._start_process)
         self._records.start_afresh()
         self._is_deaf = False  # too many log records wait: no control lane is read
+        self._predecessors: dict[str, ProcessWorker] = {}  # by the name of the one that is started in their place
         self._starting = 0  # processes that are to be started, or are and have not said that they are ready
 
     # Anybody
@@ -225,7 +231,7 @@ class Dispatcher:
 
     # Starting
 
-    def _start(self) -> None:
+    def _start(self, predecessor: ProcessWorker | None = None) -> None:
         crew = self._crew
         settings, staff = crew.settings, crew.staff
         if crew.lifecycle.phase is Phase.CLOSED or staff.broken is not None:
@@ -241,6 +247,8 @@ class Dispatcher:
             log_levels=levels_to_relay(),
             dies_with_starter=settings.start_method == "forkserver",
         )
+        if predecessor is not None:
+            self._predecessors[setup.name] = predecessor
         self._starter.put(setup)
 
     def _start_process(self, setup: Setup) -> None:
@@ -249,18 +257,22 @@ class Dispatcher:
         try:
             ends = Ends(process_for(settings.start_method, settings.preload), setup)
         except BaseException as error:
-            self.do(functools.partial(self._not_started, error))
+            self.do(functools.partial(self._not_started, setup.name, error))
         else:
             self.do(functools.partial(self._started, ends))
 
-    def _not_started(self, error: BaseException) -> None:
+    def _not_started(self, name: str, error: BaseException) -> None:
         self._starting -= 1
+        self._predecessors.pop(name, None)
         self._crew.staff.could_not_start(error)
         self._start_again()
 
     def _started(self, ends: Ends) -> None:
         staff = self._crew.staff
         worker = ProcessWorker(self._crew, ends)
+        predecessor = self._predecessors.pop(worker.name, None)
+        if predecessor is not None and not predecessor.has_made_room:
+            worker.predecessor, predecessor.successor = predecessor, worker
         staff.came(worker)
         self._watch(worker)
         assert self._selector is not None
@@ -446,9 +458,18 @@ class Dispatcher:
             return
         worker.retiring = True
         self._crew.staff.has_successor()
-        self._start()
+        self._start(worker)
         if not worker.under_way:
             self._tell_to_leave(worker)
+
+    def _make_room(self, worker: ProcessWorker) -> None:
+        """It runs no job any more: the one that was started in its place may."""
+        worker.has_made_room = True
+        successor, worker.successor = worker.successor, None
+        if successor is not None:
+            successor.predecessor = None
+            if successor.ready and not successor.dead:
+                self._crew.staff.hand_over(successor)
 
     def _let_leave(self) -> None:
         """The pool is closed: every worker leaves; one that is still in a job whose time was over is killed."""
@@ -461,6 +482,7 @@ class Dispatcher:
     def _tell_to_leave(self, worker: ProcessWorker) -> None:
         """It is killed if it does not leave, because of a thread that it can't end, say."""
         self._crew.staff.lets_leave(worker)
+        self._make_room(worker)
         until = clock.monotonic() + _LEAVING_TAKES
         overrun = worker.overrun
         if overrun is not None:
@@ -510,6 +532,7 @@ class Dispatcher:
         if not worker.ready:
             self._starting -= 1
         worker.lane.close()
+        self._make_room(worker)
         again = staff.gone(worker)
         worker.ends.close()
         if not (worker.ready or worker.broken or worker.told_to_leave or worker.doomed):

@@ -6,9 +6,12 @@ import contextlib
 import functools
 import importlib
 import multiprocessing
+import multiprocessing.connection
+import multiprocessing.process
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import types
@@ -104,6 +107,7 @@ class Ends:
     def start_afresh(self) -> None:
         """In the child of a fork: held by that, too, they would keep the worker from seeing the parent's end."""
         self._lock = threading.Lock()
+        multiprocessing.process._children.discard(self.process)  # type: ignore[attr-defined] # its end waits for these
         with contextlib.suppress(OSError):
             self.close()
 
@@ -185,11 +189,23 @@ class _Spawned(SpawnProcess):
 
 @functools.cache
 def _popen(module: str) -> Any:
-    """The `Popen` of one of multiprocessing's modules, which tells the process nothing of `__main__`."""
+    """The `Popen` of one of multiprocessing's modules, with two things changed."""
     popen: Any = importlib.import_module(f"multiprocessing.{module}").Popen
 
     class Popen(popen):  # type: ignore[misc]
+        """Others than we may ask it for the exit code, as whoever starts a process does: it can be read only once."""
+
         _launch = _without_main(popen._launch)
+
+        def __init__(self, process: Any) -> None:
+            self._reading = threading.Lock()
+            super().__init__(process)
+
+        def poll(self, flag: int = os.WNOHANG) -> Any:
+            if not flag and self.returncode is None:
+                multiprocessing.connection.wait([self.sentinel])  # without the lock: others only want a look
+            with self._reading:
+                return super().poll(flag)
 
     return Popen
 
@@ -270,3 +286,22 @@ def process_for(method: str, preload: Sequence[str]) -> Callable[..., Process]:
         made = _FromForkServer
     start: Callable[..., Process] = made
     return start
+
+
+def _start_afresh() -> None:
+    """The fork server is the parent's: a forked child that starts processes gets its own."""
+    forkserver: Any = sys.modules.get("multiprocessing.forkserver")
+    if forkserver is not None:
+        server = forkserver._forkserver
+        alive, preload = server._forkserver_alive_fd, server._preload_modules
+        server.__init__()  # its lock may be in any state
+        server._preload_modules = preload
+        if alive is not None:
+            os.close(alive)  # the server ends with the last who holds it
+    resource_tracker: Any = sys.modules.get("multiprocessing.resource_tracker")
+    if resource_tracker is not None:
+        resource_tracker._resource_tracker._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)

@@ -32,6 +32,11 @@ class RemoteTraceback(Exception):
         super().__init__(text)
         self.text = text
 
+    @property
+    def tb(self) -> str:
+        """The text, by its name in `concurrent.futures`."""
+        return self.text
+
     def __str__(self) -> str:
         return f"\n'''\n{self.text.rstrip()}\n'''"
 
@@ -205,7 +210,7 @@ def pack_error(error: BaseException) -> bytes:
         if type(arrived) is type(error):
             return packed
         why = f"it arrives as {type(arrived).__qualname__}"
-    except BaseException as trouble:
+    except BaseException as trouble:  # it is the user's code that pickles and unpickles it
         why = _short(trouble)
     stand_in = NotPicklable(f"{type(error).__qualname__}: {_message(error)} (the error itself can't cross: {why})")
     return pickle.dumps((stand_in, text), _PROTOCOL)
@@ -215,7 +220,7 @@ def unpack_error(packed: bytes) -> BaseException:
     """The error, with the traceback of the other process as its cause."""
     try:
         error, text = pickle.loads(packed)
-    except Exception as trouble:
+    except BaseException as trouble:
         return NotPicklable(f"what the job raised can't be unpickled: {_short(trouble)}")
     if not isinstance(error, BaseException):
         return NotPicklable(f"what the job raised arrives as {error!r}")

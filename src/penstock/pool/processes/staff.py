@@ -452,7 +452,8 @@ class ProcessStaff:
             self._changed.notify_all()
         if self._crew.ledger.observers:
             self._crew.ledger.tell(WorkerStarted(self._settings.name, worker.name))
-        self.hand_over(worker)
+        if worker.predecessor is None:  # else it waits until that one has done its last job
+            self.hand_over(worker)
 
     def is_not_wanted(self) -> None:
         """One that was to be started is not."""

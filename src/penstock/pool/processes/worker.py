@@ -51,6 +51,9 @@ class ProcessWorker:
         self.ready = False
         self.broken = False  # its initializer raised, which is about to be told
         self.retiring = False  # it is given no more jobs, and leaves once it has done those it has
+        self.has_made_room = False  # it runs no job any more; until then its successor runs none
+        self.predecessor: ProcessWorker | None = None
+        self.successor: ProcessWorker | None = None
         self.told_to_leave = False
         self.must_leave: timers.Timer | None = None  # kills it if it does not
         self.doomed = False  # it is being killed; any thread
