@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from penstock.cli.map import map_command
+from penstock.cli.work import work_command
 
 
 @click.group(
@@ -21,3 +22,4 @@ def penstock(context: click.Context) -> None:
 
 
 penstock.add_command(map_command)
+penstock.add_command(work_command)
