@@ -7,7 +7,7 @@ from typing import Any
 from penstock import failures
 from penstock.app.task import Task
 from penstock.engines.requests import Error, Outcome, Settlement
-from penstock.errors import Discard, JobCancelled, Snooze
+from penstock.errors import Discard, JobCancelled, NotDecodable, NotEncodable, Snooze
 from penstock.job import Job
 from penstock.pool.processes.died import WorkerDied
 from penstock.worker.holding import Held
@@ -29,7 +29,9 @@ def verdict(held: Held[Any], task: Task[Any, Any], job: Job[Any], elapsed: float
     said = _in_words(error)
     if isinstance(error, WorkerDied):
         return Settlement(claim.seq, claim.token, Outcome.CRASHED, error=said, ran=ran)
-    delay = None if task.retry is None else task.retry.next_delay(error, claim.attempt, elapsed)
+    delay = None
+    if task.retry is not None and not isinstance(error, NotEncodable | NotDecodable):  # these would fail again
+        delay = task.retry.next_delay(error, claim.attempt, elapsed)
     outcome = Outcome.FAILED if delay is None else Outcome.RETRY
     return Settlement(claim.seq, claim.token, outcome, error=said, delay=delay or 0.0, ran=ran)
 
