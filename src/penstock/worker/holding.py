@@ -104,7 +104,10 @@ class Holding(Generic[K]):
     def requests(self) -> list[Request]:
         """What to ask of the store now, in one step; empty if there is nothing."""
         while self._outbox:
-            self._sent.append(self._outbox.popleft())
+            held, settlement = self._outbox.popleft()
+            self._sent.append((held, settlement))
+            if settlement.outcome is Outcome.DONE or settlement.ran:
+                self._lanes[held.lane].ran(settlement.ran)
         asked: list[Request] = []
         if self._sent:
             asked.append(Settle([settlement for _, settlement in self._sent]))
@@ -153,8 +156,6 @@ class Holding(Generic[K]):
             else:
                 self.stale += 1
             self._let_go(held)
-            if settlement.outcome is Outcome.DONE or settlement.ran:
-                self._lanes[held.lane].ran(settlement.ran)
         self._sent.clear()
 
     def is_slow(self, kind: K, seconds: float) -> None:
