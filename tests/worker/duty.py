@@ -135,3 +135,12 @@ def tells(gate: str) -> None:
     mark("begins", job.id, job.token, os.getpid())
     with contextlib.suppress(OSError):
         wait_for(gate)
+
+
+@app.task(name="tick")
+def tick(n: int) -> int:
+    job = current_job()
+    assert job is not None
+    mark("runs", job.id, job.token, os.getpid())
+    time.sleep(n % 5 / 1000)
+    return n
