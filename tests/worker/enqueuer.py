@@ -1,9 +1,9 @@
-"""A process that enqueues jobs with ids of its own, writes down each that was acknowledged, and may be killed at any time.
+"""A process that enqueues jobs, writes down each that was acknowledged, and may be killed at any time.
 
     python enqueuer.py NAME COUNT
 
-It goes on behind the last one that it wrote down. The one after it may be in the store already: if it has an id of its own,
-it is no second job.
+It goes on behind the last one that it wrote down. The one after it may be in the store already: if it has an id of its
+own, it is no second job.
 """
 
 from __future__ import annotations

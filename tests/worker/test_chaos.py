@@ -1,4 +1,4 @@
-"""Many jobs, while children, supervisors and enqueuers are killed at random: none is lost, and no repeat is unexplained.
+"""Many jobs, while children, supervisors and enqueuers are killed: none is lost, and no repeat is unexplained.
 
 The choices come from a seed, which a failure prints; `PENSTOCK_SEED=…` repeats them (not the moments). `make test`
 plays a small round, `make chaos` the whole: 20,000 jobs.

@@ -161,7 +161,7 @@ def test_the_jobs_of_a_killed_child_start_again_at_once_and_once(home: House) ->
 def test_a_job_that_kills_its_process_is_run_alone_and_ends_at_the_third_time(home: House) -> None:
     home.work()
     handle = home.duty.dies.enqueue()
-    with pytest.raises(JobFailed, match="WorkerDied.*SIGKILL"):
+    with pytest.raises(JobFailed, match=r"WorkerDied.*SIGKILL"):
         handle.result(GUARD)
     assert len(home.marks("dies")) == 3
     assert home.duty.double.enqueue(1).result(GUARD) == 2, "and the service goes on"
