@@ -34,9 +34,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
 
 
 def record(home: House, id: str) -> Record:
-    [found] = home.app.store.find(ByIds([id]))
-    assert found is not None
-    return found
+    found: list[Record | None] = home.app.store.find(ByIds([id]))
+    assert found[0] is not None
+    return found[0]
 
 
 def outcomes(home: House, id: str) -> list[tuple[str, str]]:

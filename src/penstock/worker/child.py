@@ -146,7 +146,8 @@ class Child:
     # The main thread: what the supervisor says
 
     def _listen(self) -> None:
-        told_at, told = 0.0, {}
+        told_at = 0.0
+        told: dict[str, Any] = {}
         while not self._is_over:
             if self._main.wait(_BETWEEN_COUNTS, self._line.fileno()):
                 for word in self._line.hear():
