@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import click
 
+from penstock.cli.jobs.again import retry_command
+from penstock.cli.jobs.cancel import cancel_command
+from penstock.cli.jobs.check import check_command
+from penstock.cli.jobs.failures import failures_command
+from penstock.cli.jobs.listing import jobs_command
+from penstock.cli.jobs.prune import prune_command
+from penstock.cli.jobs.queues import pause_command, resume_command
+from penstock.cli.jobs.show import show_command
+from penstock.cli.jobs.status import status_command
 from penstock.cli.map import map_command
 
 
@@ -20,4 +29,17 @@ def penstock(context: click.Context) -> None:
         context.exit(2)
 
 
-penstock.add_command(map_command)
+for command in (
+    map_command,
+    status_command,
+    jobs_command,
+    show_command,
+    failures_command,
+    retry_command,
+    cancel_command,
+    pause_command,
+    resume_command,
+    prune_command,
+    check_command,
+):
+    penstock.add_command(command)

@@ -1,0 +1,65 @@
+"""`penstock failures`: what went wrong, by kind."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import click
+
+from penstock import clock
+from penstock.cli.jobs.fields import failure_fields
+from penstock.cli.jobs.page import BAD, BOLD, DIM, Block, Line, say_json, show
+from penstock.cli.jobs.printable import lines, one_line, said_error
+from penstock.cli.jobs.store import NothingFound, with_store
+from penstock.cli.jobs.times import ago, moment
+from penstock.cli.values import count
+from penstock.engines.engine import Engine
+from penstock.engines.records import Failed, FailureRecord
+
+FRAME: Final = re.compile(r'^[ |]*File "(.*)", line (\d+), in (.*)$', re.MULTILINE)  # as the traceback module has it
+OF_OTHERS: Final = re.compile(r"[\\/](?:site-packages|dist-packages|lib[\\/]python3\.\d+)[\\/]|[\\/]penstock[\\/]|^<")
+
+
+@click.command("failures")
+@click.option("--limit", type=count, default=100, show_default=True, metavar="N", help="Kinds, the latest first.")
+@click.option("-v", "--verbose", is_flag=True, help="With the traceback of the first failure of each kind.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@with_store
+def failures_command(engine: Engine, limit: int, verbose: bool, as_json: bool) -> int:
+    """What went wrong, grouped by kind: the type of the error and the place in your code.
+
+    Attempts count, not jobs: also those that were tried again and are done by now.
+    """
+    kinds = engine.find(Failed(limit))
+    if as_json:
+        say_json({"failures": [failure_fields(kind) for kind in kinds]})
+    elif kinds:
+        show(seen(kinds, clock.wall(), verbose=verbose))
+    if not kinds:
+        raise NothingFound("nothing has failed")
+    return 0
+
+
+def seen(kinds: Sequence[FailureRecord], now: float, *, verbose: bool) -> Iterator[Block]:
+    """*kinds*, for people."""
+    for number, kind in enumerate(kinds):
+        if number:
+            yield Line()
+        yield Line(f"{kind.count:,} × {said_error(kind.error)}", f"{BAD} {BOLD}")
+        where = place(kind.error.traceback)
+        yield Line(f"    task {one_line(kind.task)}{f', at {one_line(where)}' if where else ''}")
+        yield Line(f"    first {moment(kind.first)}, last {ago(kind.last, now)}")
+        yield Line(f"    jobs {', '.join(map(one_line, kind.ids))}{', …' if kind.count > len(kind.ids) else ''}", DIM)
+        yield Line(f"    penstock retry --error {shlex.quote(one_line(kind.error.print))}", DIM)
+        if verbose:
+            yield from (Line(f"    {line}") for line in lines(kind.error.traceback))
+
+
+def place(traceback: str) -> str:
+    """Where in the user's code a printed *traceback* ends, as `file:line in function`; empty if it has no frames."""
+    frames: list[tuple[str, str, str]] = FRAME.findall(traceback)
+    own = [frame for frame in frames if not OF_OTHERS.search(frame[0])] or frames
+    return "{}:{} in {}".format(*own[-1]) if own else ""

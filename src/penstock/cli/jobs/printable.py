@@ -1,0 +1,59 @@
+"""What comes out of a store, made harmless: a terminal shows it and obeys none of it."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Any
+
+from penstock.engines.requests import Error
+
+Json = Any
+
+
+def one_line(text: str) -> str:
+    """*text* on one line; what can't be printed, a line's end too, stands there as an escape."""
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def lines(text: str) -> list[str]:
+    """The lines of *text*, each as `one_line`, without blank ones at the end."""
+    return [one_line(line) for line in text.replace("\r\n", "\n").expandtabs(4).rstrip("\n").split("\n")]
+
+
+def first_line(text: str) -> str:
+    """The first line of *text*, with a mark if there are more."""
+    first, *more = lines(text.strip("\n"))
+    return f"{first} …" if more else first
+
+
+def said_error(error: Error) -> str:
+    """The type and the message of *error*, on one line."""
+    message = first_line(error.message)
+    return one_line(error.type) + (f": {message}" if message else "")
+
+
+def _shown(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":  # spaces of all languages do no harm
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+def parsed(stored: bytes | None) -> tuple[Json, str | None]:
+    """The JSON value of *stored*; or None, and the text as it is, if it has none that can be passed on."""
+    if stored is None:
+        return None, None
+    try:
+        return json.loads(stored, parse_constant=_refuse), None
+    except (ValueError, RecursionError):
+        return None, stored.decode(errors="backslashreplace")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def pretty(stored: bytes) -> list[str]:
+    """The JSON of *stored* as lines for people; as it is if it is none."""
+    value, raw = parsed(stored)
+    return lines(json.dumps(value, indent=2, ensure_ascii=False) if raw is None else raw)
