@@ -16,7 +16,16 @@ from penstock.cli.jobs.status import status_command
 from penstock.cli.map import map_command
 
 
+class InOrder(click.Group):
+    """Shows its commands in the order in which they were added: what belongs together stands together."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names."""
+        return list(self.commands)
+
+
 @click.group(
+    cls=InOrder,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -34,7 +34,7 @@ Exit code: 0 all succeeded; 1 some did not; 2 wrong usage, nothing ran;
 """
 
 
-@click.command("map", epilog=EXAMPLE)
+@click.command("map", epilog=EXAMPLE, short_help="Call a function with each of many inputs.")
 @click.argument("function", metavar="FUNCTION")
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @click.option("--from", "source", metavar="FILE", help="Read the inputs from FILE, one a line (-: standard input).")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -23,8 +22,7 @@ def connect(url: str) -> Engine:
     scheme = urlsplit(url).scheme if isinstance(url, str) else None
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
-        shown = without_password(url) if isinstance(url, str) else url
-        raise ValueError(f"{shown!r} names no store: it must begin with one of {known}, as sqlite:///jobs.db does")
+        raise ValueError(f"{url!r} names no store: it must begin with one of {known}, as sqlite:///jobs.db does")
     place, extra = SCHEMES[scheme]
     module, name = place.split(":")
     try:
@@ -37,9 +35,3 @@ def connect(url: str) -> Engine:
         ) from error
     engine: Engine = made(url)
     return engine
-
-
-def without_password(url: str) -> str:
-    """*url* as it may be shown, also if it is a wrong one."""
-    url = re.sub(r"(?<=//)([^:@/]*):.*@", r"\1:***@", url)  # to the last @: what a password holds, nobody knows
-    return re.sub(r"(?i)(?<=password=)[^&]*", "***", url)

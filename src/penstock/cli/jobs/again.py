@@ -20,7 +20,7 @@ from penstock.job import JobState
 UNASKED: Final = 100  # jobs that are retried without a question
 
 
-@click.command("retry")
+@click.command("retry", short_help="Run ended jobs again: some, those that failed alike, or all.")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--error", metavar="KIND", help="All whose last error is of this type, or of this kind in `failures`.")
 @click.option("--all", "everything", is_flag=True, help="All.")

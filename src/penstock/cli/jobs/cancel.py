@@ -22,7 +22,7 @@ SAID: Final = {
 }
 
 
-@click.command("cancel")
+@click.command("cancel", short_help="Cancel jobs, waiting or running.")
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @click.option("--reason", default="cancelled by hand", show_default=True, metavar="TEXT", help="Kept with the job.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
@@ -36,7 +36,7 @@ def cancel_command(engine: Engine, ids: Sequence[str], reason: str, as_json: boo
     if as_json:
         say_json({"jobs": [{"id": id, "outcome": str(cut)} for id, cut in cuts.items()]})
     else:
-        show([Table([Column("id"), Column("")], [(one_line(id), SAID[cut]) for id, cut in cuts.items()])])
+        show([Table([Column("id"), Column("outcome")], [(one_line(id), SAID[cut]) for id, cut in cuts.items()])])
     return 0 if all(cut in (Cut.CANCELLED, Cut.ASKED) for cut in cuts.values()) else NOTHING
 
 

@@ -15,7 +15,7 @@ from penstock.engines.records import Complaints
 CHECKED_WITHIN: Final = 600.0  # seconds: it reads everything
 
 
-@click.command("check")
+@click.command("check", short_help="Say what is wrong with a store.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @with_store
 def check_command(engine: Engine, as_json: bool) -> int:

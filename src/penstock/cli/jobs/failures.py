@@ -23,7 +23,7 @@ FRAME: Final = re.compile(r'^[ |]*File "(.*)", line (\d+), in (.*)$', re.MULTILI
 OF_OTHERS: Final = re.compile(r"[\\/](?:site-packages|dist-packages|lib[\\/]python3\.\d+)[\\/]|[\\/]penstock[\\/]|^<")
 
 
-@click.command("failures")
+@click.command("failures", short_help="What went wrong, grouped by kind.")
 @click.option("--limit", type=count, default=100, show_default=True, metavar="N", help="Kinds, the latest first.")
 @click.option("-v", "--verbose", is_flag=True, help="With the traceback of the first failure of each kind.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
@@ -48,11 +48,12 @@ def seen(kinds: Sequence[FailureRecord], now: float, *, verbose: bool) -> Iterat
     for number, kind in enumerate(kinds):
         if number:
             yield Line()
-        yield Line(f"{kind.count:,} × {said_error(kind.error)}", f"{BAD} {BOLD}")
+        yield Line(f"{kind.count:,} × {said_error(kind.error)}", f"{BAD} {BOLD}", hang=4)
+        more = ["…"] if kind.count > len(kind.ids) else []
         where = place(kind.error.traceback)
         yield Line(f"    task {one_line(kind.task)}{f', at {one_line(where)}' if where else ''}")
         yield Line(f"    first {moment(kind.first)}, last {ago(kind.last, now)}")
-        yield Line(f"    jobs {', '.join(map(one_line, kind.ids))}{', …' if kind.count > len(kind.ids) else ''}", DIM)
+        yield Line(f"    jobs {', '.join([*map(one_line, kind.ids), *more])}", DIM, hang=9)
         yield Line(f"    penstock retry --error {shlex.quote(one_line(kind.error.print))}", DIM)
         if verbose:
             yield from (Line(f"    {line}") for line in lines(kind.error.traceback))

@@ -21,7 +21,7 @@ from penstock.engines.requests import Progress
 from penstock.job import JobState
 
 
-@click.command("jobs")
+@click.command("jobs", short_help="Jobs by state, queue, task or error.")
 @click.option("--state", "states", type=click.Choice(NAMES), multiple=True, help="In this state, or in one of several.")
 @click.option("--queue", metavar="NAME", help="Of this queue.")
 @click.option("--task", metavar="NAME", help="Of this task.")
@@ -71,7 +71,7 @@ def table(jobs: Sequence[Record], now: float) -> Table:
     rows = Table(
         [
             Column("id"),
-            Column("task", least=12),
+            Column("task", least=12, by_end=True),
             Column("state"),
             Column("queue", least=8, extra=True),
             Column("enqueued", extra=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -47,15 +48,17 @@ class Column(NamedTuple):
     title: str
     right: bool = False
     least: int | None = None  # cells that it may be cut down to where the line is too short, the last column first
+    by_end: bool = False  # its end tells most: it is cut at its beginning
     extra: bool = False  # left out where there is no room even for the least of all, again the last first
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line that is never cut: a terminal wraps it."""
+    """A line that is never cut. A terminal wraps it as it likes; or we do, between words, with a *hang*."""
 
     text: str = ""
     style: str = ""
+    hang: int | None = None  # cells before all lines but the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +134,16 @@ def drawn(blocks: Iterable[Block], width: int | None) -> Iterator[Text]:
     """The lines of *blocks*, tables fitted to *width* cells (None: as wide as they are)."""
     for block in blocks:
         if isinstance(block, Line):
-            yield Text(block.text, block.style)
+            yield from (Text(text, block.style) for text in _wrapped(block, width))
         else:
             yield from _table(block, width)
+
+
+def _wrapped(line: Line, width: int | None) -> list[str]:
+    if line.hang is None or width is None:
+        return [line.text]
+    indent = " " * line.hang
+    return textwrap.wrap(line.text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(table: Table, width: int | None) -> Iterator[Text]:
@@ -146,7 +156,7 @@ def _table(table: Table, width: int | None) -> Iterator[Text]:
         line = Text(no_wrap=True)
         for cell, column, size in zip(row, table.columns, sizes, strict=True):
             if size:
-                line.append(_sized(cell.text, size, right=column.right), cell.style)
+                line.append(_sized(cell.text, size, column), cell.style)
                 line.append(" " * GAP)
         line.rstrip()
         yield line
@@ -169,11 +179,13 @@ def _excess(sizes: Sequence[int], width: int) -> int:
     return sum(size + GAP for size in sizes if size) - GAP - width
 
 
-def _sized(text: str, size: int, *, right: bool) -> str:
+def _sized(text: str, size: int, column: Column) -> str:
     length = cell_len(text)
+    if length > size and column.by_end:
+        return "…" + set_cell_size(text[::-1], size - 1)[::-1]
     if length > size:
         return set_cell_size(text, size - 1) + "…"
-    return " " * (size - length) + text if right else text + " " * (size - length)
+    return " " * (size - length) + text if column.right else text + " " * (size - length)
 
 
 def _styled(cell: str | Styled) -> Styled:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from typing import Any
+from typing import Any, Final
 
 from penstock.engines.requests import Error
 
 Json = Any
+
+SHORT: Final = 76  # characters
 
 
 def one_line(text: str) -> str:
@@ -28,9 +30,9 @@ def first_line(text: str) -> str:
 
 
 def said_error(error: Error) -> str:
-    """The type and the message of *error*, on one line."""
+    """The type of *error*, without its module, and its message, on one line."""
     message = first_line(error.message)
-    return one_line(error.type) + (f": {message}" if message else "")
+    return one_line(error.type).rpartition(".")[2] + (f": {message}" if message else "")
 
 
 def _shown(character: str) -> str:
@@ -54,6 +56,9 @@ def _refuse(constant: str) -> None:
 
 
 def pretty(stored: bytes) -> list[str]:
-    """The JSON of *stored* as lines for people; as it is if it is none."""
+    """The JSON of *stored* as lines for people, one if it is short; as it is if it is none."""
     value, raw = parsed(stored)
-    return lines(json.dumps(value, indent=2, ensure_ascii=False) if raw is None else raw)
+    if raw is not None:
+        return lines(raw)
+    text = json.dumps(value, ensure_ascii=False)
+    return lines(text if len(text) <= SHORT else json.dumps(value, indent=2, ensure_ascii=False))

@@ -16,7 +16,7 @@ from penstock.engines.requests import Prune
 BATCH: Final = 1_000  # jobs: others wait no longer for the store than these take
 
 
-@click.command("prune")
+@click.command("prune", short_help="Forget jobs that ended long ago.")
 @click.option("--done", type=duration, default="24h", show_default=True, metavar="AGE", help="Also cancelled ones.")
 @click.option("--failed", type=duration, default="7d", show_default=True, metavar="AGE", help="Failed ones.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")

@@ -15,7 +15,7 @@ from penstock.engines.records import Queues
 from penstock.engines.requests import Pause
 
 
-@click.command("pause")
+@click.command("pause", short_help="Give no more jobs of a queue to workers.")
 @click.argument("queue")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @with_store
@@ -31,7 +31,7 @@ def pause_command(engine: Engine, queue: str, as_json: bool) -> int:
     return 0
 
 
-@click.command("resume")
+@click.command("resume", short_help="Give them again.")
 @click.argument("queue")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @with_store

@@ -37,7 +37,7 @@ class Story:
     now: float
 
 
-@click.command("show")
+@click.command("show", short_help="Everything about one job, and why it waits.")
 @click.argument("id")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @with_store

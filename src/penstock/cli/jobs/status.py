@@ -42,8 +42,15 @@ class Status:
     failures: Sequence[FailureRecord]  # kinds that were seen within the last hour
 
 
-@click.command("status")
-@click.option("--watch", is_flag=False, flag_value="2", type=seconds, metavar="[SECONDS]", help="Again and again.")
+@click.command("status", short_help="How much there is to do, who does it, what failed lately.")
+@click.option(
+    "--watch",
+    is_flag=False,
+    flag_value="2",
+    type=seconds,
+    metavar="[SECONDS]",
+    help="Again and again, each 2 s or so.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document; with --watch one a line.")
 @with_store
 def status_command(engine: Engine, watch: float | None, as_json: bool) -> int:
@@ -144,9 +151,7 @@ def seen(status: Status) -> Iterator[Block]:
         yield Line("no worker is running", WARN if is_needed else "")
     if status.failures:
         yield Line()
-        yield _failures(status)
-        if len(status.failures) > SHOWN:
-            yield Line(f"and {len(status.failures) - SHOWN:,} more kinds: penstock failures", DIM)
+        yield from _failures(status)
 
 
 def unseen(error: StoreUnavailable) -> Iterator[Block]:
@@ -158,7 +163,7 @@ def _jobs(status: Status) -> Table:
     rows = _rows(status)
     total = sum((jobs for _, jobs in rows), Counter[JobState]())
     states = [state for state in STATES if state in ALWAYS or total[state]]
-    columns = [Column("queue", least=8), Column("task", least=12)]
+    columns = [Column("queue", least=8), Column("task", least=12, by_end=True)]
     columns += [Column(state, right=True) for state in states]
     table = Table([*columns, Column("oldest", right=True)])
     for queue in status.queues:
@@ -193,11 +198,13 @@ def _workers(status: Status) -> Table:
     return table
 
 
-def _failures(status: Status) -> Table:
-    table = Table(
-        [Column("failures", right=True), Column("of the last hour", least=20), Column("task"), Column("last")]
-    )
+def _failures(status: Status) -> Iterator[Block]:
+    yield Line("failed within the last hour", BOLD)
+    times, task = Column("in all", right=True), Column("task", least=12, by_end=True)
+    table = Table([times, Column("last"), task, Column("first error", least=20)])
     for kind in status.failures[:SHOWN]:
-        times = Styled(f"{kind.count:,}", f"{BAD} {BOLD}")
-        table.rows.append([times, said_error(kind.error), one_line(kind.task), ago(kind.last, status.now)])
-    return table
+        count = Styled(f"{kind.count:,}", f"{BAD} {BOLD}")
+        table.rows.append([count, ago(kind.last, status.now), one_line(kind.task), said_error(kind.error)])
+    yield table
+    if len(status.failures) > SHOWN:
+        yield Line(f"and {len(status.failures) - SHOWN:,} more kinds: penstock failures", DIM)

@@ -22,14 +22,22 @@ NOTHING: Final = 1  # the exit code when nothing was found
 UNREACHABLE: Final = 3
 
 
-class NothingFound(click.ClickException):
+class _Said(click.ClickException):
+    """An end in one line, which names the command."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.ctx = click.get_current_context(silent=True)
+
+
+class NothingFound(_Said):
     """There is nothing of what was asked for."""
 
     exit_code = NOTHING
 
 
-class StoreProblem(click.ClickException):
-    """The store can't be used, in one line."""
+class StoreProblem(_Said):
+    """The store can't be used."""
 
     exit_code = UNREACHABLE
 
