@@ -3,6 +3,7 @@
     store     which store is meant, and what to say when it can't be reached
     find      jobs by the beginning of their ids, kinds of failures by their print or type
     printable what comes out of a store, made harmless
+    place     where an error came from
     times     lengths and points of time, for people and for programs
     fields    records as JSON
     page      lines and tables, for terminals and for pipes

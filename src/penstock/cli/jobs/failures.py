@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 import click
 
 from penstock import clock
 from penstock.cli.jobs.fields import failure_fields
 from penstock.cli.jobs.page import BAD, BOLD, DIM, Block, Line, say_json, show
+from penstock.cli.jobs.place import place
 from penstock.cli.jobs.printable import lines, one_line, said_error
 from penstock.cli.jobs.store import NothingFound, with_store
 from penstock.cli.jobs.times import ago, moment
 from penstock.cli.values import count
 from penstock.engines.engine import Engine
 from penstock.engines.records import Failed, FailureRecord
-
-FRAME: Final = re.compile(r'^[ |]*File "(.*)", line (\d+), in (.*)$', re.MULTILINE)  # as the traceback module has it
-OF_OTHERS: Final = re.compile(r"[\\/](?:site-packages|dist-packages|lib[\\/]python3\.\d+)[\\/]|[\\/]penstock[\\/]|^<")
 
 
 @click.command("failures", short_help="What went wrong, grouped by kind.")
@@ -57,10 +53,3 @@ def seen(kinds: Sequence[FailureRecord], now: float, *, verbose: bool) -> Iterat
         yield Line(f"    penstock retry --error {shlex.quote(one_line(kind.error.print))}", DIM)
         if verbose:
             yield from (Line(f"    {line}") for line in lines(kind.error.traceback))
-
-
-def place(traceback: str) -> str:
-    """Where in the user's code a printed *traceback* ends, as `file:line in function`; empty if it has no frames."""
-    frames: list[tuple[str, str, str]] = FRAME.findall(traceback)
-    own = [frame for frame in frames if not OF_OTHERS.search(frame[0])] or frames
-    return "{}:{} in {}".format(*own[-1]) if own else ""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from penstock.cli.jobs.place import place
 from penstock.cli.jobs.printable import parsed
-from penstock.cli.jobs.times import time_fields
+from penstock.cli.jobs.times import finite, time_fields
 from penstock.engines.records import Attempt, FailureRecord, Record, WorkerRecord
-from penstock.engines.requests import Error
+from penstock.engines.requests import Error, Progress
 
 Fields = dict[str, Any]
 
 
 def job_fields(job: Record) -> Fields:
     """All of *job*."""
-    progress = job.progress
     return {
         "seq": job.seq,
         "id": job.id,
@@ -29,8 +29,8 @@ def job_fields(job: Record) -> Fields:
         "reason": job.reason,
         "worker": None if job.worker is None else worker_name(job.worker),
         **time_fields(enqueued=job.enqueued, due=job.due, started=job.started, ended=job.ended),
-        "ran_s": job.ran,
-        "progress": None if progress is None else {name: getattr(progress, name) for name in ("done", "total", "note")},
+        "ran_s": finite(job.ran),
+        "progress": _progress(job.progress),
         "error": error_fields(job.error),
         **_stored("args", job.args),
         **_stored("headers", job.headers),
@@ -72,12 +72,19 @@ def failure_fields(kind: FailureRecord) -> Fields:
         "print": kind.error.print,
         "type": kind.error.type,
         "message": kind.error.message,
+        "where": place(kind.error.traceback),
         "task": kind.task,
         "count": kind.count,
         **time_fields(first=kind.first, last=kind.last),
         "ids": list(kind.ids),
         "traceback": kind.error.traceback,
     }
+
+
+def _progress(progress: Progress | None) -> Fields | None:
+    if progress is None:
+        return None
+    return {"done": finite(progress.done), "total": finite(progress.total), "note": progress.note}
 
 
 def worker_name(worker: int) -> str:

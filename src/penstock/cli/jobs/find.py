@@ -70,8 +70,10 @@ def _is_type(kind: FailureRecord, error: str) -> bool:
 
 def close_kinds(engine: Engine, error: str) -> str:
     """A hint for an *error* that nothing failed with: types that look like it."""
-    types = {kind.error.type for kind in engine.find(Failed(KINDS))}
-    close = difflib.get_close_matches(error, types, n=1)
+    kinds = engine.find(Failed(KINDS))
+    if any(kind.error.print == error or _is_type(kind, error) for kind in kinds):
+        return ""
+    close = difflib.get_close_matches(error, {kind.error.type for kind in kinds}, n=1)
     return f"; did you mean {one_line(close[0])!r}?" if close else ""
 
 

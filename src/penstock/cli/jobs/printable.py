@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
 from typing import Any, Final
 
@@ -46,13 +47,17 @@ def parsed(stored: bytes | None) -> tuple[Json, str | None]:
     if stored is None:
         return None, None
     try:
-        return json.loads(stored, parse_constant=_refuse), None
+        value = json.loads(stored, parse_constant=_number, parse_float=_number)
+        json.dumps([[value]], indent=0)  # what is nested so deeply that it can just be read can't be written
+        return value, None
     except (ValueError, RecursionError):
         return None, stored.decode(errors="backslashreplace")
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+def _number(text: str) -> float:
+    if not math.isfinite(number := float(text)):  # NaN, or too large: neither could be written again
+        raise ValueError(f"{text} is no number of JSON")
+    return number
 
 
 def pretty(stored: bytes) -> list[str]:

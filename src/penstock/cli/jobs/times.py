@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from typing import Any
 
 
@@ -41,8 +42,13 @@ def time_fields(**times: float | None) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, at in times.items():
         fields[name] = None if at is None else _iso(at)
-        fields[f"{name}_s"] = None if at is None else round(at, 6)
+        fields[f"{name}_s"] = finite(at)
     return fields
+
+
+def finite(number: float | None) -> float | None:
+    """*number* as JSON may have it: to a millionth; None for one that is none."""
+    return round(number, 6) if number is not None and math.isfinite(number) else None
 
 
 def _iso(at: float) -> str | None:
