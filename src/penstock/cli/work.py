@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from penstock.cli.map import count, seconds, seconds_or_zero
+from penstock.cli.values import count, seconds, seconds_or_zero
 
 EXAMPLE = """\b
 Examples:
