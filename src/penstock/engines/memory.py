@@ -25,6 +25,7 @@ from penstock.engines.records import (
     Counts,
     Failed,
     FailureRecord,
+    HeldBy,
     Query,
     QueueRecord,
     Queues,
@@ -217,6 +218,10 @@ class MemoryEngine:
             progress=None,
         )
         self._jobs[job.seq] = job
+        return self._claimed(job)
+
+    @staticmethod
+    def _claimed(job: Record) -> ClaimedJob:
         return ClaimedJob(
             seq=job.seq,
             token=job.token,
@@ -228,7 +233,7 @@ class MemoryEngine:
             headers=job.headers,
             attempt=job.attempt,
             enqueued=job.enqueued,
-            waited=max(0.0, now - job.due),
+            waited=max(0.0, (job.started or 0.0) - job.due),
         )
 
     def _settle(self, settlement: Settlement) -> bool:
@@ -237,7 +242,7 @@ class MemoryEngine:
             return False
         if settlement.error is not None:
             self._count_failure(job, settlement.error)
-        move = rules.settled(settlement, job.reason if job.cancelling else None)
+        move = rules.settled(settlement, job.reason if job.cancelling else None, job.crashes)
         job = replace(job, result=settlement.result, error=settlement.error or job.error, suspect=False)
         self._end_attempt(job, move, settlement.error, delay=settlement.delay, ran=settlement.ran)
         return True
@@ -412,6 +417,8 @@ class MemoryEngine:
                 return [self._jobs[self._by_id[id]].state if id in self._by_id else None for id in ids]
             case Search():
                 return self._search(query)
+            case HeldBy(worker):
+                return [self._claimed(job) for job in self._held(worker)]
             case Attempts(id):
                 return list(self._attempts.get(self._by_id.get(id, 0), ()))
             case Counts():

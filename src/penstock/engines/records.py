@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from penstock.engines.requests import Error, Progress
+from penstock.engines.requests import ClaimedJob, Error, Progress
 from penstock.job import JobState
 
 A_co = TypeVar("A_co", covariant=True)
@@ -134,6 +134,13 @@ class Attempts(Query[list[Attempt]]):
     """What is on record of the job's attempts, oldest first."""
 
     id: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBy(Query[list[ClaimedJob]]):
+    """The jobs that *worker* holds: after an unknown outcome of a claim it asks what it got."""
+
+    worker: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from penstock.job import JobState
 
@@ -103,6 +103,7 @@ class Outcome(enum.StrEnum):
     RETRY = "retry"  # it failed, and is to run again after `delay`
     SNOOZE = "snooze"  # it asked to run again after `delay`; costs no attempt
     RELEASE = "release"  # handed back, whether it had begun or not; costs no attempt
+    CRASHED = "crashed"  # the process that ran it, and nothing else, died: runs again, alone, until the third time
 
 
 class Settlement(NamedTuple):
@@ -112,7 +113,7 @@ class Settlement(NamedTuple):
     token: int
     outcome: Outcome
     result: bytes | None = None  # of DONE
-    error: Error | None = None  # of FAILED and RETRY
+    error: Error | None = None  # of FAILED, RETRY and CRASHED
     delay: float = 0.0  # of RETRY and SNOOZE
     reason: str = ""  # of CANCELLED, SNOOZE and RELEASE
     ran: float = 0.0  # seconds
@@ -221,6 +222,9 @@ class Death(NamedTuple):
     blamed: frozenset[int] | None = None
 
 
+CRASHES: Final = 3  # deaths that are laid to a job, of which the last ends it
+
+
 class Sweep(NamedTuple):
     """Take back the jobs of *deaths*, and of workers whose lease ran out; let scheduled jobs whose time came be ready.
 
@@ -232,7 +236,7 @@ class Sweep(NamedTuple):
     deaths: Sequence[Death] = ()
     lease: float = 30.0
     gap: float = 15.0
-    crashes: int = 3
+    crashes: int = CRASHES
 
 
 class Swept(NamedTuple):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from penstock.engines.requests import Outcome, Settlement
+from penstock.engines.requests import CRASHES, Outcome, Settlement
 from penstock.job import JobState
 
 MOVES: Final = {
@@ -44,8 +44,11 @@ class Move(NamedTuple):
     suspect: bool = False
 
 
-def settled(settlement: Settlement, cancelling: str | None) -> Move:
-    """The move of a job that was settled. *cancelling*: why it was cancelled meanwhile; None if it wasn't."""
+def settled(settlement: Settlement, cancelling: str | None, crashes: int) -> Move:
+    """The move of a job that was settled.
+
+    *cancelling*: why it was cancelled meanwhile; None if it wasn't. *crashes*: deaths that were laid to it before.
+    """
     outcome, reason = settlement.outcome, settlement.reason
     if outcome is Outcome.DONE:
         return Move(JobState.DONE, used=True, logged=None, reason="")
@@ -53,6 +56,10 @@ def settled(settlement: Settlement, cancelling: str | None) -> Move:
         return Move(JobState.FAILED, used=True, logged=outcome, reason="")
     if outcome is Outcome.CANCELLED:
         return Move(JobState.CANCELLED, used=True, logged=outcome, reason=reason or cancelling or "cancelled")
+    if outcome is Outcome.CRASHED:
+        return died(
+            began=True, alone=True, blamed=True, lost=False, crashes=crashes, limit=CRASHES, cancelling=cancelling
+        )
     if cancelling is not None:  # nobody wants it to run again
         return Move(JobState.CANCELLED, used=outcome is Outcome.RETRY, logged=outcome, reason=cancelling)
     later = JobState.SCHEDULED if settlement.delay > 0 and outcome is not Outcome.RELEASE else JobState.READY
