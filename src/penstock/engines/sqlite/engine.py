@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +49,8 @@ T = TypeVar("T")
 # What may be forgotten in a power cut, for nobody outlives it who knew: the claims and beats of this machine's workers.
 _LIGHT: Final = frozenset({Claim, Renew, Progress})
 
+_STILL: Final = 5.0  # seconds that a fork waits for a transaction, or for a reading, to end
+
 Answer = Reply | Exception
 
 
@@ -88,6 +92,7 @@ class SQLiteEngine:
         self._watching = threading.Lock()
         self._watch: apsw.Connection | None = None
         self._version: int | None = None
+        self._is_still = True  # during a fork
 
     def open(self, within: float = 10.0) -> None:
         """Make or migrate the store if need be; see `Engine.open`."""
@@ -136,6 +141,8 @@ class SQLiteEngine:
         file = self._file
         if file is not None and self._db is not None and file.is_there():
             return file
+        if self._place.path in _unsafe:
+            raise StoreUnavailable(self.url, "it was in use when this process was forked; start processes by spawn")
         self._let_go()
         self._turn.close()
         db = connection.connect(self._place, create=create)
@@ -169,6 +176,40 @@ class SQLiteEngine:
             with contextlib.suppress(apsw.Error):
                 if watch is not None:
                     watch.close(True)
+
+    # A fork
+
+    def be_still(self) -> None:
+        """Before a fork: nothing of SQLite may be open in a child that would use it.
+
+        It keeps account, for the whole process, of the locks that it has on each file. A child inherits that account,
+        but not the locks: whatever it opened, it would take itself for protected where it isn't, and damage the file.
+        """
+        self._is_still = False
+        if not self._writing.acquire(timeout=_STILL):
+            return
+        if self._readers.be_still(_STILL):
+            self._let_go()
+            self._is_still = True
+        else:
+            self._writing.release()
+
+    def go_on(self) -> None:
+        """After a fork, in the parent. Connections are opened when they are needed."""
+        if self._is_still:
+            self._readers.go_on()
+            self._writing.release()
+
+    def start_afresh(self) -> None:
+        """After a fork, in the child: what waits, writes and lives is the parent's."""
+        if not self._is_still:
+            _unsafe.add(self._place.path)
+            for inherited in (self._db, self._watch, self._readers):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))  # to close them would harm the parent
+        self._turn.close()
+        self._living.forget()
+        self._news.forget()
+        self._set_out()
 
     # Writing
 
@@ -306,3 +347,25 @@ def _ids(requests: Sequence[Request]) -> tuple[str, ...]:
 
 
 _engines: weakref.WeakSet[SQLiteEngine] = weakref.WeakSet()
+_still: list[SQLiteEngine] = []  # during a fork
+_unsafe: set[str] = set()  # files that were in use when this process was forked, and wouldn't be let go of
+
+
+def _before_fork() -> None:
+    _still[:] = _engines
+    for engine in _still:
+        engine.be_still()
+
+
+def _after_fork_in_parent() -> None:
+    while _still:
+        _still.pop().go_on()
+
+
+def _after_fork_in_child() -> None:
+    while _still:
+        _still.pop().start_afresh()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

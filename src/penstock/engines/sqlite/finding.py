@@ -17,6 +17,7 @@ from penstock.engines.records import (
     Counts,
     Failed,
     FailureRecord,
+    HeldBy,
     Query,
     QueueRecord,
     Queues,
@@ -26,7 +27,7 @@ from penstock.engines.records import (
     WorkerRecord,
     Workers,
 )
-from penstock.engines.requests import Error, Progress
+from penstock.engines.requests import ClaimedJob, Error, Progress
 from penstock.engines.sqlite.complaints import complaints
 from penstock.engines.sqlite.names import Names
 from penstock.engines.sqlite.schema import CODES, STATES
@@ -74,6 +75,8 @@ class Finding:
                 return [STATES[states[id]] if id in states else None for id in ids]
             case Search():
                 return self._search(query)
+            case HeldBy(worker):
+                return self._held(worker)
             case Attempts(id):
                 return self._attempts(id)
             case Counts():
@@ -148,6 +151,17 @@ class Finding:
             return f"NOT INDEXED WHERE state IN ({listed})"
         parts = [f"SELECT seq FROM job {_INDEXED[code]}" for code in codes]
         return f"WHERE seq IN ({' UNION ALL '.join(parts) or 'SELECT 0 WHERE 0'})"
+
+    def _held(self, worker: int) -> list[ClaimedJob]:
+        rows: Iterable[Any] = self._db.execute(
+            "SELECT seq, token, id, task, queue, priority, args, headers, attempt, enqueued, max(0.0, started - due)"
+            " FROM job WHERE state = 2 AND worker = ? ORDER BY seq",
+            (worker,),
+        )
+        return [
+            ClaimedJob(seq, token, id, self._name(task), self._name(queue), *rest)
+            for seq, token, id, task, queue, *rest in rows
+        ]
 
     def _attempts(self, id: str) -> list[Attempt]:
         rows: Iterable[Any] = self._db.execute(

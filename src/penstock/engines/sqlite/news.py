@@ -84,16 +84,19 @@ class News:
             if self._ear is not None:
                 with contextlib.suppress(OSError):
                     Path(self._place.folder, self._name).unlink(missing_ok=True)
-        self.forget()
+            self._close()
 
     def forget(self) -> None:
-        """As `close`, but leave the socket's name to the process that it belongs to."""
-        with self._lock:
-            for end in (self._ear, self._mouth):
-                if end is not None:
-                    end.close()
-            self._ear = self._mouth = None
-            self._name = ""
+        """In the child of a fork: close the copies, and leave the socket's name to the process that it belongs to."""
+        self._lock = threading.Lock()  # held, perhaps, by a thread that isn't here
+        self._close()
+
+    def _close(self) -> None:
+        for end in (self._ear, self._mouth):
+            if end is not None:
+                end.close()
+        self._ear = self._mouth = None
+        self._name = ""
 
     def _listen(self) -> socket.socket | None:
         if self._ear is None:

@@ -10,6 +10,7 @@ from typing import Final
 
 import apsw
 
+from penstock import clock
 from penstock.engines.sqlite import connection
 from penstock.engines.sqlite.place import Place
 from penstock.errors import StoreUnavailable
@@ -52,6 +53,20 @@ class Readers:
                     with contextlib.suppress(apsw.Error):
                         db.close(True)
         finally:
+            self._places.release()
+
+    def be_still(self, within: float) -> bool:
+        """Let nobody read until `go_on`; False if somebody still does after *within* seconds."""
+        until = clock.monotonic() + within
+        for taken in range(_MOST):
+            if not self._places.acquire(timeout=max(0.0, until - clock.monotonic())):
+                self.go_on(taken)
+                return False
+        return True
+
+    def go_on(self, places: int = _MOST) -> None:
+        """Let threads read again."""
+        for _ in range(places):
             self._places.release()
 
     def close(self) -> None:

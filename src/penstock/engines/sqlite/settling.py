@@ -47,6 +47,6 @@ def settle(step: Step, settlements: Sequence[Settlement]) -> list[bool]:
 def _settle(step: Step, held: Held, settlement: Settlement) -> None:
     if settlement.error is not None:
         count_failure(step, held.id, held.task, settlement.error)
-    move = rules.settled(settlement, held.cancelled)
+    move = rules.settled(settlement, held.cancelled, held.crashes)
     held = held._replace(result=settlement.result)
     end(step, held, move, settlement.error, settlement.delay, settlement.ran)
