@@ -114,8 +114,7 @@ class Child:
             self._line.say(**{"is": "failed", "why": str(error)})
             return 3
         self._open_lanes()
-        worker = new_worker()
-        self._holding = Holding(worker, self._rooms(), self._settings.queues, alone=self._settings.alone)
+        self._holding = Holding(0, self._rooms(), self._settings.queues, alone=self._settings.alone)
         claiming = threading.Thread(target=self._claim, name="penstock-claiming", daemon=True)
         claiming.start()
         self._listen()

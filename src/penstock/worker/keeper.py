@@ -81,11 +81,9 @@ class Keeper:
     # The keeper's thread
 
     def _keep(self) -> None:
-        while True:
+        while not self._is_done():
             with self._lock:
                 workers, deaths = sorted(self._workers), list(self._deaths)
-                if self._is_closing and not deaths:
-                    return
             try:
                 self._do_what_is_due(workers, deaths)
             except StoreError as error:
@@ -97,7 +95,13 @@ class Keeper:
                 self._bell.wait(self._backoff.next())
                 continue
             due = min(self._renew_at, self._sweep_at, self._prune_at)
-            self._bell.wait(max(0.0, due - clock.monotonic()))
+            if not self._is_done():
+                self._bell.wait(max(0.0, due - clock.monotonic()))
+        self._store.close(_PATIENCE)
+
+    def _is_done(self) -> bool:
+        with self._lock:
+            return self._is_closing and not self._deaths
 
     def _do_what_is_due(self, workers: list[int], deaths: list[Death]) -> None:
         now = clock.monotonic()
