@@ -69,6 +69,11 @@ class Keeper:
             self._deaths.append(death)
         self._bell.ring()
 
+    def sweep_soon(self) -> None:
+        """There may be suspects: look at once."""
+        self._sweep_at = 0.0
+        self._bell.ring()
+
     def close(self, deadline: float) -> int:
         """End, with everything told, by *deadline* (monotonic); how many deaths the store has not been told of."""
         with self._lock:

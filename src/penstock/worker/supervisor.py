@@ -202,6 +202,8 @@ class Supervisor:
             case "ready":
                 self._is_ready(child, word)
             case "counts":
+                if word[Outcome.CRASHED] > child.counts.get(Outcome.CRASHED, 0) and self._keeper is not None:
+                    self._keeper.sweep_soon()  # what a process died of runs alone from now on
                 child.counts = word
             case "over":
                 child.counts, child.has_left = word, True
