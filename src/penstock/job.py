@@ -201,6 +201,10 @@ class Claim(Protocol):
         """Tell the store."""
         ...
 
+    def ended(self, job: Job[Any]) -> None:
+        """*job* has its outcome. As a callback of it, but the job needs nothing to keep it in."""
+        ...
+
 
 class _Bell:
     """What waiters of one job need, made when the first of them comes.
@@ -589,6 +593,9 @@ class Job(Future[T], Generic[T]):
         self._let_go()
         if self._bell is not None:
             self._ring()
+        claim = self._terms.claim
+        if claim is not None:
+            timers.run_user_code(lambda: claim.ended(self))
 
     def _let_go(self) -> None:
         """Keep nothing of the call but the function's name."""

@@ -19,7 +19,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -28,7 +27,7 @@ from penstock import clock
 from penstock.app.task import Kind
 from penstock.engines.bell import Bell
 from penstock.engines.records import HeldBy
-from penstock.engines.requests import Beat, Claimed, Renew
+from penstock.engines.requests import Beat, Claimed, Error, Outcome, Renew, Settlement
 from penstock.errors import OutcomeUnknown, PenstockError, StoreInvalid, StoreUnavailable
 from penstock.job import Job
 from penstock.pool.processes.lifeline import hang_on
@@ -345,8 +344,13 @@ class Child:
 
     def _has_ended(self, held: Held[Kind], job: Job[Any]) -> None:
         """A pool's job has ended; on any thread."""
-        task = self._app.tasks[held.job.task]
-        self._holding.ended(held, verdict(held, task, job, max(0.0, time.time() - held.job.enqueued)))
+        try:
+            settlement = verdict(held, self._app.tasks[held.job.task], job)
+        except Exception as error:  # a bug of ours: the job must not be held for ever for it
+            log.critical("no outcome could be made of %s", job.label, exc_info=True)
+            told = Error(type(error).__name__, str(error), "", "penstock")
+            settlement = Settlement(held.job.seq, held.job.token, Outcome.FAILED, error=told)
+        self._holding.ended(held, settlement)
         if self._sleeps:
             self._bell.ring()
 

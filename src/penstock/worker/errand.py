@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from penstock.engines.store import Store
 from penstock.errors import Discard, Snooze
 from penstock.job import current_job
 from penstock.worker.claim import StoreClaim
 from penstock.worker.named import find_app
+
+
+class _Claim(StoreClaim):
+    """The claim of the one job that runs in this process."""
+
+    store: Store
 
 
 def run(app_name: str, task_name: str, args: bytes, claim: tuple[int, int, int]) -> Any:
@@ -16,7 +23,8 @@ def run(app_name: str, task_name: str, args: bytes, claim: tuple[int, int, int])
     task = app.tasks[task_name]
     terms: Any = getattr(current_job(), "_terms", None)
     if terms is not None:
-        terms.claim = StoreClaim(app.store, *claim)
+        terms.claim = _Claim(*claim)
+        terms.claim.store = app.store
     positional, named = task.codec.decode_call(args)
     try:
         return task.codec.encode_result(task.fn(*positional, **named))
