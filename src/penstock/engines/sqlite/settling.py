@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -25,6 +26,7 @@ def settle(step: Step, settlements: Sequence[Settlement]) -> list[bool]:
     running = {row[0]: row for row in rows}
     answers = []
     well: list[tuple[float, float, bytes | None, int]] = []
+    ended: list[tuple[int, int]] = []
     for settlement in settlements:
         row = running.get(settlement.seq)
         is_current = row is not None and row[1] == settlement.token
@@ -35,10 +37,12 @@ def settle(step: Step, settlements: Sequence[Settlement]) -> list[bool]:
         del running[settlement.seq]  # said twice, it is stale the second time
         if settlement.outcome is Outcome.DONE and settlement.error is None:
             well.append((step.now, settlement.ran, settlement.result, settlement.seq))
-            step.count(row[3], row[4], RUNNING, DONE)
+            ended.append((row[3], row[4]))
         else:
             _settle(step, Held(*row), settlement)
     if well:
+        for (queue, task), jobs in Counter(ended).items():
+            step.count(queue, task, RUNNING, DONE, jobs)
         step.db.executemany(_DONE, well)
         step.has_news = True
     return answers
