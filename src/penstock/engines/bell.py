@@ -51,6 +51,8 @@ class Bell:
         return [descriptor for descriptor in ready if descriptor != self._read]
 
     def close(self) -> None:
-        """Give the descriptors back. Nobody may use it any more."""
-        for descriptor in {self._read, self._write}:
+        """Give the descriptors back. Nobody may wait for it any more; a ring that comes late goes nowhere."""
+        descriptors = {self._read, self._write}
+        self._read = self._write = -1  # or a late ring would be written into whatever gets this number next
+        for descriptor in descriptors:
             os.close(descriptor)
