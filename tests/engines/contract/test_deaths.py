@@ -146,6 +146,15 @@ def test_a_cancelled_job_does_not_come_back_from_a_death(desk: Desk, began: bool
     assert desk.claim(B) == []
 
 
+def test_a_death_that_was_seen_is_no_lost_lease_though_the_lease_is_over(desk: Desk) -> None:
+    [a] = desk.put_and_claim(A, "a")
+    desk.pass_time(LEASE + 1, B)
+
+    assert list(desk.sweep(died(A, [a])).lost) == []
+
+    assert [it.outcome for it in desk.attempts("a")] == ["crashed"]
+
+
 def test_a_death_of_one_worker_leaves_the_jobs_of_others(desk: Desk) -> None:
     desk.put_and_claim(A, "a")
     [b] = desk.put_and_claim(B, "b")
@@ -178,9 +187,9 @@ def test_a_claim_of_its_own_gives_one_suspect_at_a_time_and_nothing_else(desk: D
     suspects(desk, "a", "b")
     desk.put(new("c", priority=9), new("d", "draw"))
 
-    assert desk.claim_ids(B, Want(frozenset({"draw"}), 5), WORK, alone=True) == ["a"]
     assert desk.claim_ids(B, Want(frozenset({"draw"}), 5), alone=True) == []
-    assert desk.claim_ids(B, WORK, Want(frozenset({"work"}), 5), alone=True) == ["b"]
+    assert desk.claim_ids(B, WORK, Want(frozenset({"work", "draw"}), 5), alone=True) == ["a"]
+    assert desk.claim_ids(B, Want(frozenset({"draw"}), 5), WORK, alone=True) == ["b"]
     assert desk.claim_ids(B, WORK, alone=True) == []
     assert desk.claim_ids(B, WORK) == ["c"]
 

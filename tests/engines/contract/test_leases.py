@@ -99,11 +99,14 @@ def test_a_worker_that_was_given_up_must_make_itself_known_anew(desk: Desk) -> N
     assert desk.claim_ids(A) == ["a"]
 
 
-def test_a_first_beat_that_is_repeated_keeps_what_the_worker_holds(desk: Desk) -> None:
+def test_a_first_beat_that_is_repeated_is_one_like_the_others(desk: Desk, now: Clock) -> None:
     [a] = desk.put_and_claim(A, "a")
+    now.advance(10)
 
     assert list(desk.renew(A, first=True).lost) == []
 
+    [worker] = [it for it in desk.find(Workers()) if it.worker == A]
+    assert (worker.since, worker.lease) == (now() - 10, LEASE)
     assert desk.done(a)
 
 
