@@ -89,7 +89,13 @@ def memory(folder: Path, now: Callable[[], float]) -> Connect:
     return lambda: engine
 
 
-KINDS: Final[dict[str, Callable[[Path, Callable[[], float]], Connect]]] = {"memory": memory}
+def sqlite(folder: Path, now: Callable[[], float]) -> Connect:
+    from penstock.engines.sqlite import SQLiteEngine
+
+    return lambda: SQLiteEngine(f"sqlite:///{folder}/jobs.db?synchronous=normal", now=now)
+
+
+KINDS: Final[dict[str, Callable[[Path, Callable[[], float]], Connect]]] = {"memory": memory, "sqlite": sqlite}
 
 
 class Refused(Exception):
