@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar, cast
 import apsw
 
 from penstock import clock
+from penstock.engines import checks
 from penstock.engines.bell import Bell
 from penstock.engines.records import Query
 from penstock.engines.requests import (
@@ -103,10 +104,13 @@ class SQLiteEngine:
     def transact(self, requests: Sequence[Request], within: float = 10.0) -> list[Answer]:
         """Do all of *requests*; see `Engine.transact`."""
         until = clock.monotonic() + within
+        refused: dict[int, Exception] = {
+            index: why for index, request in enumerate(requests) if (why := checks.why_refused(request))
+        }
         with connection.translated(self._place), self._writing:
             file = self._be_open(until)
             with self._turn.taken(until):
-                answers, has_news = self._write(file, requests, until)
+                answers, has_news = self._write(file, requests, refused, until)
             if has_news:
                 self._news.tell()
         return answers
@@ -213,15 +217,16 @@ class SQLiteEngine:
 
     # Writing
 
-    def _write(self, file: File, requests: Sequence[Request], until: float) -> tuple[list[Answer], bool]:
-        """Requests that can't be done are found one after the other, each at the cost of beginning anew."""
+    def _write(
+        self, file: File, requests: Sequence[Request], refused: dict[int, Exception], until: float
+    ) -> tuple[list[Answer], bool]:
+        """Should one that passed the checks fail all the same, all begin anew without it."""
         assert self._db is not None
         self._db.set_busy_timeout(int(max(0.0, until - clock.monotonic()) * 1000))
         self._commit_fully(self._place.full and any(type(request) not in _LIGHT for request in requests))
-        refused: dict[int, Exception] = {}
         try:
             try:
-                return self._step(file, requests, refused, at_once=True)
+                return self._step(file, requests, refused, at_once=not refused)
             except _BadRequest:
                 pass
             while True:

@@ -53,4 +53,4 @@ def _settle(step: Step, held: Held, settlement: Settlement) -> None:
         count_failure(step, held.id, held.task, settlement.error)
     move = rules.settled(settlement, held.cancelled, held.crashes)
     held = held._replace(result=settlement.result)
-    end(step, held, move, settlement.error, settlement.delay, settlement.ran)
+    end(step, held, move, settlement.error, move.reason, settlement.delay, settlement.ran)
