@@ -34,7 +34,7 @@ from penstock.engines.requests import (
 from penstock.engines.sqlite import beside, changes, connection, place, schema, workers
 from penstock.engines.sqlite import clock as engine_clock
 from penstock.engines.sqlite.claims import claim
-from penstock.engines.sqlite.file import File
+from penstock.engines.sqlite.file import File, found
 from penstock.engines.sqlite.finding import Finding
 from penstock.engines.sqlite.living import Living
 from penstock.engines.sqlite.news import News
@@ -157,10 +157,7 @@ class SQLiteEngine:
                 if not is_current:
                     schema.migrate(db, self._place)
                 now = self._given_now or engine_clock.read(db)
-            which = connection.identity(self._place)
-            if which is None:
-                raise StoreUnavailable(self._place.url, "the file is gone: it was moved or deleted")
-            file = File(self._place, which, now)
+            file = found(self._place, now)
         except BaseException:
             db.close(True)
             raise
@@ -176,7 +173,7 @@ class SQLiteEngine:
         with contextlib.suppress(apsw.Error):
             self._readers.close()
         with self._watching:
-            watch, self._watch = self._watch, None
+            watch, self._watch, self._version = self._watch, None, None
             with contextlib.suppress(apsw.Error):
                 if watch is not None:
                     watch.close(True)
@@ -276,7 +273,9 @@ class SQLiteEngine:
         assert self._db is not None
         try:
             self._db.execute("COMMIT")
-        except apsw.IOError as error:  # written, perhaps, but not safe on the disk
+        except apsw.Error as error:
+            if connection.is_certain(error):
+                raise
             raise OutcomeUnknown(_ids(requests)) from error
 
     def _commit_fully(self, full: bool) -> None:
@@ -291,9 +290,10 @@ class SQLiteEngine:
         """Whether another connection has committed something since the last look."""
         try:
             with self._watching:
+                file = self._file
+                if file is None or not file.is_there():
+                    return file is not None
                 if self._watch is None:
-                    if self._file is None:
-                        return False
                     self._watch = connection.connect(self._place)
                 version, self._version = self._version, self._watch.pragma("data_version")
                 return version is not None and version != self._version

@@ -104,6 +104,9 @@ class News:
         self._name = ""
 
     def _listen(self) -> socket.socket | None:
+        if self._ear is not None and not Path(self._place.folder, self._name).exists():
+            self._ear.close()  # somebody has deleted the folder
+            self._ear = None
         if self._ear is None:
             ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             ear.setblocking(False)
