@@ -50,6 +50,8 @@ def connect(place: Place, *, create: bool = False) -> apsw.Connection:
         if db.readonly("main"):
             raise apsw.ReadOnlyError
         db.set_busy_timeout(5_000)
+        # Plans don't depend on what is bound. Otherwise statements on partial indexes are compiled anew for each call.
+        db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         db.execute("PRAGMA trusted_schema = OFF; PRAGMA cache_size = -16000; PRAGMA temp_store = MEMORY")
     except BaseException:
         db.close()
