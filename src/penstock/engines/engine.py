@@ -62,7 +62,7 @@ class Engine(Protocol):
 
         News: jobs that became ready, ended or were cancelled. A hint, never relied upon: it may wake for nothing, and
         may miss what another process did for up to a second. What came since the last wait with the same bell wakes
-        at once, so that nobody sleeps through what came after he looked; the first wait with a bell may return at once.
+        at once, so that nobody sleeps through what came after he looked; the first wait with a bell returns at once.
         """
         ...
 
