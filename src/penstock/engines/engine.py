@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Engine(Protocol):
-    """A store of durable jobs. `transact` is called by one thread at a time, `find` and `wait` by any.
+    """A store of durable jobs. `transact` is called by one thread at a time, all else by any.
 
     Made with a URL and, for tests, `now`: the clock to use in place of its own.
 
