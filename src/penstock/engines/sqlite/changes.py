@@ -61,17 +61,22 @@ def pause(step: Step, request: Pause) -> bool:
 def again(step: Step, request: Again) -> int:
     """Let ended jobs run again; how many."""
     codes = [CODES[state] for state in request.states if state in rules.ENDED]
-    where = [f"state IN ({', '.join(map(str, codes))})"]
+    if not codes:
+        return 0
+    where = [f"state >= 3 AND state IN ({', '.join(map(str, codes))})"]
     given: list[str | int] = []
-    if request.ids is not None:
-        where.append("id IN (SELECT value FROM json_each(?))")
-        given.append(json.dumps(request.ids))
+    index = "job_ended"
     if request.print is not None:
+        index = "job_print"
         where.append("print = ?")
         given.append(request.print)
+    if request.ids is not None:
+        index = "job_id"
+        where.append("id IN (SELECT value FROM json_each(?))")
+        given.append(json.dumps(request.ids))
     found: list[Any] = step.db.execute(
-        f"SELECT seq, queue, task, state FROM job WHERE state >= 3 AND {' AND '.join(where)} ORDER BY seq LIMIT ?",
-        (*given, max(0, request.limit)),
+        f"SELECT seq, queue, task, state FROM job INDEXED BY {index} WHERE {' AND '.join(where)} ORDER BY seq LIMIT ?",
+        (*given, request.limit),
     ).fetchall()
     if found:
         step.db.execute(_AGAIN, (step.now, json.dumps([row[0] for row in found])))
@@ -91,7 +96,7 @@ def progress(step: Step, request: Progress) -> bool:
 
 def prune(step: Step, request: Prune) -> int:
     """Forget jobs that ended long ago; how many."""
-    limit = max(0, request.limit)
+    limit = request.limit
     old = []
     for states, seconds in (((DONE, CANCELLED), request.done), ((FAILED,), request.failed)):
         rows = [row for state in states for row in step.db.execute(_OLD, (state, step.now - seconds, limit))]

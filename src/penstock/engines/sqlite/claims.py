@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -59,26 +60,19 @@ def _given(step: Step, claim: Claim, want: Want) -> list[ClaimedJob]:
     if not rows:
         return []
     step.db.execute(_GIVE, (claim.worker, step.now, json.dumps([row[2] for row in rows])))
-    jobs = []
-    for negative, due, seq, token, id, queue, task, args, headers, attempt, enqueued in rows:
-        step.count(queue, task, READY, RUNNING)
-        waited = max(0.0, step.now - due)
-        jobs.append(
-            ClaimedJob(
-                seq,
-                token + 1,
-                id,
-                step.name(task),
-                step.name(queue),
-                -negative,
-                args,
-                headers,
-                attempt + 1,
-                enqueued,
-                waited,
-            )
-        )
-    return jobs
+    names: dict[int, str] = {}
+    for (queue, task), jobs in Counter((row[5], row[6]) for row in rows).items():
+        step.count(queue, task, READY, RUNNING, jobs)
+        names[queue], names[task] = step.name(queue), step.name(task)
+    return [_claimed(row, names, step.now) for row in rows]
+
+
+def _claimed(row: tuple[Any, ...], names: dict[int, str], now: float) -> ClaimedJob:
+    negative, due, seq, token, id, queue, task, args, headers, attempt, enqueued = row
+    waited = max(0.0, now - due)
+    return ClaimedJob(
+        seq, token + 1, id, names[task], names[queue], -negative, args, headers, attempt + 1, enqueued, waited
+    )
 
 
 def _lanes(step: Step, queues: Sequence[str] | None, want: Want) -> list[tuple[int, int]]:

@@ -50,6 +50,8 @@ def connect(place: Place, *, create: bool = False) -> apsw.Connection:
         if db.readonly("main"):
             raise apsw.ReadOnlyError
         db.set_busy_timeout(5_000)
+        # Plans don't depend on what is bound. Otherwise statements on partial indexes are compiled anew for each call.
+        db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         db.execute("PRAGMA trusted_schema = OFF; PRAGMA cache_size = -16000; PRAGMA temp_store = MEMORY")
     except BaseException:
         db.close()
@@ -57,13 +59,14 @@ def connect(place: Place, *, create: bool = False) -> apsw.Connection:
     return db
 
 
-def identity(place: Place) -> tuple[int, int] | None:
-    """Which file is there now; None for none."""
-    try:
-        stat = Path(place.path).stat()
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino
+def is_certain(error: apsw.Error) -> bool:
+    """Whether a commit that failed with *error* has surely changed nothing.
+
+    Its last page is what makes it count. Once that is written, it may be found after a crash, whatever failed later.
+    """
+    return isinstance(error, (apsw.BusyError, apsw.FullError)) or (
+        isinstance(error, apsw.IOError) and getattr(error, "extendedresult", None) == apsw.SQLITE_IOERR_WRITE
+    )
 
 
 @contextmanager

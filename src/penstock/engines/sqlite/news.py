@@ -31,7 +31,8 @@ _SUFFIX: Final = ".wake"
 class News:
     """One engine's ear and mouth.
 
-    A bell is rung for as long as it exists, also between two waits, so that nothing is missed that came in between.
+    A bell is rung for as long as it exists, also between two waits, so that nothing is missed that came in between;
+    that is why the first wait with one returns at once.
     Lock: `_lock` guards `_bells` and `_ear`; a leaf.
     """
 
@@ -47,8 +48,12 @@ class News:
         """Sleep until there are news, *bell* is rung, or *timeout* seconds have passed."""
         until = clock.monotonic() + timeout
         with self._lock:
+            is_first = bell not in self._bells
             self._bells.add(bell)
             ear = self._listen()
+        if is_first:  # what came since the caller looked has rung no bell yet
+            bell.hear()
+            return
         poll = select.poll()
         poll.register(bell.fileno(), select.POLLIN)
         if ear is not None:
@@ -99,6 +104,9 @@ class News:
         self._name = ""
 
     def _listen(self) -> socket.socket | None:
+        if self._ear is not None and not Path(self._place.folder, self._name).exists():
+            self._ear.close()  # somebody has deleted the folder
+            self._ear = None
         if self._ear is None:
             ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             ear.setblocking(False)

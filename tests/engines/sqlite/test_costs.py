@@ -1,0 +1,188 @@
+"""What things cost must not grow with what is there: how SQLite finds its rows, and how many connections there are."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from penstock.engines.records import Attempts, ByIds, Counts, Failed, HeldBy, Queues, Search, States, Workers
+from penstock.engines.requests import Outcome
+from tests.engines.kinds import DONE, FAILED, READY, A, B, Desk, died, ended, new, oops
+from tests.gates import GUARD, in_thread
+
+# All jobs, or all that are in one state.
+MANY = re.compile(r"SCAN (job|attempt)\b|SEARCH job USING .*\(state[=>]\?\)|SEARCH job USING .*\(rowid[<>]\?\)")
+
+
+# Of a put with an id that is known: which of its jobs are there.
+NEW_ONES = "SELECT seq FROM job WHERE seq >= ?: SEARCH job USING INTEGER PRIMARY KEY (rowid>?)"
+
+
+@pytest.fixture
+def plans(desk: Desk) -> Iterator[Callable[[], list[str]]]:
+    """What SQLite says of how it does each statement that was asked since the last call."""
+    engine: Any = desk.engine
+    asked: set[str] = set()
+    connect = apsw.Connection
+
+    def watch(db: apsw.Connection) -> None:
+        db.exec_trace = lambda cursor, sql, bindings: asked.add(sql) or True  # type: ignore[func-returns-value]
+
+    watch(engine._db)
+    apsw.connection_hooks.append(watch)
+
+    def explain() -> list[str]:
+        db = connect(engine._place.path)
+        lines = []
+        for sql in sorted(asked):
+            if sql.lstrip().startswith(("SELECT", "UPDATE", "DELETE", "INSERT")):
+                given = [None] * sql.count("?")
+                lines += [f"{sql}: {row[3]}" for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", given)]
+        db.close()
+        asked.clear()
+        return lines
+
+    yield explain
+    apsw.connection_hooks.remove(watch)
+
+
+def work(desk: Desk) -> None:
+    """Everything that engines do all the time."""
+    desk.renew(A, B, first=True)
+    ended(desk)
+    desk.put("a", "b", "c", new("later", delay=5), new("other", "unknown"), new("d", queue="second", priority=3))
+    desk.put("a")
+    [a, b, *_] = desk.claim(A)
+    desk.settle(a, Outcome.RETRY, error=oops(), delay=3)
+    desk.done(b)
+    desk.progress(b, 1)
+    desk.pause("second")
+    desk.cancel("c", "later")
+    desk.claim(B, alone=True)
+    desk.take(B, queues=["default"])
+    desk.renew(A, B)
+    desk.again("done")
+    desk.again(print="oops")
+    desk.sweep(died(A))
+    desk.sweep()
+    desk.prune()
+
+
+def test_no_statement_of_daily_work_looks_at_all_jobs(desk: Desk, plans: Callable[[], list[str]]) -> None:
+    work(desk)
+    lines = plans()
+
+    assert len(lines) > 40
+    assert [line for line in lines if MANY.search(line)] == [NEW_ONES]
+
+
+def test_no_query_looks_at_all_jobs_but_for_a_walk_back_through_the_newest(
+    desk: Desk, plans: Callable[[], list[str]]
+) -> None:
+    work(desk)
+    plans()
+    for query in (
+        ByIds(["a"]),
+        States(["a"]),
+        HeldBy(A),
+        Attempts("a"),
+        Counts(),
+        Workers(),
+        Queues(),
+        Failed(),
+        Search(states=[FAILED]),
+        Search(print="oops"),
+    ):
+        desk.find(query)
+
+    assert [line for line in plans() if "SCAN job" in line] == []
+
+
+def test_few_jobs_are_found_among_many_and_many_among_few(desk: Desk, plans: Callable[[], list[str]]) -> None:
+    desk.renew(A, first=True)
+    desk.put(*(f"{n}" for n in range(200)))
+    for job in desk.claim(A, limit=150):
+        desk.done(job)
+    for job in desk.claim(A, limit=2):
+        desk.settle(job, Outcome.FAILED)
+    plans()
+
+    assert len(desk.searched(states=[DONE], limit=5)) == 5
+    assert any("SEARCH job USING INTEGER PRIMARY KEY (rowid<?)" in line for line in plans())
+    assert desk.searched(states=[FAILED], limit=5) == ["151", "150"]
+    assert not any("SEARCH job USING INTEGER PRIMARY KEY (rowid<?)" in line for line in plans())
+    assert desk.searched(states=[FAILED, READY], limit=3) == ["199", "198", "197"]
+
+
+def test_many_threads_that_read_share_a_few_connections(desk: Desk, path: Path) -> None:
+    desk.put("a")
+    together = threading.Barrier(40)
+
+    def read() -> list[str]:
+        together.wait(GUARD)
+        return desk.searched()
+
+    for found in [in_thread(read) for _ in range(40)]:
+        assert found.result(GUARD) == ["a"]
+
+    assert open_files().count(path) <= 9  # eight readers and the writer
+    desk.engine.close()
+    assert path not in open_files()
+
+
+def open_files() -> list[Path]:
+    files = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
+            files.append(link.readlink())
+    return files
+
+
+def test_readers_wait_for_no_writer(desk: Desk, path: Path) -> None:
+    desk.put("a")
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("DELETE FROM job")
+
+    assert desk.searched() == ["a"]
+    other.execute("ROLLBACK")
+    other.close()
+
+
+def test_space_of_pruned_jobs_is_used_again(desk: Desk, path: Path) -> None:
+    desk.renew(A, first=True)
+    sizes = []
+    for _ in range(4):
+        desk.put(*(new(f"{n}", args=bytes(1_000)) for n in range(300)))
+        for job in desk.claim(A, limit=300):
+            desk.done(job)
+        assert desk.prune() == 300
+        desk.engine.close()
+        sizes.append(path.stat().st_size)
+
+    assert sizes[-1] == sizes[1]
+
+
+def test_prune_forgets_counters_at_zero_and_old_kinds_of_failures(
+    desk: Desk, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from penstock.engines.sqlite import changes
+
+    monkeypatch.setattr(changes, "_KINDS", 2)
+    desk.renew(A, first=True)
+    for n in range(5):
+        desk.put(new(f"{n}", queue=f"of tenant {n}"))
+        desk.settle(desk.claim_one(A), Outcome.FAILED, error=oops(f"kind {n}"))
+    desk.prune()
+
+    assert [kind.error.print for kind in desk.kinds_of_failures()] == ["kind 4", "kind 3"]
+    db = apsw.Connection(str(path))
+    assert db.execute("SELECT count(*) FROM counter").get == 0
+    db.close()
