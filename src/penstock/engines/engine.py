@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Engine(Protocol):
-    """A store of durable jobs. `transact` is called by one thread at a time, `find` and `wait` by any.
+    """A store of durable jobs. `transact` is called by one thread at a time, all else by any.
 
     Made with a URL and, for tests, `now`: the clock to use in place of its own.
 
@@ -62,7 +62,7 @@ class Engine(Protocol):
 
         News: jobs that became ready, ended or were cancelled. A hint, never relied upon: it may wake for nothing, and
         may miss what another process did for up to a second. What came since the last wait with the same bell wakes
-        at once, so that nobody sleeps through what came after he looked; the first wait with a bell may return at once.
+        at once, so that nobody sleeps through what came after he looked; the first wait with a bell returns at once.
         """
         ...
 
