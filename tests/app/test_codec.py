@@ -342,8 +342,8 @@ def hints() -> st.SearchStrategy[Any]:
         lambda inner: st.one_of(
             inner.map(lambda part: list[part]),  # type: ignore[valid-type]
             inner.map(lambda part: tuple[part, ...]),  # type: ignore[valid-type]
-            st.tuples(inner, inner).map(lambda parts: tuple[parts[0], parts[1]]),  # type: ignore[valid-type, misc]
-            st.tuples(keys, inner).map(lambda parts: dict[parts[0], parts[1]]),  # type: ignore[valid-type, misc]
+            st.tuples(inner, inner).map(lambda parts: tuple[parts[0], parts[1]]),  # type: ignore[valid-type]
+            st.tuples(keys, inner).map(lambda parts: dict[parts[0], parts[1]]),  # type: ignore[valid-type]
             SIMPLE.map(lambda part: set[part]),  # type: ignore[valid-type]
             inner.map(lambda part: part | None),
         ),
@@ -420,7 +420,7 @@ def encoded(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 def called(fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """What *fn* gives when it is called in the way of a durable job."""
-    codec = Codec("shop.task", fn)
+    codec: Codec[T] = Codec("shop.task", fn)
     travelled, named = codec.decode_call(codec.encode_call(args, kwargs))
     return fn(*travelled, **named)
 
@@ -661,7 +661,8 @@ def test_a_type_that_can_not_travel_is_told_when_the_task_is_made(hint: Any, why
 
 
 def test_a_result_type_that_can_not_travel_is_told_when_the_task_is_made() -> None:
-    def task() -> Image: ...
+    def task() -> Image:
+        return Image()
 
     with pytest.raises(TypeError, match=r"what it returns: type `.*Image` has no form in JSON"):
         Codec("shop.task", task)

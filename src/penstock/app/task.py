@@ -231,6 +231,9 @@ class Task(Enqueuing[P, R_co]):
     *retry*: when a failed job runs again. *kind*: where.
     """
 
+    __name__: str
+    __qualname__: str
+
     def __init__(self, app: App, fn: Callable[P, R_co], kind: Kind, settings: TaskSettings) -> None:
         self.app = app
         self.fn = fn
