@@ -44,7 +44,7 @@ class TestedStore(Store):
         self.time = time
 
 
-def run_all(app: App, *, limit: int = 1_000) -> list[Handle[Any]]:
+def run_all(app: App, *, limit: int = 10_000) -> list[Handle[Any]]:
     """Run the jobs that wait, and those which they enqueue, until none is left; gives those that ended, in that order.
 
     In a store of `in_memory` or `inline` time moves on to whatever is due next: retries, snoozes and delayed jobs run,
