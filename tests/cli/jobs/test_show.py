@@ -106,11 +106,21 @@ def test_it_says_why_a_job_waits(desk: Desk) -> None:
     assert why(desk, "a1") == ["no worker is running"]
     desk.arrive(queues=["other"])
     assert why(desk, "a1") == ["no running worker serves queue mail and knows task resize"]
-    desk.arrive(7, queues=["mail"], tasks=["resize"])
+    desk.arrive(7, queues=["mail"], tasks=["send"])
+    assert why(desk, "a1") == ["no running worker serves queue mail and knows task resize"]
+    desk.arrive(8, queues=["mail"], tasks=["resize"])
     assert why(desk, "a1") == ["it waits for its turn: the first of its queue has waited for 0 ms"]
     desk.ask(Pause("mail"))
     assert why(desk, "a1")[0] == "its queue is paused: penstock resume mail"
     assert why(desk, "a2")[0].startswith("it is scheduled at 2023-11-14 22:23:20 UTC, in 10 min")
+
+
+def test_a_worker_whose_lease_ran_out_is_none(desk: Desk) -> None:
+    desk.put()
+    desk.arrive()
+    desk.now += 31
+
+    assert why(desk, "a1") == ["no worker is running"]
 
 
 def test_a_job_that_is_to_be_tried_again_says_so(desk: Desk) -> None:
