@@ -14,6 +14,7 @@ from penstock.cli.jobs.queues import pause_command, resume_command
 from penstock.cli.jobs.show import show_command
 from penstock.cli.jobs.status import status_command
 from penstock.cli.map import map_command
+from penstock.cli.work import work_command
 
 
 class InOrder(click.Group):
@@ -40,6 +41,7 @@ def penstock(context: click.Context) -> None:
 
 for command in (
     map_command,
+    work_command,
     status_command,
     jobs_command,
     show_command,
