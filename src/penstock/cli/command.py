@@ -7,6 +7,7 @@ import click
 from penstock.cli.jobs.again import retry_command
 from penstock.cli.jobs.cancel import cancel_command
 from penstock.cli.jobs.check import check_command
+from penstock.cli.jobs.enqueue import enqueue_command
 from penstock.cli.jobs.failures import failures_command
 from penstock.cli.jobs.listing import jobs_command
 from penstock.cli.jobs.prune import prune_command
@@ -42,6 +43,7 @@ def penstock(context: click.Context) -> None:
 for command in (
     map_command,
     work_command,
+    enqueue_command,
     status_command,
     jobs_command,
     show_command,
