@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import sys
@@ -104,8 +105,10 @@ class Screen:
             self._live.stop()
 
     def show(self, blocks: Iterable[Block]) -> None:
-        """Show *blocks* as the page of now."""
+        """Show *blocks* as the page of now. Raises `OSError` once there is no terminal any more."""
         if self._live is not None:
+            if not sys.stdout.isatty():  # it was hung up; rich would go on for nobody
+                raise OSError(errno.EIO, "the terminal is gone")
             self._live.update(Group(*drawn(blocks, self._live.console.width)), refresh=True)
             return
         if self._pages:
