@@ -111,7 +111,7 @@ def test_it_says_why_a_job_waits(desk: Desk) -> None:
     desk.arrive(8, queues=["mail"], tasks=["resize"])
     assert why(desk, "a1") == ["it waits for its turn: the first of its queue has waited for 0 ms"]
     desk.ask(Pause("mail"))
-    assert why(desk, "a1")[0] == "its queue is paused: penstock resume mail"
+    assert why(desk, "a1") == ["its queue is paused: penstock resume mail"]
     assert why(desk, "a2")[0].startswith("it is scheduled at 2023-11-14 22:23:20 UTC, in 10 min")
 
 
