@@ -93,7 +93,7 @@ class MemoryEngine:
         self._hold_until = 0.0  # nothing is taken from anybody before
         self._waiting: weakref.WeakSet[Bell] = weakref.WeakSet()
 
-    def open(self, within: float = 10.0) -> None:
+    def open(self, within: float = 10.0, *, create: bool = True) -> None:
         """Nothing to do."""
 
     def close(self) -> None:

@@ -266,7 +266,14 @@ class Child:
 
     def _register(self) -> None:
         worker = new_worker()
-        info = {"host": socket.gethostname(), "pid": os.getpid(), "app": self._settings.app}
+        info = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "app": self._settings.app,
+            "queues": self._settings.queues,
+            "tasks": sorted(self._app.tasks),
+            "alone": self._settings.alone,
+        }
         beat = Beat(worker, first=True, info=json.dumps(info).encode())
         while True:
             try:

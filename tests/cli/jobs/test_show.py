@@ -83,7 +83,7 @@ def test_stored_bytes_that_are_no_json_are_shown_as_they_are(desk: Desk) -> None
 
 
 def test_however_deeply_arguments_are_nested_they_are_shown(desk: Desk) -> None:
-    for number, depth in enumerate(range(100, 1_100, 50), start=1):  # from some depth on json writes, or reads, no more
+    for number, depth in enumerate(range(100, 1_100, 90), start=1):  # from some depth on json writes, or reads, no more
         desk.put(args=b"[" * depth + b"]" * depth)
 
         assert desk.run("show", f"a{number}", "--json").code == 0
@@ -106,11 +106,21 @@ def test_it_says_why_a_job_waits(desk: Desk) -> None:
     assert why(desk, "a1") == ["no worker is running"]
     desk.arrive(queues=["other"])
     assert why(desk, "a1") == ["no running worker serves queue mail and knows task resize"]
-    desk.arrive(7, queues=["mail"], tasks=["resize"])
+    desk.arrive(7, queues=["mail"], tasks=["send"])
+    assert why(desk, "a1") == ["no running worker serves queue mail and knows task resize"]
+    desk.arrive(8, queues=["mail"], tasks=["resize"])
     assert why(desk, "a1") == ["it waits for its turn: the first of its queue has waited for 0 ms"]
     desk.ask(Pause("mail"))
-    assert why(desk, "a1")[0] == "its queue is paused: penstock resume mail"
+    assert why(desk, "a1") == ["its queue is paused: penstock resume mail"]
     assert why(desk, "a2")[0].startswith("it is scheduled at 2023-11-14 22:23:20 UTC, in 10 min")
+
+
+def test_a_worker_whose_lease_ran_out_is_none(desk: Desk) -> None:
+    desk.put()
+    desk.arrive()
+    desk.now += 31
+
+    assert why(desk, "a1") == ["no worker is running"]
 
 
 def test_a_job_that_is_to_be_tried_again_says_so(desk: Desk) -> None:

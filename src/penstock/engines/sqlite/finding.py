@@ -132,6 +132,9 @@ class Finding:
         if search.print is not None:
             where.append("print = ?")
             filters.append(search.print)
+        if search.prefix is not None:
+            where.append("id >= ? AND id < ?")
+            filters += [search.prefix, f"{search.prefix}\U0010ffff"]  # text is compared as UTF-8, where that is last
         states = STATES if search.states is None else search.states
         codes = sorted({CODES[state] for state in states if state in CODES})
         source = self._source(codes, search)
@@ -143,6 +146,8 @@ class Finding:
 
     def _source(self, codes: Sequence[int], search: Search) -> str:
         listed = ", ".join(map(str, codes))
+        if search.prefix is not None:
+            return f"INDEXED BY job_id WHERE state IN ({listed})"
         if search.print is not None:
             return f"INDEXED BY job_print WHERE state IN ({listed})"
         by_state = dict(self._db.execute("SELECT state, sum(jobs) FROM counter GROUP BY state"))
