@@ -24,6 +24,9 @@ from penstock.pool.processes.memory import Memory, box, dumps
 
 _PROTOCOL: Final = pickle.HIGHEST_PROTOCOL
 
+NOTHING: Final = pickle.dumps(None, _PROTOCOL)
+"""The result of a function that returns none, as most that are called for what they do."""
+
 
 class RemoteTraceback(Exception):
     """The traceback of an error that was raised in another process: its text, as the `__cause__` of the error here."""
