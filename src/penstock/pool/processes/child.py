@@ -235,10 +235,10 @@ class _Worker:
         try:
             call = packed[extra + function :]
             if function:
-                args = loads(call, fd) if call else ()  # before anything may fail: it closes *fd*
+                args = loads(call, fd, self._lane.maps) if call else ()  # before anything may fail: it closes *fd*
                 fn = self._functions.unpack(packed[extra : extra + function])
             else:
-                fn, args = loads(call, fd)
+                fn, args = loads(call, fd, self._lane.maps)
             more = Extra(*pickle.loads(packed[:extra])) if extra else None
             values = pickle.loads(more.values) if more is not None and more.values is not None else None
         except Exception as error:

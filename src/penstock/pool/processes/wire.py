@@ -24,6 +24,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
+from penstock.pool.processes.memory import Maps
+
 CALL: Final = struct.Struct("<BQQIIIQ")  # has memory, seq, number, attempt; bytes of extra, of function, of all
 ANSWER: Final = struct.Struct("<BBQddQ")  # kind, memory, seq, began, ended (monotonic: one clock for all), bytes
 CONTROL: Final = struct.Struct("<I")  # bytes of a pickled message
@@ -99,6 +101,7 @@ class Lane:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._fds: deque[int] = deque()
+        self.maps = Maps()  # what the other end sends of memory that is used again
 
     def recv(self) -> bytes:
         """As socket.recv; descriptors wait for `next_fd`. Garbled if one was lost: nobody knows whose."""
@@ -117,7 +120,8 @@ class Lane:
         return self._fds.popleft()
 
     def close(self) -> None:
-        """Close what nobody will take."""
+        """Close what nobody will take, and what stayed mapped."""
+        self.maps.close()
         while self._fds:
             os.close(self._fds.popleft())
 
