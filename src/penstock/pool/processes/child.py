@@ -210,6 +210,8 @@ class _Worker:
             if value is None:
                 kind, answer = wire.DONE, NOTHING
             else:
+                if self._lent:
+                    self._take_back_what_was_copied()
                 answer, memory = pack_result(value)
                 kind = wire.DONE if _arrives_at_once(value, answer, memory) else wire.MADE
         except BaseException as error:
@@ -283,13 +285,16 @@ class _Worker:
 
     def _lend(self, memory: Memory) -> int:
         """The number under which *memory* is kept until the parent has copied it, if it will."""
-        for number in [number for number in self._lent if not self._page.is_lent(number)]:
-            self._lent.pop(number).use_again()
         lent = self._page.lend() if memory.copied else None
         if lent is None:
             return wire.MEMORY
         self._lent[lent] = memory
         return lent + 1
+
+    def _take_back_what_was_copied(self) -> None:
+        """Memory that the parent has copied can be used again."""
+        for number in [number for number in self._lent if not self._page.is_lent(number)]:
+            self._lent.pop(number).use_again()
 
     # When a job forks
 

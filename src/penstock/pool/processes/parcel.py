@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from penstock.errors import NotPicklable
 from penstock.job import Job
+from penstock.pool.mapping import EachOf
 from penstock.pool.processes import main
 from penstock.pool.processes.culprit import culprit
 from penstock.pool.processes.memory import Memory, box, dumps
@@ -51,7 +52,9 @@ class Parcel:
 
     def __init__(self, job: Job[Any], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.memory: Memory | None = None
-        function = _known.get(fn) if type(fn) is FunctionType else b""
+        kind = type(fn)
+        is_name = kind is FunctionType or (kind is EachOf and type(fn.fn) is FunctionType)  # type: ignore[attr-defined]
+        function = _known.get(fn) if is_name else b""
         self.function: bytes = _remember(fn) if function is None else function
         if not self.function:
             self.call, self.memory = pack_call(fn, args)
