@@ -172,6 +172,8 @@ def test_map_gives_results_in_order_and_runs_all_even_if_nobody_iterates(make: M
 def test_map_with_a_chunksize_gives_the_same_results(make: Make) -> None:
     with make(2) as pool:
         assert list(pool.map(pow, range(100), itertools.repeat(2), chunksize=7)) == [n * n for n in range(100)]
+        assert list(pool.map(len, [(1, 2), (), (3,)], chunksize=2)) == [2, 0, 1]
+        assert list(pool.map(pow, chunksize=2)) == []
 
 
 def test_stream_takes_endless_inputs(make: Make) -> None:

@@ -18,11 +18,15 @@ from typing import Any, Final
 
 from penstock.errors import NotPicklable
 from penstock.job import Job
+from penstock.pool.mapping import EachOf
 from penstock.pool.processes import main
 from penstock.pool.processes.culprit import culprit
 from penstock.pool.processes.memory import Memory, box, dumps
 
 _PROTOCOL: Final = pickle.HIGHEST_PROTOCOL
+
+NOTHING: Final = pickle.dumps(None, _PROTOCOL)
+"""The result of a function that returns none, as most that are called for what they do."""
 
 
 class RemoteTraceback(Exception):
@@ -48,7 +52,9 @@ class Parcel:
 
     def __init__(self, job: Job[Any], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.memory: Memory | None = None
-        function = _known.get(fn) if type(fn) is FunctionType else b""
+        kind = type(fn)
+        is_name = kind is FunctionType or (kind is EachOf and type(fn.fn) is FunctionType)  # type: ignore[attr-defined]
+        function = _known.get(fn) if is_name else b""
         self.function: bytes = _remember(fn) if function is None else function
         if not self.function:
             self.call, self.memory = pack_call(fn, args)
