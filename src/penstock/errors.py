@@ -13,6 +13,10 @@ PenstockError
 │   ├── JobKilled          its pool had to stop and killed its process
 │   ├── JobDropped         the executor around which its pool is cancelled it (also a CancelledError)
 │   └── WorkerDied         its process ended under it (also a BrokenProcessPool)
+├── StoreError             of a store of durable jobs
+│   ├── StoreUnavailable   it can't be reached now, or is too busy; nothing was changed (also a Refused)
+│   ├── OutcomeUnknown     the answer never came: done or not; asking again with the same id is safe
+│   └── StoreInvalid       it is no store of ours, is damaged, or was made by a newer version
 ├── NotPicklable           a call, a result or an error can't cross to another process (also a PicklingError)
 └── Incomplete             a block ended although accepted jobs were cut short
 
@@ -178,6 +182,48 @@ class JobDropped(NoResult, concurrent.futures.CancelledError):
 
 class NotPicklable(PenstockError, PicklingError):
     """A call, a result or an error can't cross the border between processes; the text names the part that can't."""
+
+
+class StoreError(PenstockError):
+    """Something about a store of durable jobs."""
+
+
+class StoreUnavailable(StoreError, Refused):
+    """The store can't be reached now, is full, read-only or too busy. Nothing was changed: trying again is safe."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(url, why)
+        self.url = url
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"the store {self.url} can't be used now: {self.why}"
+
+
+class OutcomeUnknown(StoreError):
+    """The store never answered: what was asked may be done or not. Asking again with the same *ids* is safe."""
+
+    def __init__(self, ids: tuple[str, ...] = ()) -> None:
+        super().__init__(ids)
+        self.ids = ids
+
+    def __str__(self) -> str:
+        which = f" ({', '.join(self.ids[:3])}{', …' if len(self.ids) > 3 else ''})" if self.ids else ""
+        return (
+            f"the store never answered: what was asked may be done or not{which}; asking again with the same id is safe"
+        )
+
+
+class StoreInvalid(StoreError):
+    """It is no store of ours, is damaged, or was made by a newer version. Trying again won't help."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(url, why)
+        self.url = url
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"{self.url} is no store that can be used: {self.why}"
 
 
 class Incomplete(PenstockError):

@@ -145,6 +145,29 @@ class Terms(Protocol):
         """Nothing was asked for: no time, no retry, no context."""
         ...
 
+    @property
+    def claim(self) -> Claim | None:
+        """What a worker service holds of a durable job; None for a job of this process alone."""
+        ...
+
+
+class Claim(Protocol):
+    """What a job can ask of its claim, if it is a durable one that a worker service runs."""
+
+    @property
+    def token(self) -> int:
+        """The number of the claim."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt: 1 for the first."""
+        ...
+
+    def progress(self, done: float, total: float | None, note: str) -> None:
+        """Tell the store."""
+        ...
+
 
 class _Bell:
     """What waiters of one job need, made when the first of them comes.
@@ -282,7 +305,26 @@ class Job(Future[T], Generic[T]):
     @property
     def attempt(self) -> int:
         """The number of the running or last attempt: 1 for the first, 0 if it hasn't started."""
-        return self._attempt
+        claim = self._terms.claim
+        return self._attempt if claim is None or not self._attempt else claim.attempt
+
+    @property
+    def token(self) -> int | None:
+        """The number of its claim, if it is a durable job; it rises with every claim of the job, on any machine.
+
+        With the id it makes a key by which others can tell this attempt from a later one (a fencing token).
+        """
+        claim = self._terms.claim
+        return None if claim is None else claim.token
+
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Tell whoever holds the handle of a durable job how far it is; of another job nobody is told.
+
+        May be called as often as one likes: what comes too soon after the last is held back. Never blocks for long.
+        """
+        claim = self._terms.claim
+        if claim is not None:
+            claim.progress(done, total, note)
 
     @property
     def waited(self) -> float | None:
