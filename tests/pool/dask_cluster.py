@@ -64,7 +64,7 @@ def main(folder: str) -> None:
 
     with (
         dask.config.set({"temporary-directory": folder}),
-        LocalCluster(  # type: ignore[no-untyped-call]
+        LocalCluster(
             n_workers=2, processes=True, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
         ) as found,
     ):
