@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.engines.records import Complaints, Counts, States
+from penstock.engines.records import Complaints, Counts, Search, States, Workers
 from penstock.job import JobState
 from tests.gates import GUARD
 from tests.worker.service import House, Service, house, until
@@ -110,11 +110,17 @@ class Chaos:
         """Let it come to its end."""
         for process in self.enqueuers.values():
             assert process.wait(self.size.longest) == 0
-        until(self._nothing_waits, self.size.longest, lambda: "\n".join(service.log for service in self.services))
+        until(self._nothing_waits, self.size.longest, self._what_waits)
         for service in self.services:
+            service.ready()
             service.signal(signal.SIGTERM)
         for service in self.services:
             assert service.ended() == 0, service.log
+
+    def _what_waits(self) -> str:
+        store = self.home.app.store
+        waiting = store.find(Search([JobState.SCHEDULED, JobState.READY, JobState.RUNNING], limit=5))
+        return "\n".join(map(str, [*(service.log for service in self.services), *waiting, *store.find(Workers())]))
 
     def _nothing_waits(self) -> bool:
         counts = self.home.app.store.find(Counts())
