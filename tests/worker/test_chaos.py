@@ -87,10 +87,13 @@ class Chaos:
             case "service":
                 self.dead |= set(service.children())
                 self._kill(service.process.pid)
+                service.process.wait(GUARD)
             case "enqueuer":
                 running = [process for process in self.enqueuers.values() if process.poll() is None]
                 if running:
-                    self._kill(self.draw.choice(running).pid)
+                    process = self.draw.choice(running)
+                    self._kill(process.pid)
+                    process.wait(GUARD)
 
     def _kill(self, pid: int) -> None:
         self.dead.add(pid)

@@ -166,6 +166,9 @@ class _Claim:
     def progress(self, done: float, total: float | None, note: str) -> None:
         self.store.ask(Progress(self.claimed.seq, self.claimed.token, done, total, note))
 
+    def ended(self, job: object) -> None:
+        """Nobody waits for it here."""
+
 
 def _off_loop(call: Callable[[], T]) -> T:
     """Call it here; if an event loop runs in this thread, in another one: no worker runs a plain task within a loop."""
