@@ -593,9 +593,8 @@ class Job(Future[T], Generic[T]):
         self._let_go()
         if self._bell is not None:
             self._ring()
-        claim = self._terms.claim
-        if claim is not None:
-            timers.run_user_code(lambda: claim.ended(self))
+        if self._terms.claim is not None:
+            self._tell_claim()
 
     def _let_go(self) -> None:
         """Keep nothing of the call but the function's name."""
@@ -604,6 +603,12 @@ class Job(Future[T], Generic[T]):
         self._args = self._cv = None
         if self._context is not None:
             self._context.close()
+
+    def _tell_claim(self) -> None:
+        """Tell whoever holds the claim."""
+        claim = self._terms.claim
+        assert claim is not None
+        timers.run_user_code(lambda: claim.ended(self))
 
     def _ring(self) -> None:
         """Tell everybody who waits. The stage is final; safe to repeat."""

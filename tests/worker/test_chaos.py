@@ -40,7 +40,7 @@ class Size:
     longest: float  # seconds for all of it
 
 
-SMALL = Size(jobs=300, enqueuers=2, every=0.4, longest=50)
+SMALL = Size(jobs=300, enqueuers=2, every=0.4, longest=20)
 FULL = Size(jobs=5_000, enqueuers=4, every=0.3, longest=280)
 
 
@@ -122,7 +122,12 @@ class Chaos:
 
     def _what_waits(self) -> str:
         store = self.home.app.store
-        waiting = store.find(Search([JobState.SCHEDULED, JobState.READY, JobState.RUNNING], limit=5))
+        for service in self.services:
+            for pid in service.children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGUSR1)
+        time.sleep(1)  # they write where they stand into their logs
+        waiting = [*store.find(Search([JobState.RUNNING], limit=5)), *store.find(Search([JobState.READY], limit=5))]
         return "\n".join(map(str, [*(service.log for service in self.services), *waiting, *store.find(Workers())]))
 
     def _nothing_waits(self) -> bool:

@@ -10,6 +10,7 @@ It holds no lease: the supervisor keeps that for it, so that a job may keep this
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import json
 import logging
@@ -388,6 +389,8 @@ def main(told: str) -> int:
     settings = ChildSettings.unpacked(told)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_to_supervisor)
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR1)  # where every thread stands, for whoever asks
     hang_on(settings.lifeline)
     set_up_logs(settings.log_level, as_json=settings.log_json)
     line = Line(socket.socket(fileno=settings.line))
