@@ -12,6 +12,8 @@ import apsw
 from penstock.engines.sqlite.place import Place
 from penstock.errors import StoreInvalid, StoreUnavailable
 
+_STATEMENTS: Final = 300  # that stay compiled: of lanes to claim from, above all
+
 _PASSING: Final = {  # nothing was changed, and the cause may go away
     apsw.BusyError: "another program keeps it locked",
     apsw.LockedError: "another program keeps it locked",
@@ -45,7 +47,7 @@ def connect(place: Place, *, create: bool = False) -> apsw.Connection:
         if not create:
             raise StoreUnavailable(place.url, "the file is gone: it was moved or deleted")
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
-    db = apsw.Connection(place.path, flags=flags)
+    db = apsw.Connection(place.path, flags=flags, statementcachesize=_STATEMENTS)
     try:
         if db.readonly("main"):
             raise apsw.ReadOnlyError
