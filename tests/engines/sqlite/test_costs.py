@@ -12,9 +12,11 @@ from typing import Any
 import apsw
 import pytest
 
+from penstock import errors
 from penstock.engines.records import Attempts, ByIds, Counts, Failed, HeldBy, Queues, Search, States, Workers
-from penstock.engines.requests import Outcome
-from penstock.engines.sqlite import finding
+from penstock.engines.requests import Beat, Outcome, Renew, Settle, Settlement
+from penstock.engines.sqlite import finding, place
+from penstock.engines.sqlite.readers import Readers
 from tests.engines.kinds import DONE, FAILED, READY, A, B, Desk, died, ended, new, oops
 from tests.gates import GUARD, in_thread
 
@@ -149,6 +151,49 @@ def open_files() -> list[Path]:
         with contextlib.suppress(FileNotFoundError):  # the one that lists them
             files.append(link.readlink())
     return files
+
+
+def test_no_more_read_at_once_than_may(desk: Desk) -> None:
+    readers = Readers(place.parse(desk.engine.url))
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(readers.reading(GUARD))
+        with pytest.raises(errors.StoreUnavailable, match="too many"), readers.reading(0.01):
+            pass
+    with readers.reading(0.01):
+        pass
+    readers.close()
+
+
+def test_a_connection_that_was_in_use_when_the_file_went_away_is_not_used_again(desk: Desk) -> None:
+    readers = Readers(place.parse(desk.engine.url))
+    with readers.reading(GUARD) as old:
+        readers.close()
+    with readers.reading(GUARD) as new:
+        assert new is not old
+    with readers.reading(GUARD) as again:
+        assert again is new
+    readers.close()
+
+
+def test_only_claims_and_signs_of_life_may_be_lost_in_a_power_cut(desk: Desk) -> None:
+    engine: Any = desk.engine
+
+    def is_safe() -> bool:
+        return bool(engine._db.pragma("synchronous") >= 2)
+
+    desk.put("a", "b")
+    assert is_safe()
+    desk.renew(A, first=True)
+    assert not is_safe()
+    [a, b] = desk.claim(A)
+    assert not is_safe()
+    desk.progress(a, 1)
+    assert not is_safe()
+    desk.done(a)
+    assert is_safe()
+    desk.ask_all(Renew([Beat(A)], 30), Settle([Settlement(b.seq, b.token, Outcome.DONE)]))
+    assert is_safe()
 
 
 def test_readers_wait_for_no_writer(desk: Desk, path: Path) -> None:

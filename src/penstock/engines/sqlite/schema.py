@@ -150,12 +150,10 @@ def migrate(db: apsw.Connection, place: Place) -> None:
         db.pragma("journal_mode", "wal")  # stays with the file
     db.execute("BEGIN IMMEDIATE")
     try:
-        if not is_current(db, place):  # else another process was faster
-            for step in MIGRATIONS[db.pragma("user_version") :]:
-                db.execute(step)
-            db.execute(f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {len(MIGRATIONS)}; COMMIT")
-        else:
-            db.execute("ROLLBACK")
+        is_current(db, place)  # another process was faster, perhaps: then there is nothing left to do
+        for step in MIGRATIONS[db.pragma("user_version") :]:
+            db.execute(step)
+        db.execute(f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {len(MIGRATIONS)}; COMMIT")
     except BaseException:
         if db.in_transaction:
             db.execute("ROLLBACK")
