@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -219,6 +220,29 @@ def test_space_of_pruned_jobs_is_used_again(desk: Desk, path: Path) -> None:
         sizes.append(path.stat().st_size)
 
     assert sizes[-1] == sizes[1]
+
+
+def test_space_of_a_rush_is_given_back_a_little_at_a_time(
+    desk: Desk, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from penstock.engines.sqlite import changes
+
+    monkeypatch.setattr(changes, "_SPARE", 100)
+    monkeypatch.setattr(changes, "_SHRUNK", 200)
+    desk.renew(A, first=True)
+    desk.put(*(new(f"{n}", args=bytes(10_000)) for n in range(400)))
+    for job in desk.claim(A, limit=400):
+        desk.done(job)
+    sizes = []
+    for _ in range(8):
+        desk.prune()
+        desk.engine.close()
+        sizes.append(path.stat().st_size // 4096)
+
+    given_back = [before - after for before, after in itertools.pairwise(sizes)]
+    assert all(200 <= pages <= 202 for pages in given_back[:3])  # and SQLite's own, which say where the others are
+    assert sizes[-1] == sizes[-2] < 250
+    assert desk.complaints() == []
 
 
 def test_prune_forgets_counters_at_zero_and_old_kinds_of_failures(
