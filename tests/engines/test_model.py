@@ -148,6 +148,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.pulse: float | None = None
         self.hold_until = 0.0
         self.put_so_far = 0
+        self.ask(0, self.renew(WORKERS, True), self.put((id, "sing", "left", 0, 0) for id in IDS[:3]))
 
     def opened(self) -> Engine:
         engine = self.connect()
@@ -426,7 +427,7 @@ class EngineMachine(RuleBasedStateMachine):
     )
     some_ids = st.lists(st.sampled_from(IDS), max_size=3)
     some_wants = st.lists(st.tuples(st.lists(st.sampled_from(TASKS), max_size=2), st.integers(0, 3)), max_size=2)
-    all_wants = st.just([(TASKS, 2)])
+    all_wants = st.just([(TASKS, 3), (TASKS, 1)])
     outcomes = st.sampled_from(Outcome)
     delays = st.sampled_from([0, 0, 5])
     prints = st.sampled_from([None, *PRINTS])
@@ -435,9 +436,14 @@ class EngineMachine(RuleBasedStateMachine):
     def put_jobs(self, which: int, specs: list[tuple[str, str, str, int, int]]) -> None:
         self.ask(which, self.put(specs))
 
-    @rule(which=which, worker=st.sampled_from(WORKERS), wants=all_wants | some_wants, alone=st.booleans())
-    def claim_jobs(self, which: int, worker: int, wants: list[tuple[list[str], int]], alone: bool) -> None:
-        self.ask(which, self.claim(worker, wants, None, alone))
+    @rule(which=which, worker=st.sampled_from(WORKERS), wants=all_wants | some_wants)
+    def claim_jobs(self, which: int, worker: int, wants: list[tuple[list[str], int]]) -> None:
+        self.ask(which, self.claim(worker, wants, None, False))
+
+    @precondition(lambda self: any(job.suspect for job in self.having(READY)))
+    @rule(which=which, worker=st.sampled_from(WORKERS), wants=all_wants | some_wants)
+    def claim_a_suspect(self, which: int, worker: int, wants: list[tuple[list[str], int]]) -> None:
+        self.ask(which, self.claim(worker, wants, None, True))
 
     @rule(which=which, worker=st.sampled_from(WORKERS), wants=some_wants, queues=st.lists(st.sampled_from(QUEUES)))
     def claim_of_queues(self, which: int, worker: int, wants: list[tuple[list[str], int]], queues: list[str]) -> None:
@@ -478,6 +484,12 @@ class EngineMachine(RuleBasedStateMachine):
     def cancel_jobs(self, which: int, ids: list[str], reason: str) -> None:
         self.ask(which, self.cancel(ids, reason))
 
+    @precondition(lambda self: self.having(RUNNING))
+    @rule(data=st.data(), which=which, reason=st.sampled_from(["stop it", "enough"]))
+    def cancel_running_jobs(self, data: st.DataObject, which: int, reason: str) -> None:
+        ids = [job.id for job in self.having(RUNNING)]
+        self.ask(which, self.cancel(data.draw(st.lists(st.sampled_from(ids), min_size=1)), reason))
+
     @rule(seconds=st.integers(1, 10))
     def time_passes(self, seconds: int) -> None:
         self.now.advance(seconds)
@@ -497,11 +509,17 @@ class EngineMachine(RuleBasedStateMachine):
     def sweep_up(self, which: int) -> None:
         self.ask(which, self.sweep([], 3))
 
-    @rule(data=st.data(), which=which, worker=st.sampled_from(WORKERS), crashes=st.integers(1, 3))
-    def a_worker_dies(self, data: st.DataObject, which: int, worker: int, crashes: int) -> None:
-        held = self.held(worker)
-        some = st.none() | (st.lists(st.sampled_from(held), unique=True) if held else st.just([]))
+    @precondition(lambda self: self.having(RUNNING))
+    @rule(data=st.data(), which=which, crashes=st.integers(1, 3))
+    def a_worker_dies(self, data: st.DataObject, which: int, crashes: int) -> None:
+        worker = data.draw(st.sampled_from(sorted({job.worker for job in self.having(RUNNING) if job.worker})))
+        some = st.none() | st.lists(st.sampled_from(self.held(worker)), unique=True)
         self.ask(which, self.sweep([(worker, data.draw(some), data.draw(some))], crashes))
+
+    @rule(which=which, worker=st.sampled_from(WORKERS))
+    def a_worker_leaves(self, which: int, worker: int) -> None:
+        """In good order, or nobody knows it; then another of its name comes."""
+        self.ask(which, self.sweep([(worker, [], None)], 3), self.renew([worker], True))
 
     @rule(
         which=which,
