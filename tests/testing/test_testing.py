@@ -236,6 +236,38 @@ def test_a_task_may_snooze_and_that_costs_no_attempt(app: App, seen: list[Any]) 
     assert seen == [1, 1, 1]
 
 
+def test_a_coroutine_may_snooze_and_discard_itself_too(app: App, seen: list[Any]) -> None:
+    @app.task
+    async def wait_for_it() -> None:
+        seen.append("looked")
+        if len(seen) < 3:
+            raise Snooze(3600)
+        raise Discard("it never came")
+
+    with testing.in_memory(app):
+        handle = wait_for_it.enqueue()
+        testing.run_all(app)
+        with pytest.raises(JobCancelled, match="it never came"):
+            handle.result()
+    assert len(seen) == 3
+
+
+def test_a_task_may_cancel_itself(app: App) -> None:
+    @app.task
+    def pack() -> None:
+        job = current_job()
+        assert job is not None
+        job.context.cancel("it was sold")
+        job.context.check()
+
+    with testing.in_memory(app):
+        handle = pack.enqueue()
+        testing.run_all(app)
+        with pytest.raises(JobCancelled, match="it was sold") as told:
+            handle.result()
+        assert told.value.started
+
+
 def test_a_task_may_discard_itself(app: App) -> None:
     @app.task(retry=Retry(3))
     def pack() -> None:

@@ -6,7 +6,7 @@
                                    └─────────────────────────────────────────────────┘
 
 News may be missed for up to a second (`Engine.wait`), so the thread looks again at growing intervals, however quiet it
-is. It never looks for more than a third of the time, however many are watched and however often there is news.
+is. However many are watched, and however often there is news, it looks for a third of the time at most.
 
 State: `_watched`, `_thread`, `_closed` are guarded by `_lock`, a leaf. Whoever takes a waiter out of `_watched` under
 the lock tells it, or is it.
@@ -33,6 +33,7 @@ from penstock.errors import JobUnknown, StoreUnavailable
 
 _SHORTEST: Final = 0.02  # seconds between two looks, when there is no news
 _LONGEST: Final = 1.0
+_BRIEF: Final = 0.001  # seconds: after a look that took longer it rests twice as long
 _LINGERS: Final = 0.05  # seconds that the thread stays when nobody waits: the next may come at once
 
 Told = Record | Exception
@@ -168,7 +169,7 @@ class Watch:
                 except Exception as error:
                     _tell([(waiter, error) for waiter in self._take(ids)])
                 looked = clock.monotonic() - began
-                if looked > 0.005:
+                if looked > _BRIEF:
                     time.sleep(min(2 * looked, _LONGEST))
                 pause = _SHORTEST if news or not pause else min(pause * 1.5, _LONGEST)
         finally:
