@@ -16,6 +16,7 @@ import pytest
 
 from penstock import (
     App,
+    Context,
     Discard,
     JobCancelled,
     JobFailed,
@@ -465,6 +466,16 @@ def test_inline_a_delayed_job_waits_for_its_time(app: App) -> None:
         testing.run_all(app)
         assert handle.state is JobState.DONE
         assert time_now() - before == pytest.approx(3600, abs=1)
+
+
+def test_a_job_has_nothing_of_the_context_in_which_a_test_runs_it(app: App) -> None:
+    @app.task
+    def pack() -> list[Any]:
+        context = current_context()
+        return [context.value("user"), context.deadline]
+
+    with testing.inline(app), Context(timeout=60, values={"user": 7}):
+        assert pack.enqueue().result() == [None, None]
 
 
 def test_inline_the_same_id_again_does_not_run_again(app: App, seen: list[Any]) -> None:
