@@ -153,27 +153,30 @@ class Watch:
     # The thread
 
     def _look_out(self, bell: Bell) -> None:
-        pause = 0.0  # the first wait only makes the bell known to the engine
+        pause = _SHORTEST
+        is_known = False
         try:
             while (ids := self._ids(bell)) is not None:
-                began = clock.monotonic()
-                news = False
                 try:
-                    self._store.wait(bell, pause)
-                    waited = clock.monotonic() - began
-                    news = waited < pause * 0.9
-                    began = clock.monotonic()
+                    if not is_known:
+                        self._store.wait(bell, 0.0)  # from here on the engine rings it when there is news
+                        is_known = True
                     self._look(ids)
+                    if self._watched:  # else whoever comes next must not wait for the end of a pause
+                        has_news = self._sleep_at_most(bell, pause)
+                        pause = _SHORTEST if has_news else min(pause * 1.5, _LONGEST)
                 except StoreUnavailable:
                     bell.wait(_LONGEST)  # it may be back then; those who wait know for how long they want to
                 except Exception as error:
                     _tell([(waiter, error) for waiter in self._take(ids)])
-                looked = clock.monotonic() - began
-                if looked > _BRIEF:
-                    time.sleep(min(2 * looked, _LONGEST))
-                pause = _SHORTEST if news or not pause else min(pause * 1.5, _LONGEST)
         finally:
             bell.close()
+
+    def _sleep_at_most(self, bell: Bell, pause: float) -> bool:
+        """Sleep until there may be news or the bell is rung: True; or *pause* seconds have passed."""
+        until = clock.monotonic() + pause
+        self._store.wait(bell, pause)
+        return clock.monotonic() < until
 
     def _ids(self, bell: Bell) -> list[str] | None:
         """What is to be watched; None if that is nothing, and the thread ends."""
@@ -188,15 +191,20 @@ class Watch:
         return None
 
     def _look(self, ids: Sequence[str]) -> None:
+        began = clock.monotonic()
         states = self._store.find(States(ids))
         over = [id for id, state in zip(ids, states, strict=True) if state is None or state in ENDED]
-        if not over:
-            return
-        records = dict(zip(over, self._store.find(ByIds(over)), strict=True))
-        still = [id for id, record in records.items() if record is not None and record.state not in ENDED]  # again
-        for id in still:
-            del records[id]
-        _tell([(waiter, records[waiter.id] or JobUnknown(waiter.id)) for waiter in self._take(list(records))])
+        if over:
+            records = zip(over, self._store.find(ByIds(over)), strict=True)
+            told: dict[str, Told] = {
+                id: JobUnknown(id) if record is None else record
+                for id, record in records
+                if record is None or record.state in ENDED  # else somebody has let it run again
+            }
+            _tell([(waiter, told[waiter.id]) for waiter in self._take(list(told))])
+        looked = clock.monotonic() - began
+        if looked > _BRIEF:
+            time.sleep(min(2 * looked, _LONGEST))
 
 
 def _sleep(waiter: _Waiter, until: float | None) -> None:
