@@ -154,13 +154,9 @@ class Watch:
 
     def _look_out(self, bell: Bell) -> None:
         pause = _SHORTEST
-        is_known = False
         try:
             while (ids := self._ids(bell)) is not None:
                 try:
-                    if not is_known:
-                        self._store.wait(bell, 0.0)  # from here on the engine rings it when there is news
-                        is_known = True
                     self._look(ids)
                     if self._watched:  # else whoever comes next must not wait for the end of a pause
                         has_news = self._sleep_at_most(bell, pause)
