@@ -150,6 +150,7 @@ def test_threads_that_come_first_at_once_share_one_store(app: App) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_the_child_of_a_fork_is_not_kept_out_by_a_thread_that_it_does_not_have(app: App) -> None:
     with app._lock:
         pid = os.fork()

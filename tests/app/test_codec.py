@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NewType, NoReturn, NotRe
 import msgspec
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.app.codec.codec import LIMIT, Codec, decode_headers, decode_untyped, encode_headers
@@ -317,6 +317,9 @@ def test_what_contains_itself_is_refused() -> None:
         of(Any).encode_call((endless,), {})
 
 
+# Each example compiles a codec of its own, on machines that may be busy.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 SIMPLE = st.sampled_from(
     [
         int,
@@ -373,6 +376,7 @@ def is_same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and (repr(one) == repr(other) or one == other)
 
 
+@unhurried
 @given(values())
 def test_any_value_of_any_hint_arrives_as_it_was_or_is_refused(case: tuple[Any, Any]) -> None:
     hint, value = case
@@ -384,6 +388,7 @@ def test_any_value_of_any_hint_arrives_as_it_was_or_is_refused(case: tuple[Any, 
         assert is_same(arrived, value)
 
 
+@unhurried
 @given(hints(), values())
 def test_a_value_of_another_hint_is_never_changed_in_silence(hint: Any, case: tuple[Any, Any]) -> None:
     _, value = case
@@ -401,6 +406,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@unhurried
 @given(JSON_VALUES)
 def test_without_a_hint_json_arrives_as_it_was_with_lists_for_tuples(value: Any) -> None:
     try:
