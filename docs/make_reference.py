@@ -38,7 +38,7 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
 """Where each public name stands, but for the errors, which have a room of their own."""
 
 NOT_PROMISED: Final[dict[str, frozenset[str]]] = {
-    "App": frozenset({"store", "watch", "kept_in"}),
+    "App": frozenset({"store", "watch", "kept_in", "start_afresh"}),
     "Task": frozenset({"codec"}),
     "Context": frozenset(
         {"context", "cause", "parent", "is_listened_to", "listen", "trip", "listen_for_job", "limit", "close"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -146,6 +147,16 @@ def test_threads_that_come_first_at_once_share_one_store(app: App) -> None:
     found = [in_thread(get) for _ in range(8)]
 
     assert len({future.result(GUARD) for future in found}) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_the_child_of_a_fork_is_not_kept_out_by_a_thread_that_it_does_not_have(app: App) -> None:
+    with app._lock:
+        pid = os.fork()
+        if pid == 0:  # pragma: no cover - in the child
+            os._exit(0 if app.store.engine.url == "memory://" else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_closing_twice_is_safe_and_what_comes_after_is_told(app: App) -> None:

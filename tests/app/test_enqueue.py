@@ -195,6 +195,7 @@ def test_many_ids_at_once_are_all_different() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_fork_makes_no_id_twice() -> None:
     read, write = os.pipe()
     pid = os.fork()

@@ -116,6 +116,24 @@ def test_without_any_news_an_end_is_noticed_all_the_same(
     assert waiting.result(GUARD) == "order 7"
 
 
+def test_who_comes_later_is_not_kept_waiting_for_the_next_look(
+    engine: Counting, pack: Task[[int], str], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pause in ("_SHORTEST", "_LONGEST"):
+        monkeypatch.setattr(f"penstock.app.watch.{pause}", 6 * GUARD)
+    engine.hints = False
+    ended, first = pack.enqueue(7), pack.enqueue(8)
+    service.do()
+    waiting = in_thread(first.result)
+    engine.wait_looked()
+
+    assert asyncio.run(ended.aresult(GUARD)) == "order 7"
+
+    service.do()
+    assert asyncio.run(first.aresult(GUARD)) == "order 8"
+    assert waiting.result(GUARD) == "order 8"
+
+
 def test_all_who_wait_for_one_job_are_woken_by_one_thread(
     engine: Counting, pack: Task[[int], str], service: Service
 ) -> None:
@@ -319,7 +337,11 @@ def test_a_loop_that_was_closed_meanwhile_hurts_nobody(
     loop.run_until_complete(asyncio.wait([task], timeout=0.01))  # it has begun, and waits
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     loop.close()
-    waiting = in_thread(handle.result)
+
+    async def await_it() -> str:
+        return await handle
+
+    waiting = in_thread(asyncio.run, await_it())
     engine.wait_looked(2)
 
     service.do()

@@ -16,6 +16,7 @@ import pytest
 
 from penstock import (
     App,
+    Context,
     Discard,
     JobCancelled,
     JobFailed,
@@ -236,6 +237,38 @@ def test_a_task_may_snooze_and_that_costs_no_attempt(app: App, seen: list[Any]) 
     assert seen == [1, 1, 1]
 
 
+def test_a_coroutine_may_snooze_and_discard_itself_too(app: App, seen: list[Any]) -> None:
+    @app.task
+    async def wait_for_it() -> None:
+        seen.append("looked")
+        if len(seen) < 3:
+            raise Snooze(3600)
+        raise Discard("it never came")
+
+    with testing.in_memory(app):
+        handle = wait_for_it.enqueue()
+        testing.run_all(app)
+        with pytest.raises(JobCancelled, match="it never came"):
+            handle.result()
+    assert len(seen) == 3
+
+
+def test_a_task_may_cancel_itself(app: App) -> None:
+    @app.task
+    def pack() -> None:
+        job = current_job()
+        assert job is not None
+        job.context.cancel("it was sold")
+        job.context.check()
+
+    with testing.in_memory(app):
+        handle = pack.enqueue()
+        testing.run_all(app)
+        with pytest.raises(JobCancelled, match="it was sold") as told:
+            handle.result()
+        assert told.value.started
+
+
 def test_a_task_may_discard_itself(app: App) -> None:
     @app.task(retry=Retry(3))
     def pack() -> None:
@@ -433,6 +466,16 @@ def test_inline_a_delayed_job_waits_for_its_time(app: App) -> None:
         testing.run_all(app)
         assert handle.state is JobState.DONE
         assert time_now() - before == pytest.approx(3600, abs=1)
+
+
+def test_a_job_has_nothing_of_the_context_in_which_a_test_runs_it(app: App) -> None:
+    @app.task
+    def pack() -> list[Any]:
+        context = current_context()
+        return [context.value("user"), context.deadline]
+
+    with testing.inline(app), Context(timeout=60, values={"user": 7}):
+        assert pack.enqueue().result() == [None, None]
 
 
 def test_inline_the_same_id_again_does_not_run_again(app: App, seen: list[Any]) -> None:

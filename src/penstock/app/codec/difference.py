@@ -109,8 +109,6 @@ def _fields(value: Any) -> Iterable[str] | None:
         return tuple(kind.__struct_fields__)
     if dataclasses.is_dataclass(value):
         return [field.name for field in dataclasses.fields(value) if field.compare]
-    if hasattr(kind, "__attrs_attrs__"):
-        return [field.name for field in kind.__attrs_attrs__ if field.eq]
     if hasattr(kind, "model_fields"):
         return [*kind.model_fields, *(getattr(value, "model_extra", None) or ())]
     return None

@@ -215,5 +215,5 @@ def _has_fields(kind: type) -> bool:
     return (
         dataclasses.is_dataclass(kind)
         or typing.is_typeddict(kind)
-        or any(hasattr(kind, mark) for mark in ("__struct_fields__", "_fields", "__attrs_attrs__"))
+        or any(hasattr(kind, mark) for mark in ("__struct_fields__", "_fields"))
     )
