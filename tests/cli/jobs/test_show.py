@@ -20,13 +20,21 @@ def test_the_beginning_of_an_id_is_enough_if_it_is_that_of_one_job(desk: Desk) -
     assert desk.run("show", "0193ab", "--json").json["id"] == "0193ab"
     told = desk.run("show", "0193")
     assert (told.code, told.out) == (2, "")
-    assert told.err == "penstock show: '0193' begins the ids of several jobs: 0193ab, 0193aa\n"
+    assert told.err == "penstock show: '0193' begins the ids of several jobs: 0193aa, 0193ab\n"
 
 
 def test_a_whole_id_that_also_begins_another_is_itself(desk: Desk) -> None:
     desk.ask(Put([NewJob("a", "resize"), NewJob("ab", "resize")]))
 
     assert desk.run("show", "a", "--json").json["id"] == "a"
+
+
+def test_the_beginning_of_an_id_may_be_any_text(desk: Desk) -> None:
+    desk.ask(Put([NewJob("100%", "resize"), NewJob("1000", "resize"), NewJob("é\U0001f6b0", "resize")]))
+
+    assert desk.run("show", "100%", "--json").json["id"] == "100%"
+    assert desk.run("show", "é", "--json").json["id"] == "é\U0001f6b0"
+    assert desk.run("show", "_").code == desk.run("show", "%").code == 1
 
 
 def test_an_unknown_job_is_exit_code_1(desk: Desk) -> None:

@@ -11,6 +11,7 @@ import apsw
 from penstock.engines.records import (
     Attempt,
     Attempts,
+    Begins,
     ByIds,
     Complaints,
     Count,
@@ -46,6 +47,8 @@ _INDEXED: Final = (
     "INDEXED BY job_ended WHERE state >= 3 AND state = 5",
 )
 
+_BEGINS: Final = f"SELECT {_ALL} FROM job INDEXED BY job_id WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
+_LAST: Final = "\U0010ffff"  # texts are compared as UTF-8, where no letter comes after this
 _IN_IDS: Final = "id IN (SELECT value FROM json_each(?))"
 _FIRST: Final = """
 SELECT priority, due FROM job INDEXED BY job_ready
@@ -73,6 +76,9 @@ class Finding:
             case States(ids):
                 states = dict(self._db.execute(f"SELECT id, state FROM job WHERE {_IN_IDS}", (json.dumps(list(ids)),)))
                 return [STATES[states[id]] if id in states else None for id in ids]
+            case Begins(prefix, limit):
+                rows = self._db.execute(_BEGINS, (prefix, prefix + _LAST, max(0, limit)))
+                return [self._record(row) for row in rows]
             case Search():
                 return self._search(query)
             case HeldBy(worker):
@@ -132,9 +138,6 @@ class Finding:
         if search.print is not None:
             where.append("print = ?")
             filters.append(search.print)
-        if search.prefix is not None:
-            where.append("id >= ? AND id < ?")
-            filters += [search.prefix, f"{search.prefix}\U0010ffff"]  # text is compared as UTF-8, where that is last
         states = STATES if search.states is None else search.states
         codes = sorted({CODES[state] for state in states if state in CODES})
         source = self._source(codes, search)
@@ -146,8 +149,6 @@ class Finding:
 
     def _source(self, codes: Sequence[int], search: Search) -> str:
         listed = ", ".join(map(str, codes))
-        if search.prefix is not None:
-            return f"INDEXED BY job_id WHERE state IN ({listed})"
         if search.print is not None:
             return f"INDEXED BY job_print WHERE state IN ({listed})"
         by_state = dict(self._db.execute("SELECT state, sum(jobs) FROM counter GROUP BY state"))
