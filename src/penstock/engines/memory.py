@@ -19,6 +19,7 @@ from penstock.engines.bell import Bell
 from penstock.engines.records import (
     Attempt,
     Attempts,
+    Begins,
     ByIds,
     Complaints,
     Count,
@@ -417,6 +418,9 @@ class MemoryEngine:
                 return [self._jobs[self._by_id[id]] if id in self._by_id else None for id in ids]
             case States(ids):
                 return [self._jobs[self._by_id[id]].state if id in self._by_id else None for id in ids]
+            case Begins(prefix, limit):
+                begun = sorted(id for id in self._by_id if id.startswith(prefix))
+                return [self._jobs[self._by_id[id]] for id in begun[:limit]]
             case Search():
                 return self._search(query)
             case HeldBy(worker):
@@ -450,7 +454,6 @@ class MemoryEngine:
             and (search.task is None or job.task == search.task)
             and (search.print is None or (job.error is not None and job.error.print == search.print))
             and (search.before is None or job.seq < search.before)
-            and (search.prefix is None or job.id.startswith(search.prefix))
         ]
         return sorted(found, key=lambda job: -job.seq)[: search.limit]
 

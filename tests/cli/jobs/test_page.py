@@ -89,6 +89,15 @@ def test_a_lone_surrogate_in_json_can_be_written() -> None:
     assert one_line(value) == "\\ud800"
 
 
+def test_json_that_could_be_read_but_not_written_is_shown_as_it_is() -> None:
+    for depth in (101, 900, 1_300, 9_900, 500_000):  # Pythons differ in what they write, and in how long they take
+        deep = "[" * depth + "]" * depth
+
+        assert parsed(deep.encode()) == (None, deep)
+    assert parsed(b'[{"a": []}]') == ([{"a": []}], None)
+    assert parsed(b"[" * 100 + b"]" * 100)[1] is None
+
+
 def test_a_long_line_is_wrapped_between_words_only() -> None:
     assert list(plain([Line("  aa bb-cc " + "d" * 20, hang=4)], 9)) == ["  aa", "    bb-cc", "    " + "d" * 20]
 

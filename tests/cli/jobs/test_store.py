@@ -81,3 +81,8 @@ def test_check_tells_complaints_with_exit_code_1(in_memory: Desk, monkeypatch: p
 
     assert (told.code, told.out) == (1, "job a1 is \\x1bgone\n")
     assert in_memory.run("check", "--json").json == {"complaints": ["job a1 is \x1bgone"]}
+
+
+def test_a_store_in_the_memory_of_this_process_is_refused(capsys: Captured) -> None:
+    assert main(["status", "--store", "memory://"]) == 2
+    assert capsys.readouterr().err.startswith("penstock status: memory:// is within one process")
