@@ -135,7 +135,10 @@ class Crew:
     """
 
     pack: Callable[[Job[Any], bool], None] | None = None
-    """Makes a job fit to leave this process, where that is needed; NotPicklable if it can't be. True: and to run here."""
+    """Makes a job fit to leave this process, where that is needed, or (True) to run here and then leave it.
+
+    Raises NotPicklable if it can't be.
+    """
     broken_error: type[PoolBroken] = PoolBroken
     """What jobs fail with that no worker can run."""
 

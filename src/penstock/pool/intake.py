@@ -198,9 +198,9 @@ class Intake:
     def _run_in_caller(
         self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Job[Any]:
-        """The backlog is full: run the job here and now. It is packed all the same, as a worker may have to retry it."""
+        """The backlog is full: run the job here and now."""
         job = self._accept_without_place(terms, fn, args, kwargs)
-        if self._pack is not None and not self._can_be_packed(job, runs_here=True):
+        if self._pack is not None and not self._can_be_packed(job, runs_here=True):  # a worker may have to retry it
             return job
         caller = ThreadRunner(self._crew, current_thread().name, current_thread())
         try:
