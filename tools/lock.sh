@@ -9,8 +9,8 @@ compile() {
         --no-header --no-annotate --upgrade "$@"
 }
 
-compile pyproject.toml --extra cli --group dev -o requirements/dev.txt
-compile pyproject.toml --extra cli --group build -c requirements/dev.txt -o requirements/run.txt
+compile pyproject.toml --extra cli --extra sqlite --group dev -o requirements/dev.txt
+compile pyproject.toml --extra cli --extra sqlite --group build -c requirements/dev.txt -o requirements/run.txt
 compile --group pyproject.toml:node -o requirements/node.txt
 
 if grep -nE '://|^-' requirements/*.txt; then

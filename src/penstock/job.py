@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("penstock.pool")
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class JobState(enum.StrEnum):
@@ -66,6 +67,38 @@ MOVES: Final = {
 
 # Local names: looking up an enum's member costs as much as the rest of a step.
 _READY, _RUNNING, _DONE, _CANCELLED = JobState.READY, JobState.RUNNING, JobState.DONE, JobState.CANCELLED
+
+
+class AnyJob(Protocol[T_co]):
+    """What a `Job` of a pool and the `Handle` of a durable job have in common: for code that takes either."""
+
+    @property
+    def id(self) -> int | str:
+        """Its id."""
+        ...
+
+    @property
+    def state(self) -> JobState:
+        """Where it is in its life."""
+        ...
+
+    def result(self, timeout: float | None = None) -> T_co:
+        """What the function returned, waiting at most *timeout* seconds for it; raises how it failed."""
+        ...
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """How it failed, None if it didn't; waits as `result` does."""
+        ...
+
+    def done(self) -> bool:
+        """Whether it has its outcome."""
+        ...
+
+    def cancel(self, reason: str = ...) -> bool:
+        """Cancel it, or ask it to end if it runs. True if it will not run."""
+        ...
+
+    def __await__(self) -> Generator[Any, None, T_co]: ...
 
 
 class Crew(Protocol):
@@ -143,6 +176,29 @@ class Terms(Protocol):
     @property
     def plain(self) -> bool:
         """Nothing was asked for: no time, no retry, no context."""
+        ...
+
+    @property
+    def claim(self) -> Claim | None:
+        """What a worker service holds of a durable job; None for a job of this process alone."""
+        ...
+
+
+class Claim(Protocol):
+    """What a job can ask of its claim, if it is a durable one that a worker service runs."""
+
+    @property
+    def token(self) -> int:
+        """The number of the claim."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt: 1 for the first."""
+        ...
+
+    def progress(self, done: float, total: float | None, note: str) -> None:
+        """Tell the store."""
         ...
 
 
@@ -282,7 +338,26 @@ class Job(Future[T], Generic[T]):
     @property
     def attempt(self) -> int:
         """The number of the running or last attempt: 1 for the first, 0 if it hasn't started."""
-        return self._attempt
+        claim = self._terms.claim
+        return self._attempt if claim is None or not self._attempt else claim.attempt
+
+    @property
+    def token(self) -> int | None:
+        """The number of its claim, if it is a durable job; it rises with every claim of the job, on any machine.
+
+        With the id it makes a key by which others can tell this attempt from a later one (a fencing token).
+        """
+        claim = self._terms.claim
+        return None if claim is None else claim.token
+
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Tell whoever holds the handle of a durable job how far it is; of another job nobody is told.
+
+        May be called as often as one likes: what comes too soon after the last is held back. Never blocks for long.
+        """
+        claim = self._terms.claim
+        if claim is not None:
+            claim.progress(done, total, note)
 
     @property
     def waited(self) -> float | None:
@@ -673,4 +748,15 @@ def _start_afresh() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_afresh)
 
-__all__ = ["FINAL", "MOVES", "CancelledError", "Crew", "Job", "JobCancelled", "JobState", "Terms", "current_job"]
+__all__ = [
+    "FINAL",
+    "MOVES",
+    "AnyJob",
+    "CancelledError",
+    "Crew",
+    "Job",
+    "JobCancelled",
+    "JobState",
+    "Terms",
+    "current_job",
+]

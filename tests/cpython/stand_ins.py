@@ -192,6 +192,7 @@ class _Terms:
     context: Context | None = None
     inherit: bool = False
     plain: bool = True
+    claim: None = None
 
 
 def _never_called() -> None:

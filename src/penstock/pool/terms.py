@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, get_args
 
 from penstock import clock
 from penstock.context import Context
-from penstock.job import Crew
+from penstock.job import Claim, Crew
 from penstock.retry import Retry
 
 WhenFull = Literal["block", "reject", "caller"]
@@ -41,6 +41,7 @@ class JobTerms:
     context: Context | None = None
     inherit: bool = True
     plain: bool = False
+    claim: Claim | None = None
 
     @classmethod
     def checked(cls, **given: Any) -> JobTerms:

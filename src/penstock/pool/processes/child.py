@@ -31,7 +31,7 @@ from typing import IO, Any, Final
 from penstock import clock
 from penstock.context import Cause, Context, scope
 from penstock.errors import NotPicklable
-from penstock.job import Job, JobState, new_job
+from penstock.job import Claim, Job, JobState, new_job
 from penstock.pool.leaving import stop_all
 from penstock.pool.processes import main, wire
 from penstock.pool.processes.memory import Memory, loads
@@ -81,6 +81,7 @@ class _Terms:
     when_full = submit_timeout = context = None
     inherit = plain = True
     retry: Retry | None = None
+    claim: Claim | None = None  # an errand of a worker service puts it here
 
     def __init__(self, worker: _Worker, extra: Extra | None) -> None:
         self.crew = worker

@@ -1,0 +1,67 @@
+"""What a store of durable jobs has to do: the interface of all engines.
+
+    caller ──request──> Store ──(group commit)──> Engine.transact ──> memory | SQLite | PostgreSQL
+                                                  Engine.find
+                                                  Engine.wait   <── a hint that there may be something to do
+
+An engine knows nothing of functions, retries, signatures or processes. It keeps jobs, gives each to one worker at a
+time, and refuses whoever is not (any more) the one. It has its own clock, which all who share the store agree on.
+
+What every engine promises, and the one suite of tests/engines checks:
+  1. What `transact` answered is durable, all of it or (if it raised) nothing; `OutcomeUnknown` alone leaves it open.
+  2. A job is claimed by one worker at a time; each claim has a higher token than the one before.
+  3. Settle and Progress with a token that isn't the current one change nothing, and say so.
+  4. A worker's jobs are taken back only by a Sweep: of a death that was seen, or after its lease ran out while the
+     store was up. Until then renew and settle succeed, also after the lease's end.
+  5. Counts equal the rows; accepted = waiting + running + ended, for as long as ended ones are kept.
+  6. A request that can't be done fails alone: the others of its `transact` are done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from penstock.engines.bell import Bell
+from penstock.engines.records import Query
+from penstock.engines.requests import Reply, Request
+
+T = TypeVar("T")
+
+
+class Engine(Protocol):
+    """A store of durable jobs. `transact` is called by one thread at a time, `find` and `wait` by any.
+
+    Calls raise `StoreUnavailable` if the store can't be reached or is too busy within *within* seconds (nothing was
+    changed), `OutcomeUnknown` if the answer to a commit never came, and `StoreInvalid` if it is no store of ours.
+    """
+
+    url: str
+    """Where it is, for people: without a password."""
+
+    def open(self, within: float = 10.0) -> None:
+        """Make or migrate the store if need be, and check that it is one. Safe to repeat."""
+        ...
+
+    def transact(self, requests: Sequence[Request], within: float = 10.0) -> list[Reply | Exception]:
+        """Do all of *requests* in one step, in their order, durable when this returns; the answer to each.
+
+        One that is refused for what it is (not for the state of the store) has its error in place of its answer.
+        """
+        ...
+
+    def find(self, query: Query[T], within: float = 10.0) -> T:
+        """The answer to *query*, as things stood at one moment."""
+        ...
+
+    def wait(self, bell: Bell, timeout: float) -> None:
+        """Sleep until there may be news, the bell is rung, or *timeout* seconds have passed.
+
+        News: jobs that became ready, ended or were cancelled. A hint, never relied upon: it may wake for nothing, and
+        may miss what another process did for up to a second.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the store. Safe to repeat. What was answered stays."""
+        ...
