@@ -293,7 +293,8 @@ def several_sent(
     ann.begins(1)
     staff, sent = pool._crew.staff, threading.Event()
     (worker,) = staff.workers()
-    staff.dispatcher.do(lambda: (staff.send_ahead(worker), sent.set()))
+    staff.dispatcher.do(lambda: staff.send_ahead(worker))
+    staff.dispatcher.do(sent.set)
     assert sent.wait(GUARD)
     assert ann.takes(count - 1) == list(range(2, count + 1))
     return pool, ann, jobs
