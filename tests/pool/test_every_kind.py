@@ -218,6 +218,23 @@ def test_a_full_backlog_runs_the_job_in_the_caller_if_asked_to(make: Make, gate:
         gate.open()
 
 
+def test_a_job_that_failed_in_its_caller_is_tried_again_by_a_worker(
+    make: Make, gate: CrossGate, tmp_path: Path
+) -> None:
+    retry = Retry(3, on=(ConnectionError,), wait=0)
+    with make(1, backlog=1, when_full="caller", retry=retry) as pool:
+        pool.submit(gate)
+        gate.wait_entered()
+        pool.submit(double, 1)
+        jobs = [
+            pool.submit(crossing.fail_until, str(tmp_path / "tries"), 1),
+            pool.submit(crossing.fail_until, path=str(tmp_path / "more tries"), times=1),
+        ]
+        assert [(job.done(), job.attempt) for job in jobs] == [(False, 1), (False, 1)]
+        gate.open()
+        assert [(job.result(GUARD), job.attempt) for job in jobs] == [(2, 2), (2, 2)]
+
+
 def test_a_full_backlog_is_refused_on_the_thread_of_a_loop(make: Make, gate: CrossGate) -> None:
     async def submit() -> None:
         with pytest.raises(BacklogFull, match="asubmit"):

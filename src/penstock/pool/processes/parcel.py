@@ -11,7 +11,7 @@ import copyreg
 import importlib.util
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.reduction import ForkingPickler
 from types import FunctionType
 from typing import Any, Final
@@ -48,7 +48,7 @@ class RemoteTraceback(Exception):
 class Parcel:
     """The call of one job, packed when it was accepted: what the caller changes later does not reach the job."""
 
-    __slots__ = ("_values", "call", "function", "memory")
+    __slots__ = ("_kept", "_values", "call", "function", "memory")
 
     def __init__(self, job: Job[Any], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.memory: Memory | None = None
@@ -70,6 +70,13 @@ class Parcel:
             except Exception as error:
                 what = "the values of its context"
                 raise NotPicklable(f"{culprit(dict(context.values), what) or what}: {_short(error)}") from error
+
+    def keep(self, args: tuple[Any, ...]) -> None:
+        """Keep the arguments for the first attempt, which runs here: iterating gives them."""
+        self._kept = args
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._kept)
 
     def extra(self, job: Job[Any]) -> bytes:
         """What *job* has beyond its call, as `Extra`'s fields; empty if nothing."""

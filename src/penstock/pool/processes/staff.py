@@ -292,8 +292,8 @@ class ProcessStaff:
                 job._attempt += 1
                 job._worker = worker.name
                 job._stage = _RUNNING
-        if places:
-            self._crew.backlog.places.give_all(places)
+        for _ in range(places):
+            self._crew.backlog.places.give()
         return gone
 
     def has_not_run(self, job: Job[Any]) -> None:
