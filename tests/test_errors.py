@@ -34,6 +34,20 @@ EXAMPLES: list[BaseException] = [
     errors.JobAbandoned("job 1 (a)", 31.5),
     errors.JobKilled("job 1 (a)", 31.5),
     errors.JobDropped("job 1 (a)"),
+    errors.JobFailed("ValueError", "an empty parcel", "Traceback …", "job 0190 (shop.pack)"),
+    errors.StoreError("something"),
+    errors.StoreUnavailable("sqlite:///jobs.db", "it is locked"),
+    errors.OutcomeUnknown(),
+    errors.OutcomeUnknown(("0190", "0191")),
+    errors.StoreInvalid("sqlite:///jobs.db", "it is no database"),
+    errors.JobUnknown("0190"),
+    errors.LeaseLost("job 0190 (shop.pack)"),
+    errors.EnqueuedInPart("shop.pack", ("0190", "0191")),
+    errors.NotEncodable("shop.pack", "Expected `int`, got `str` - at `$.width`"),
+    errors.NotDecodable("shop.pack", "it was enqueued without `width`"),
+    errors.Snooze(5.0),
+    errors.Discard(),
+    errors.Discard("the order was cancelled"),
     errors.NotPicklable("argument 0.lock (lock): TypeError: cannot pickle '_thread.lock' object"),
     errors.Incomplete(REPORT),
     errors.Cancelled("the user left"),
@@ -58,6 +72,31 @@ SENTENCES = {
     ),
     "job 1 was dropped: its executor cancelled it, and nobody had asked for that": errors.JobDropped("job 1"),
     "job 1 was still running after 31.5 s when its pool had to stop; it was killed": errors.JobKilled("job 1", 31.5),
+    "job 0190 (shop.pack) failed: ValueError: an empty parcel": errors.JobFailed(
+        "ValueError", "an empty parcel", "Traceback …", "job 0190 (shop.pack)"
+    ),
+    "the job failed: KeyError": errors.JobFailed("KeyError", ""),
+    "the store sqlite:///jobs.db can't be used now: it is locked": errors.StoreUnavailable(
+        "sqlite:///jobs.db", "it is locked"
+    ),
+    "sqlite:///jobs.db is no store that can be used: it is no database": errors.StoreInvalid(
+        "sqlite:///jobs.db", "it is no database"
+    ),
+    "the store never answered: what was asked may be done or not; asking again with the same id is safe": (
+        errors.OutcomeUnknown()
+    ),
+    "the store never answered: what was asked may be done or not (a, b, c, …); asking again with the same id is safe": (
+        errors.OutcomeUnknown(("a", "b", "c", "d"))
+    ),
+    "the store has no job 0190: it was never enqueued there, or it ended and was pruned": errors.JobUnknown("0190"),
+    "job 0190 (shop.pack) is another worker's now: this one's lease ran out": errors.LeaseLost("job 0190 (shop.pack)"),
+    "not all jobs of shop.pack were enqueued: the first 2 were accepted and will run": errors.EnqueuedInPart(
+        "shop.pack", ("0190", "0191")
+    ),
+    "shop.pack: Expected `int`": errors.NotEncodable("shop.pack", "Expected `int`"),
+    "shop.pack: it was enqueued without `width`": errors.NotDecodable("shop.pack", "it was enqueued without `width`"),
+    "to run again in 90 s": errors.Snooze(90),
+    "discarded by its task": errors.Discard(),
     f"not every accepted job ran to its end: {REPORT}": errors.Incomplete(REPORT),
 }
 
@@ -73,6 +112,18 @@ PARENTS = {
     errors.JobAbandoned: {errors.NoResult},
     errors.JobKilled: {errors.NoResult},
     errors.JobDropped: {errors.NoResult, concurrent.futures.CancelledError},
+    errors.JobFailed: {errors.NoResult},
+    errors.StoreError: {errors.PenstockError},
+    errors.StoreUnavailable: {errors.StoreError, errors.Refused},
+    errors.OutcomeUnknown: {errors.StoreError},
+    errors.StoreInvalid: {errors.StoreError},
+    errors.JobUnknown: {errors.StoreError, LookupError},
+    errors.LeaseLost: {errors.StoreError},
+    errors.EnqueuedInPart: {errors.PenstockError},
+    errors.NotEncodable: {errors.PenstockError, TypeError},
+    errors.NotDecodable: {errors.PenstockError},
+    errors.Snooze: {errors.PenstockError},
+    errors.Discard: {errors.PenstockError},
     errors.NotPicklable: {errors.PenstockError, pickle.PicklingError},
     errors.Incomplete: {errors.PenstockError},
     errors.PenstockError: {Exception},
@@ -148,3 +199,9 @@ def test_a_deadline_is_no_timeout_and_no_os_error() -> None:
 
 def test_cancelled_passes_by_except_exception() -> None:
     assert not issubclass(errors.Cancelled, Exception)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), None, True, "5"])
+def test_a_task_can_not_snooze_for_what_is_no_length_of_time(seconds: object) -> None:
+    with pytest.raises((TypeError, ValueError), match="seconds must be"):
+        errors.Snooze(seconds)  # type: ignore[arg-type]

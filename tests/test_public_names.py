@@ -10,35 +10,52 @@ import pytest
 import penstock
 
 PUBLIC = {
+    "AnyJob",
+    "App",
     "AsyncPool",
     "BacklogFull",
     "Cancelled",
     "Context",
     "DeadlineExceeded",
+    "Discard",
+    "EnqueuedInPart",
     "ExecutorPool",
     "Failure",
     "Failures",
+    "Handle",
     "Incomplete",
     "Job",
     "JobAbandoned",
     "JobCancelled",
     "JobDropped",
+    "JobFailed",
     "JobKilled",
     "JobState",
+    "JobUnknown",
+    "LeaseLost",
     "NestedWait",
     "NoResult",
+    "NotDecodable",
+    "NotEncodable",
     "NotPicklable",
+    "OutcomeUnknown",
     "PenstockError",
     "PoolBroken",
     "PoolClosed",
     "ProcessPool",
+    "Progress",
     "Refused",
     "RemoteTraceback",
     "Report",
     "Retry",
     "Shutdown",
+    "Snooze",
     "Stats",
+    "StoreError",
+    "StoreInvalid",
+    "StoreUnavailable",
     "StuckJob",
+    "Task",
     "ThreadPool",
     "WorkerDied",
     "current_context",
@@ -48,7 +65,7 @@ PUBLIC = {
 }
 
 # What an import must not cost anybody who does not use it.
-HEAVY = {"asyncio", "sqlite3", "multiprocessing", "ssl", "http.client", "email", "click", "rich"}
+HEAVY = {"msgspec", "apsw", "asyncio", "sqlite3", "multiprocessing", "ssl", "http.client", "email", "click", "rich"}
 
 LOADED = """
 import json, sys

@@ -12,11 +12,19 @@ PenstockError
 │   ├── JobAbandoned       its pool had to stop and left its thread behind
 │   ├── JobKilled          its pool had to stop and killed its process
 │   ├── JobDropped         the executor around which its pool is cancelled it (also a CancelledError)
-│   └── WorkerDied         its process ended under it (also a BrokenProcessPool)
+│   ├── WorkerDied         its process ended under it (also a BrokenProcessPool)
+│   └── JobFailed          a durable job raised, in the process that ran it: its error in words
 ├── StoreError             of a store of durable jobs
 │   ├── StoreUnavailable   it can't be reached now, or is too busy; nothing was changed (also a Refused)
 │   ├── OutcomeUnknown     the answer never came: done or not; asking again with the same id is safe
-│   └── StoreInvalid       it is no store of ours, is damaged, or was made by a newer version
+│   ├── StoreInvalid       it is no store of ours, is damaged, or was made by a newer version
+│   ├── JobUnknown         it has no job of this id (any more) (also a LookupError)
+│   └── LeaseLost          the job is another worker's now
+├── EnqueuedInPart         enqueue_many stopped half-way: which jobs were accepted
+├── NotEncodable           an argument or a result that JSON of its type can't hold (also a TypeError)
+├── NotDecodable           what is stored doesn't fit the task (any more)
+├── Snooze                 raised by a task: run me again later
+├── Discard                raised by a task: nobody needs me to run
 ├── NotPicklable           a call, a result or an error can't cross to another process (also a PicklingError)
 └── Incomplete             a block ended although accepted jobs were cut short
 
@@ -180,6 +188,23 @@ class JobDropped(NoResult, concurrent.futures.CancelledError):
         return f"{self.job} was dropped: its executor cancelled it, and nobody had asked for that"
 
 
+class JobFailed(NoResult):
+    """The durable job raised, and that was its last attempt. What it raised stayed in the process that ran it.
+
+    *type* is the name of its exception, *message* its text, *traceback* where it came from, as Python prints it.
+    """
+
+    def __init__(self, type: str, message: str, traceback: str = "", job: str = "") -> None:
+        super().__init__(type, message, traceback, job)
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+        self.job = job
+
+    def __str__(self) -> str:
+        return f"{self.job or 'the job'} failed: {self.type}{': ' if self.message else ''}{self.message}"
+
+
 class NotPicklable(PenstockError, PicklingError):
     """A call, a result or an error can't cross the border between processes; the text names the part that can't."""
 
@@ -224,6 +249,93 @@ class StoreInvalid(StoreError):
 
     def __str__(self) -> str:
         return f"{self.url} is no store that can be used: {self.why}"
+
+
+class JobUnknown(StoreError, LookupError):
+    """The store has no job of this *id*: it was never enqueued there, or it ended so long ago that it was pruned."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.id = id
+
+    def __str__(self) -> str:
+        return f"the store has no job {self.id}: it was never enqueued there, or it ended and was pruned"
+
+
+class LeaseLost(StoreError):
+    """The worker that ran the job gave no sign of life for too long: the job is another's now, and runs again."""
+
+    def __init__(self, job: str) -> None:
+        super().__init__(job)
+        self.job = job
+
+    def __str__(self) -> str:
+        return f"{self.job} is another worker's now: this one's lease ran out"
+
+
+class EnqueuedInPart(PenstockError):
+    """`enqueue_many` stopped half-way. The jobs of *ids* were accepted and will run; the `__cause__` tells why.
+
+    Of those after them none was accepted, unless the `__cause__` is an `OutcomeUnknown`, which names its own.
+    """
+
+    def __init__(self, task: str, ids: tuple[str, ...]) -> None:
+        super().__init__(task, ids)
+        self.task = task
+        self.ids = ids
+
+    def __str__(self) -> str:
+        return f"not all jobs of {self.task} were enqueued: the first {len(self.ids)} were accepted and will run"
+
+
+class NotEncodable(PenstockError, TypeError):
+    """An argument or a result of *task* can't be kept: it doesn't fit its type, or JSON can't hold it."""
+
+    def __init__(self, task: str, why: str) -> None:
+        super().__init__(task, why)
+        self.task = task
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"{self.task}: {self.why}"
+
+
+class NotDecodable(PenstockError):
+    """What is stored of a job doesn't fit its *task*, which was changed since, say. Running it again won't help."""
+
+    def __init__(self, task: str, why: str) -> None:
+        super().__init__(task, why)
+        self.task = task
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"{self.task}: {self.why}"
+
+
+class Snooze(PenstockError):
+    """Raised by a task that can't do its work yet: it runs again after *seconds*. That costs no attempt."""
+
+    def __init__(self, seconds: float) -> None:
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise TypeError(f"seconds must be a number, not {seconds!r}")
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"seconds must be zero or more, not {seconds!r}")
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"to run again in {self.seconds:.6g} s"
+
+
+class Discard(PenstockError):
+    """Raised by a task whose work nobody needs (any more): it ends as cancelled, with this *reason*."""
+
+    def __init__(self, reason: str = "discarded by its task") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class Incomplete(PenstockError):

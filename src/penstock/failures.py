@@ -72,6 +72,34 @@ class _Kind:
     last_seen: float = field(default=0.0)  # monotonic
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """An error in words, of bounded length. *print*: the same for errors of one kind, in every process."""
+
+    type: str
+    message: str
+    where: str
+    traceback: str
+    print: str
+
+
+def describe(error: BaseException) -> Description:
+    """*error* in words, for a store or another process; runs the user's code (`__str__`), and never raises."""
+    import hashlib  # only durable jobs need it
+
+    stack = _remote_frames(error)
+    fingerprint, where = _fingerprint(error, stack)
+    parts = [type(error).__module__, type(error).__qualname__]
+    parts += [f"{_short(frame[0])}:{frame[2]}" for frame in fingerprint[1:] if isinstance(frame, tuple)]
+    return Description(
+        type=type(error).__qualname__,
+        message=_message(error),
+        where=where,
+        traceback=_shortened((_traceback(error) or "") + stack),
+        print=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12],
+    )
+
+
 class Failures:
     """The failures of one pool, by kind. Iterating gives a `Failure` for each, most frequent first.
 
@@ -212,7 +240,7 @@ class Failures:
             count=0,
             first=now,
             last=now,
-            traceback=text if len(text) <= _LONGEST_TRACEBACK else "…" + text[-_LONGEST_TRACEBACK:],
+            traceback=_shortened(text),
             job_ids=(job_id,),
         )
 
@@ -232,6 +260,10 @@ def _traceback(error: BaseException) -> str | None:
         return "".join(traceback.format_exception(error, limit=-20))
     except Exception:
         return None
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_TRACEBACK else "…" + text[-_LONGEST_TRACEBACK:]
 
 
 def _can_be_shown(error: BaseException) -> bool:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("penstock.pool")
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class JobState(enum.StrEnum):
@@ -66,6 +67,38 @@ MOVES: Final = {
 
 # Local names: looking up an enum's member costs as much as the rest of a step.
 _READY, _RUNNING, _DONE, _CANCELLED = JobState.READY, JobState.RUNNING, JobState.DONE, JobState.CANCELLED
+
+
+class AnyJob(Protocol[T_co]):
+    """What a `Job` of a pool and the `Handle` of a durable job have in common: for code that takes either."""
+
+    @property
+    def id(self) -> int | str:
+        """Its id."""
+        ...
+
+    @property
+    def state(self) -> JobState:
+        """Where it is in its life."""
+        ...
+
+    def result(self, timeout: float | None = None) -> T_co:
+        """What the function returned, waiting at most *timeout* seconds for it; raises how it failed."""
+        ...
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """How it failed, None if it didn't; waits as `result` does."""
+        ...
+
+    def done(self) -> bool:
+        """Whether it has its outcome."""
+        ...
+
+    def cancel(self, reason: str = ...) -> bool:
+        """Cancel it, or ask it to end if it runs. True if it will not run."""
+        ...
+
+    def __await__(self) -> Generator[Any, None, T_co]: ...
 
 
 class Crew(Protocol):
@@ -715,4 +748,15 @@ def _start_afresh() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_afresh)
 
-__all__ = ["FINAL", "MOVES", "CancelledError", "Crew", "Job", "JobCancelled", "JobState", "Terms", "current_job"]
+__all__ = [
+    "FINAL",
+    "MOVES",
+    "AnyJob",
+    "CancelledError",
+    "Crew",
+    "Job",
+    "JobCancelled",
+    "JobState",
+    "Terms",
+    "current_job",
+]

@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, as_completed
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from penstock import (
+    AnyJob,
+    App,
     Context,
     ExecutorPool,
+    Handle,
     Incomplete,
     Job,
     JobDropped,
     JobState,
+    NoResult,
     ProcessPool,
+    Progress,
     Report,
     Retry,
     Stats,
+    Task,
     ThreadPool,
     WorkerDied,
     current_context,
@@ -188,3 +195,96 @@ def signals(pool: ThreadPool) -> int:
 
 def servers(pool: ThreadPool) -> None:
     lifespan(pool, timeout=5)
+
+
+app = App("memory://", name="shop")
+
+
+@app.task
+def pack(order: int, gift: bool = False) -> str:
+    """A task is still the function."""
+    return f"order {order}{' as a gift' if gift else ''}"
+
+
+@app.task(name="shop.fetch", timeout=30, retry=Retry(5), queue="web", priority=2)
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+@app.task(process=True)
+def crunch(numbers: list[float]) -> float:
+    return sum(numbers)
+
+
+def tasks_are_still_their_functions() -> None:
+    assert_type(pack(1), str)
+    assert_type(crunch([1.5]), float)
+    assert_type(pack.name, str)
+    assert_type(pack.timeout, float | None)
+
+
+async def and_so_are_coroutines() -> None:
+    assert_type(await fetch("a"), bytes)
+
+
+def enqueued_jobs_know_what_their_task_returns() -> None:
+    handle = pack.enqueue(1, gift=True)
+    assert_type(handle, Handle[str])
+    assert_type(handle.result(), str)
+    assert_type(handle.result(timeout=5), str)
+    assert_type(handle.exception(), NoResult | None)
+    assert_type(handle.state, JobState)
+    assert_type(handle.done(), bool)
+    assert_type(handle.cancel(), bool)
+    assert_type(handle.cancel("nobody waits any more"), bool)
+    assert_type(handle.retry(), bool)
+    assert_type(handle.progress, Progress | None)
+    assert_type(handle.id, str)
+    assert_type(fetch.enqueue("a"), Handle[bytes])
+    assert_type(fetch.enqueue("a").result(), bytes)
+    assert_type(crunch.enqueue([1, 2.5]).result(), float)
+    assert_type(pack.enqueue_many([(1,), (2, True), {"order": 3, "gift": True}]), list[Handle[str]])
+    assert_type(fetch.enqueue_many((f"page {n}",) for n in range(3)), list[Handle[bytes]])
+    assert_type(app.handle("0190").result(), Any)
+
+
+async def enqueued_from_coroutines() -> None:
+    assert_type(await pack.aenqueue(1), Handle[str])
+    assert_type(await pack.enqueue(1), str)
+    assert_type(await (await fetch.aenqueue("a")), bytes)
+    assert_type(await fetch.aenqueue_many([("a",), {"url": "b"}]), list[Handle[bytes]])
+    handle = await fetch.options(priority=9).aenqueue("a")
+    assert_type(await handle.aresult(timeout=5), bytes)
+    assert_type(await handle.acancel("too late"), bool)
+
+
+def options_keep_the_types_of_a_task() -> None:
+    later = pack.options(delay=60, queue="night", headers={"traceparent": "00-…"}, timeout=2)
+    assert_type(later.enqueue(1), Handle[str])
+    assert_type(later.options(at=datetime.now(UTC)).enqueue(1, gift=True), Handle[str])
+    assert_type(fetch.options(id="front page", delay=timedelta(minutes=5)).enqueue("a"), Handle[bytes])
+
+
+def any_job_will_do(job: AnyJob[str]) -> str:
+    assert_type(job.id, int | str)
+    assert_type(job.state, JobState)
+    assert_type(job.exception(5), BaseException | None)
+    if not job.done():
+        job.cancel("nobody waits any more")
+    return job.result(timeout=5)
+
+
+async def and_can_be_awaited(job: AnyJob[str]) -> None:
+    assert_type(await job, str)
+
+
+def jobs_of_a_pool_and_durable_ones_share_their_words(pool: ThreadPool) -> None:
+    any_job_will_do(pool.submit(label, 1))
+    any_job_will_do(pack.enqueue(1))
+
+
+def tasks_can_be_handed_around(task: Task[[str], bytes]) -> None:
+    assert_type(task.enqueue("a"), Handle[bytes])
+    found: Handle[object] = task.enqueue("a")
+    tasks_can_be_handed_around(fetch)
+    assert found.done()

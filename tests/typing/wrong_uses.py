@@ -6,7 +6,7 @@ need. So a mistake that is no longer noticed fails the check.
 
 from __future__ import annotations
 
-from penstock import Context, Job, ProcessPool, Report, Retry, ThreadPool
+from penstock import AnyJob, App, Context, Handle, Job, ProcessPool, Report, Retry, ThreadPool
 
 
 def label(number: int, suffix: str = "") -> str:
@@ -73,3 +73,50 @@ def settings_that_do_not_exist(pool: ThreadPool) -> None:
 def values_that_do_not_change(report: Report, retry: Retry) -> None:
     report.done = 3  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue]
     retry.attempts = 4  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue]
+
+
+app = App("memory://")
+
+
+@app.task
+def pack(order: int, gift: bool = False) -> str:
+    """A task is still the function."""
+    return f"order {order}{' as a gift' if gift else ''}"
+
+
+@app.task(timeout=30)
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+def arguments_that_the_task_does_not_take() -> None:
+    pack("one")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    pack.enqueue("one")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    pack.enqueue()  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    pack.enqueue(1, True, 2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    pack.enqueue(1, gitf=True)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    pack.options(delay=5).enqueue("one")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    fetch.enqueue(1)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    pack.enqueue_many([1, 2])  # type: ignore[list-item] # pyright: ignore[reportArgumentType]
+
+
+async def the_same_of_tasks_from_a_coroutine() -> None:
+    await pack.aenqueue("one")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await pack.options(delay=5).aenqueue(1, 2)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+async def durable_results_taken_for_something_else(handle: Handle[str]) -> None:
+    _a: int = pack.enqueue(1).result()  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
+    _b: Handle[int] = handle  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
+    _c: str = fetch("a")  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
+    _d: str = fetch.enqueue("a").result()  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
+    _e: AnyJob[int] = handle  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
+    _f: str = await fetch.aenqueue("a")  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
+
+
+def task_settings_that_do_not_exist() -> None:
+    app.task(timout=3)  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
+    app.task(retry=3)  # type: ignore[call-overload] # pyright: ignore[reportArgumentType]
+    pack.options(delay="soon")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    pack.options(dealy=3)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    App()  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]

@@ -53,13 +53,9 @@ def _named_over_there(spec: str, star: bool) -> Named:
 def find_function(spec: str, *, coroutine: bool = False) -> Callable[..., Any]:
     """The function that *spec* names, fit to be run as a job: a plain one, or with *coroutine* a coroutine function.
 
-    Imports the module or runs the file, with the current folder (or the file's) first on `sys.path`. *name* may have
-    dots, as in `module:Class.method`. Raises `click.UsageError`, in one line, for everything that is wrong with it.
+    Raises `click.UsageError`, in one line, for everything that is wrong with it.
     """
-    place, colon, name = spec.rpartition(":")
-    if not (colon and place and name):
-        raise click.UsageError(f"FUNCTION is module:name or path/to/file.py:name, not {spec!r}")
-    function = _named(_load(place), name, place)
+    function: Callable[..., Any] = find_object(spec, "FUNCTION")
     if not callable(function):
         raise click.UsageError(f"{spec} is not a function: it is of type {type(function).__name__}")
     if not coroutine:
@@ -67,6 +63,18 @@ def find_function(spec: str, *, coroutine: bool = False) -> Callable[..., Any]:
     elif not inspect.iscoroutinefunction(function):
         raise click.UsageError(f"{spec} is no coroutine function, which --asyncio runs: use --threads or --processes")
     return function
+
+
+def find_object(spec: str, metavar: str) -> Any:
+    """What *spec* names; *metavar* is what the usage calls it.
+
+    Imports the module or runs the file, with the current folder (or the file's) first on `sys.path`. The name may have
+    dots, as in `module:Class.method`. Raises `click.UsageError`, in one line, for everything that is wrong with it.
+    """
+    place, colon, name = spec.rpartition(":")
+    if not (colon and place and name):
+        raise click.UsageError(f"{metavar} is module:name or path/to/file.py:name, not {spec!r}")
+    return _named(_load(place), name, place)
 
 
 def refuse_unless_one_argument(function: Callable[..., object], spec: str) -> None:

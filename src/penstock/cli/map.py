@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,43 +16,11 @@ from penstock.cli.inputs import open_inputs
 from penstock.cli.output import STDOUT, open_output, standard_output
 from penstock.cli.progress import make_progress
 from penstock.cli.run import run
+from penstock.cli.values import count, seconds, seconds_or_zero
 from penstock.pool.executor import Pool
 
 if TYPE_CHECKING:
     from penstock.cli.loop import OnLoop
-
-MOST: Final = 10_000_000  # of workers, waiting jobs, attempts: beyond that a bound is none
-
-
-def count(text: str) -> int:
-    """*text* as a whole number above zero. Raises `click.BadParameter`."""
-    try:
-        number = int(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a whole number") from None
-    if not 1 <= number <= MOST:
-        raise click.BadParameter(f"{number} is not a whole number from 1 to {MOST:,}")
-    return number
-
-
-def seconds(text: str) -> float:
-    """*text* as a finite length of time above zero. Raises `click.BadParameter`."""
-    length = seconds_or_zero(text)
-    if length == 0:
-        raise click.BadParameter("it must be more than zero seconds")
-    return length
-
-
-def seconds_or_zero(text: str) -> float:
-    """*text* as a finite length of time, zero or more. Raises `click.BadParameter`."""
-    try:
-        length = float(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a number of seconds") from None
-    if not math.isfinite(length) or length < 0:
-        raise click.BadParameter(f"{text!r} is not a finite number of seconds, zero or more")
-    return length
-
 
 EXAMPLE = """\b
 Examples:
@@ -67,7 +34,7 @@ Exit code: 0 all succeeded; 1 some did not; 2 wrong usage, nothing ran;
 """
 
 
-@click.command("map", epilog=EXAMPLE)
+@click.command("map", epilog=EXAMPLE, short_help="Call a function with each of many inputs.")
 @click.argument("function", metavar="FUNCTION")
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @click.option("--from", "source", metavar="FILE", help="Read the inputs from FILE, one a line (-: standard input).")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from typing import Final
-from urllib.parse import urlsplit
 
 from penstock.engines.engine import Engine
 
@@ -19,10 +18,7 @@ def connect(url: str) -> Engine:
 
     Raises ValueError for a URL that names no engine, and ImportError if the engine needs an extra that isn't installed.
     """
-    scheme = urlsplit(url).scheme if isinstance(url, str) else None
-    if scheme not in SCHEMES:
-        known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise ValueError(f"{url!r} names no store: it must begin with one of {known}, as sqlite:///jobs.db does")
+    scheme = scheme_of(url)
     place, extra = SCHEMES[scheme]
     module, name = place.split(":")
     try:
@@ -35,3 +31,24 @@ def connect(url: str) -> Engine:
         ) from error
     engine: Engine = made(url)
     return engine
+
+
+def scheme_of(url: str) -> str:
+    """The scheme of *url*. Raises ValueError if it names no engine, TypeError if it is no string."""
+    if not isinstance(url, str):
+        raise TypeError(f"the URL of a store must be a string, as sqlite:///jobs.db is, not {url!r}")
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ValueError(
+            f"{without_password(url)!r} names no store: it must begin with one of {known}, as sqlite:///jobs.db does"
+        )
+    return scheme
+
+
+def without_password(url: str) -> str:
+    """*url* as it may be shown."""
+    head, separator, rest = url.partition("://")
+    place, at, host = rest.rpartition("@")
+    user, colon, _ = place.partition(":")
+    return f"{head}{separator}{user}:***@{host}" if at and colon else url

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import threading
 
 
 class Bell:
     """Something to wait for beside an engine's own news. A ring that comes before the wait is not lost.
 
     `ring` may be called from any thread, `wait` from one at a time. Holds one or two descriptors until `close`.
+    Lock: `_lock` guards that nothing is written to a descriptor that was given back, and is another's by now; a leaf.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_closed = False
         if hasattr(os, "eventfd"):
             self._read = self._write = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         else:
@@ -27,8 +31,9 @@ class Bell:
 
     def ring(self) -> None:
         """Wake whoever waits, or the next who does."""
-        with contextlib.suppress(BlockingIOError, OSError):  # full of rings: that wakes, too; or closed
-            os.write(self._write, (1).to_bytes(8, "little"))
+        with self._lock, contextlib.suppress(BlockingIOError):  # full of rings: that wakes, too
+            if not self._is_closed:
+                os.write(self._write, (1).to_bytes(8, "little"))
 
     def hear(self) -> bool:
         """Whether it was rung since the last time somebody heard it. Never waits."""
@@ -51,6 +56,9 @@ class Bell:
         return [descriptor for descriptor in ready if descriptor != self._read]
 
     def close(self) -> None:
-        """Give the descriptors back. Nobody may use it any more."""
-        for descriptor in {self._read, self._write}:
-            os.close(descriptor)
+        """Give the descriptors back. Rings come to nothing now, and nobody may wait any more. Safe to repeat."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                for descriptor in {self._read, self._write}:
+                    os.close(descriptor)

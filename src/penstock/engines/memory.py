@@ -448,6 +448,7 @@ class MemoryEngine:
             and (search.task is None or job.task == search.task)
             and (search.print is None or (job.error is not None and job.error.print == search.print))
             and (search.before is None or job.seq < search.before)
+            and (search.prefix is None or job.id.startswith(search.prefix))
         ]
         return sorted(found, key=lambda job: -job.seq)[: search.limit]
 

@@ -119,7 +119,10 @@ class States(Query[list[JobState | None]]):
 
 @dataclass(frozen=True, slots=True)
 class Search(Query[list[Record]]):
-    """Jobs that match all that is given, newest first, at most *limit*, below seq *before*."""
+    """Jobs that match all that is given, newest first, at most *limit*, below seq *before*.
+
+    *prefix*: what their ids begin with.
+    """
 
     states: Sequence[JobState] | None = None
     queue: str | None = None
@@ -127,6 +130,7 @@ class Search(Query[list[Record]]):
     print: str | None = None
     before: int | None = None
     limit: int = 100
+    prefix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

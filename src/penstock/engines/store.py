@@ -132,6 +132,10 @@ class Store:
             if timer is not None:
                 timer.cancel()
 
+    def post(self, *requests: Request) -> None:
+        """Ask for *requests* and don't wait: whether they are done, or refused, nobody is told."""
+        self._put(_Asked(requests, clock.deadline_after(_WITHIN)), urgent=False)
+
     def find(self, query: Query[T], timeout: float = _WITHIN) -> T:
         """The answer to *query*, from the caller's own thread."""
         self._open()

@@ -1,0 +1,40 @@
+"""`penstock prune`: forget jobs that ended long ago."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, cast
+
+import click
+
+from penstock.cli.jobs.page import say_json
+from penstock.cli.jobs.store import do, with_store
+from penstock.cli.values import duration
+from penstock.engines.engine import Engine
+from penstock.engines.requests import Prune
+
+BATCH: Final = 1_000  # jobs: others wait no longer for the store than these take
+
+
+@click.command("prune", short_help="Forget jobs that ended long ago.")
+@click.option("--done", type=duration, default="24h", show_default=True, metavar="AGE", help="Also cancelled ones.")
+@click.option("--failed", type=duration, default="7d", show_default=True, metavar="AGE", help="Failed ones.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@with_store
+def prune_command(engine: Engine, done: float, failed: float, as_json: bool) -> int:
+    """Forget jobs that ended longer ago than AGE: 30s, 15m, 24h, 7d."""
+    pruned = sum(batches(engine, done, failed))
+    if as_json:
+        say_json({"pruned": pruned})
+    else:
+        print(f"{pruned:,} {'job' if pruned == 1 else 'jobs'} forgotten")
+    return 0
+
+
+def batches(engine: Engine, done: float, failed: float, size: int = BATCH) -> Iterator[int]:
+    """Forget them a few at a time, until there are no more; how many each time."""
+    while True:
+        pruned = cast(int, do(engine, Prune(done, failed, size)))
+        yield pruned
+        if pruned < size:  # neither kind had as many as it might
+            return

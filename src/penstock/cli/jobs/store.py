@@ -1,0 +1,110 @@
+"""Which store a command is about, and what is said when it can't be reached."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import click
+from click.core import ParameterSource
+
+from penstock.cli.function import find_object
+from penstock.cli.jobs.printable import one_line
+from penstock.engines import connect
+from penstock.engines.engine import Engine
+from penstock.engines.requests import Reply, Request
+from penstock.errors import StoreError
+
+NOTHING: Final = 1  # the exit code when nothing was found
+UNREACHABLE: Final = 3
+
+
+class _Said(click.ClickException):
+    """An end in one line, which names the command."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.ctx = click.get_current_context(silent=True)
+
+
+class NothingFound(_Said):
+    """There is nothing of what was asked for."""
+
+    exit_code = NOTHING
+
+
+class StoreProblem(_Said):
+    """The store can't be used."""
+
+    exit_code = UNREACHABLE
+
+
+def with_store(command: Callable[..., int]) -> Callable[..., int]:
+    """*command* with the options that name a store; it gets the opened engine as its first argument."""
+
+    @click.option("--app", envvar="PENSTOCK_APP", show_envvar=True, metavar="MODULE:APP", help="The store of this App.")
+    @click.option(
+        "--store", envvar="PENSTOCK_STORE", show_envvar=True, metavar="URL", help="The store, as in sqlite:///jobs.db."
+    )
+    @functools.wraps(command)
+    def on_store(store: str | None, app: str | None, **options: Any) -> int:
+        with opened(_url(store, app)) as engine:
+            return command(engine, **options)
+
+    return on_store
+
+
+@contextlib.contextmanager
+def opened(url: str) -> Iterator[Engine]:
+    """The engine for *url*, until the block ends; what goes wrong with the store in it becomes a `StoreProblem`."""
+    try:
+        engine = connect(url)
+    except (ValueError, ImportError) as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        engine.open()
+        yield engine
+    except StoreError as error:
+        raise StoreProblem(one_line(str(error))) from error
+    finally:
+        engine.close()
+
+
+def do(engine: Engine, request: Request) -> Reply:
+    """The answer to *request* alone."""
+    (answer,) = engine.transact([request])
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _url(store: str | None, app: str | None) -> str:
+    if store and app:
+        # What was typed goes before what is in the environment.
+        typed = [name for name in ("store", "app") if _is_typed(name)]
+        if len(typed) == 2:
+            raise click.UsageError("give one of --store and --app")
+        store, app = (None, app) if typed == ["app"] else (store, None)
+    if store:
+        return store
+    if app:
+        return _url_of_app(app)
+    raise click.UsageError(
+        "which store? Give --store URL (or set PENSTOCK_STORE), or --app module:app (or set PENSTOCK_APP)"
+    )
+
+
+def _is_typed(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _url_of_app(spec: str) -> str:
+    with contextlib.redirect_stdout(sys.stderr):  # what an import prints must not stand among the results
+        app = find_object(spec, "--app")
+    url = getattr(app, "url", None)
+    if not isinstance(url, str):
+        raise click.UsageError(f"{spec} is no App: it is of type {type(app).__name__}")
+    return url

@@ -1,0 +1,56 @@
+"""Jobs come in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from penstock.engines.requests import Fate, NewJob
+from penstock.engines.sqlite.schema import READY, SCHEDULED
+from penstock.engines.sqlite.step import Step
+
+_INSERT: Final = """
+INSERT INTO job (seq, id, state, queue, task, priority, enqueued, due, at, headers, args)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING
+"""
+
+
+def put(step: Step, jobs: Sequence[NewJob]) -> list[Fate]:
+    """Accept *jobs*; the fate of each."""
+    first = step.next_seq
+    rows = [_row(step, seq, job) for seq, job in enumerate(jobs, first)]
+    step.next_seq += len(rows)
+    before = step.db.total_changes()
+    step.db.executemany(_INSERT, rows)
+    if step.db.total_changes() - before == len(rows):
+        fates = [Fate.ACCEPTED] * len(rows)
+    else:  # some were there before
+        accepted = {seq for (seq,) in step.db.execute("SELECT seq FROM job WHERE seq >= ?", (first,))}
+        fates = [Fate.ACCEPTED if row[0] in accepted else Fate.KNOWN for row in rows]
+        rows = [row for row in rows if row[0] in accepted]
+    for row in rows:
+        step.count(row[3], row[4], None, row[2])
+    step.has_news = step.has_news or bool(rows)
+    return fates
+
+
+_Row = tuple[int, str, int, int, int, int, float, float, float | None, bytes | None, bytes]
+
+
+def _row(step: Step, seq: int, job: NewJob) -> _Row:
+    id, task, queue, priority, args, headers, delay, at = job
+    due = step.now + (delay if at is None else at - step.wall)
+    is_ready = due <= step.now
+    return (
+        seq,
+        id,
+        READY if is_ready else SCHEDULED,
+        step.number(queue),
+        step.number(task),
+        priority,
+        step.now,
+        step.now if is_ready else due,
+        None if is_ready else at,
+        headers,
+        args,
+    )

@@ -1,0 +1,389 @@
+"""`penstock work` as its users run it: real processes on a real file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock import JobCancelled, JobFailed, JobState
+from penstock.engines.records import Attempts, ByIds, Complaints, Record, Workers
+from penstock.engines.requests import NewJob, Put
+from tests.gates import GUARD
+from tests.worker.service import House, house, until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+FAST = ("--lease", "1")  # where a lease has to run out
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    with house(tmp_path, monkeypatch) as made:
+        yield made
+        assert made.app.store.find(Complaints()) == []
+
+
+def record(home: House, id: str) -> Record:
+    found: list[Record | None] = home.app.store.find(ByIds([id]))
+    assert found[0] is not None
+    return found[0]
+
+
+def outcomes(home: House, id: str) -> list[tuple[str, str]]:
+    """What is on record of its attempts: outcome and reason."""
+    return [(attempt.outcome, attempt.reason) for attempt in home.app.store.find(Attempts(id))]
+
+
+def state_of(pid: int) -> str:
+    """One letter, as the kernel has it; empty if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+# What it is for
+
+
+def test_tasks_of_every_kind_are_run_and_their_results_come_back(home: House) -> None:
+    handles = [home.duty.double.enqueue(21), home.duty.double_async.enqueue(22), home.duty.double_apart.enqueue(23)]
+    service = home.work()
+    assert [handle.result(GUARD) for handle in handles] == [42, 44, 46]
+    assert service.stop() == 0
+    assert "3 done, 0 abandoned" in service.log
+
+
+def test_a_task_is_found_in_its_process_by_its_own_name(home: House) -> None:
+    service = home.work()
+    handle = home.duty.double_apart.enqueue(1)
+    assert handle.result(GUARD) == 2
+    [[_, _, pid]] = home.marks("double_apart")
+    assert int(pid) not in (service.process.pid, os.getpid())
+
+
+def test_a_failed_job_is_tried_again_as_its_task_says_and_its_error_comes_back_in_words(home: House) -> None:
+    home.work()
+    assert home.duty.fails.enqueue(2).result(GUARD) == 3
+    handle = home.duty.fails.enqueue(9)
+    with pytest.raises(JobFailed, match="ValueError: attempt 3") as failed:
+        handle.result(GUARD)
+    assert "in fails" in failed.value.traceback
+    assert [outcome for outcome, _ in outcomes(home, handle.id)] == ["retry", "retry", "failed"]
+
+
+def test_a_task_can_ask_for_later_or_give_up(home: House) -> None:
+    home.work()
+    handle = home.duty.snoozes.enqueue()
+    assert handle.result(GUARD) == "awake"
+    assert record(home, handle.id).attempt == 1
+    given_up = home.duty.discards.enqueue()
+    with pytest.raises(JobCancelled, match="nobody needs it"):
+        given_up.result(GUARD)
+
+
+def test_a_job_past_its_timeout_fails_on_time(home: House) -> None:
+    home.work()
+    handle = home.duty.limited.enqueue("never")
+    with pytest.raises(JobFailed, match="DeadlineExceeded"):
+        handle.result(GUARD)
+    assert (record(home, handle.id).ran or 0) < 3
+
+
+def test_progress_can_be_read_by_whoever_holds_the_handle(home: House) -> None:
+    home.work()
+    handle = home.duty.tells.enqueue("gate")
+    home.begun()
+    told = until(lambda: handle.progress)
+    assert (told.done, told.total, told.note) == (1, 3, "a third")
+    home.open("gate")
+    handle.result(GUARD)
+
+
+def test_a_running_job_hears_that_it_was_cancelled(home: House) -> None:
+    home.work("--threads", "1")
+    handle = home.duty.held.enqueue("never")
+    home.begun()
+    assert not handle.cancel("by hand")
+    with pytest.raises(JobCancelled, match="by hand"):
+        handle.result(GUARD)
+    assert home.marks("ends")[0][-1] == "Cancelled"
+
+
+def test_jobs_of_unknown_tasks_are_left_to_those_who_know_them(home: House) -> None:
+    home.app.store.ask(Put([NewJob("strange", "unheard_of")]))
+    home.work()
+    assert home.duty.double.enqueue(1).result(GUARD) == 2
+    assert record(home, "strange").state is JobState.READY
+
+
+def test_a_job_whose_arguments_no_longer_fit_fails_in_words_and_is_kept(home: House) -> None:
+    home.app.store.ask(Put([NewJob("old", "double", args=b'{"m": 1}')]))
+    home.work()
+    with pytest.raises(JobFailed, match="NotDecodable"):
+        home.duty.double.options(id="old").enqueue(1).result(GUARD)
+
+
+def test_queues_that_were_not_named_are_left_alone(home: House) -> None:
+    home.work("--queues", "mail, news")
+    left = home.duty.double.enqueue(1)
+    assert home.duty.double.options(queue="mail").enqueue(2).result(GUARD) == 4
+    assert left.state is JobState.READY
+
+
+# A child dies
+
+
+def test_the_jobs_of_a_killed_child_start_again_at_once_and_once(home: House) -> None:
+    service = home.work("--processes", "2", "--threads", "1")
+    handle = home.duty.held.enqueue("gate")
+    [[_, _, _, pid]] = home.begun()
+    os.kill(int(pid), signal.SIGKILL)
+    killed = time.monotonic()
+    home.begun(2)
+    assert time.monotonic() - killed < 5
+    home.open("gate")
+    assert handle.result(GUARD) == "gate"
+    assert [outcome for outcome, _ in outcomes(home, handle.id)] == ["crashed"]
+    assert service.stop() == 0
+    assert "died: its process was ended by SIGKILL" in service.log
+
+
+def test_a_job_that_kills_its_process_is_run_alone_and_ends_at_the_third_time(home: House) -> None:
+    home.work()
+    handle = home.duty.dies.enqueue()
+    with pytest.raises(JobFailed, match=r"WorkerDied.*SIGKILL"):
+        handle.result(GUARD)
+    assert len(home.marks("dies")) == 3
+    assert home.duty.double.enqueue(1).result(GUARD) == 2, "and the service goes on"
+
+
+def test_one_that_was_merely_there_when_a_process_died_runs_alone_and_then_well(home: House) -> None:
+    home.work("--threads", "2")
+    innocent = home.duty.held.enqueue("gate")
+    home.begun()
+    guilty = home.duty.dies.enqueue()
+    home.begun(2)  # the innocent one once more: both are suspects now, and it was first
+    home.open("gate")
+    assert innocent.result(GUARD) == "gate"
+    assert record(home, innocent.id).crashes == 0
+    with pytest.raises(JobFailed, match="WorkerDied"):
+        guilty.result(GUARD)
+
+
+def test_a_process_that_a_task_has_for_itself_takes_nobody_along(home: House) -> None:
+    service = home.work()
+    bystander = home.duty.held.enqueue("gate")
+    home.begun()
+    with pytest.raises(JobFailed, match="WorkerDied"):
+        home.duty.dies_apart.enqueue().result(GUARD)
+    assert len(home.marks("dies_apart")) == 3
+    home.open("gate")
+    assert bystander.result(GUARD) == "gate"
+    assert record(home, bystander.id).attempt == 1
+    assert "died: its process" not in service.log
+
+
+def test_a_child_that_is_stopped_past_the_time_of_its_job_is_killed_and_replaced(home: House) -> None:
+    service = home.work("--threads", "1")
+    handle = home.duty.limited.enqueue("never")
+    [[_, _, _, pid]] = home.begun()
+    os.kill(int(pid), signal.SIGSTOP)
+    service.logged("hangs: 1 jobs are past their time")
+    until(lambda: not state_of(int(pid)))
+    until(lambda: record(home, handle.id).crashes == 1)
+    assert home.duty.double.enqueue(1).result(GUARD) == 2
+
+
+# The whole service
+
+
+def test_a_job_that_keeps_the_gil_for_three_leases_keeps_its_lease(home: House) -> None:
+    home.work(*FAST)
+    rival = home.work(*FAST)
+    handle = home.duty.hold_gil.enqueue(4)
+    assert handle.result(GUARD) is None
+    assert len(home.marks("begins")) == 1
+    assert "lost their lease" not in rival.log
+
+
+def test_a_killed_service_leaves_no_process_and_its_jobs_run_elsewhere_soon(home: House) -> None:
+    service = home.work("--threads", "1")
+    handle = home.duty.held.enqueue("gate")
+    home.begun()
+    children = service.children()
+    service.signal(signal.SIGKILL)
+    until(lambda: not any(state_of(pid) not in ("", "Z") for pid in children))
+    begun = time.monotonic()
+    home.work("--threads", "1")
+    home.begun(2)
+    assert time.monotonic() - begun < 15, "long before the lease of 30 s runs out: it is known to be dead"
+    home.open("gate")
+    assert handle.result(GUARD) == "gate"
+
+
+def test_a_service_that_was_stopped_past_its_lease_loses_its_jobs_and_what_it_says_late_is_refused(home: House) -> None:
+    frozen = home.work("--threads", "1", *FAST)
+    handle = home.duty.deaf.enqueue("gate")
+    home.begun()
+    frozen.signal_all(signal.SIGSTOP)
+    home.work("--threads", "1", *FAST)
+    first, second = home.begun(2)
+    assert (first[1], int(second[2]) > int(first[2])) == (second[1], True), "a higher token"
+    frozen.signal_all(signal.SIGCONT)
+    frozen.logged("lost the lease")
+    home.open("gate")
+    handle.result(GUARD)
+    until(lambda: len(home.marks("ends")) == 2)
+    assert frozen.stop() == 0
+    assert record(home, handle.id).token == int(second[2])
+    assert [outcome for outcome, _ in outcomes(home, handle.id)] == ["lost"]
+
+
+def test_workers_that_have_left_are_forgotten(home: House) -> None:
+    service = home.work()
+    assert len(home.app.store.find(Workers())) == 1
+    service.stop()
+    assert home.app.store.find(Workers()) == []
+
+
+# Stopping
+
+
+def test_sigterm_lets_what_runs_end_and_begins_nothing_new(home: House) -> None:
+    service = home.work("--threads", "1")
+    running, waiting = home.duty.held.enqueue("gate"), home.duty.double.enqueue(1)
+    home.begun()
+    service.signal(signal.SIGTERM)
+    service.logged("stopping")
+    home.open("gate")
+    assert service.ended() == 0
+    assert (running.state, waiting.state) == (JobState.DONE, JobState.READY)
+    assert "1 done" in service.log
+
+
+def test_what_does_not_end_in_time_is_cancelled_and_handed_back_without_the_cost_of_an_attempt(home: House) -> None:
+    service = home.work("--threads", "1", "--grace", "3")
+    handle = home.duty.held.enqueue("gate")
+    home.begun()
+    begun = time.monotonic()
+    assert service.stop() == 0
+    assert time.monotonic() - begun < 4
+    assert home.marks("ends")[0][-1] == "Cancelled"
+    assert handle.state is JobState.READY
+    assert record(home, handle.id).attempt == 0
+    assert outcomes(home, handle.id) == [("release", "the worker is stopping")]
+    assert "1 handed back, 0 abandoned" in service.log
+
+
+def test_what_does_not_listen_is_killed_within_the_grace_and_runs_again_elsewhere(home: House) -> None:
+    service = home.work("--threads", "1", "--grace", "2")
+    handle = home.duty.deaf.enqueue("gate")
+    home.begun()
+    begun = time.monotonic()
+    assert service.stop() == 1
+    assert time.monotonic() - begun < 3
+    assert "1 abandoned" in service.log
+    found = record(home, handle.id)
+    assert (found.state, found.attempt, found.crashes, found.suspect) == (JobState.READY, 0, 0, False)
+
+
+def test_a_second_signal_cancels_and_a_third_kills(home: House) -> None:
+    service = home.work("--threads", "2", "--grace", "60")
+    polite, deaf = home.duty.held.enqueue("gate"), home.duty.deaf.enqueue("gate")
+    home.begun(2)
+    service.signal(signal.SIGINT)
+    service.logged("stopping")
+    service.signal(signal.SIGINT)
+    until(lambda: polite.state is JobState.READY)
+    service.signal(signal.SIGINT)
+    assert service.ended(within=10) == 1
+    assert deaf.state is JobState.READY
+
+
+def test_what_was_claimed_ahead_goes_back_at_once(home: House) -> None:
+    service = home.work("--threads", "1")
+    for n in range(200):
+        home.duty.double.enqueue(n)
+    until(lambda: len(home.marks("double")) == 200)
+    held = [home.duty.deaf.enqueue("gate") for _ in range(50)]  # it has learned that jobs are short
+    home.begun()
+    service.signal(signal.SIGTERM)
+    until(lambda: [handle.state for handle in held].count(JobState.READY) == 49)
+    home.open("gate")
+    assert service.ended() == 0
+    assert [record(home, handle.id).attempt for handle in held].count(0) == 49
+
+
+def test_what_waits_behind_a_long_job_is_left_to_others(home: House) -> None:
+    home.work("--threads", "1")
+    for n in range(200):
+        home.duty.double.enqueue(n)
+    until(lambda: len(home.marks("double")) == 200)
+    for _ in range(3):
+        home.duty.deaf.enqueue("gate")
+    home.begun()
+    home.work("--threads", "8")
+    assert len(home.begun(3)) == 3
+    home.open("gate")
+
+
+# Bad input, and being watched
+
+
+def test_an_app_that_is_not_there_is_told_and_ends_the_service(home: House) -> None:
+    service = home.start()
+    service.close()
+    import subprocess
+
+    told = subprocess.run(
+        [sys.executable, "-m", "penstock", "work", "no_such_module:app"],
+        capture_output=True,
+        text=True,
+        timeout=GUARD,
+        cwd=home.folder,
+        check=False,
+    )
+    assert told.returncode == 2
+    assert "no app is found by the name 'no_such_module:app'" in told.stderr
+
+
+def test_health_tells_whether_it_lives_and_is_ready(home: House) -> None:
+    service = home.work("--health", "0")
+    base = service.logged(r"health: (http://127\.0\.0\.1:\d+)/live")[1]
+
+    def ask(path: str) -> tuple[int, Any]:
+        try:
+            with urllib.request.urlopen(base + path, timeout=GUARD) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    assert ask("/live")[0] == 200
+    until(lambda: ask("/ready")[0] == 200)
+    handle = home.duty.held.enqueue("gate")
+    home.begun()
+    service.signal(signal.SIGTERM)
+    service.logged("stopping")
+    status, words = ask("/ready")
+    assert (status, words["stopping"]) == (503, True)
+    assert ask("/live")[0] == 200
+    home.open("gate")
+    handle.result(GUARD)
+
+
+def test_logs_can_be_json_lines(home: House) -> None:
+    service = home.work("--log-json")
+    service.stop()
+    lines = [json.loads(line) for line in service.log.splitlines()]
+    assert {"time", "level", "logger", "message"} <= lines[0].keys()
+    assert any("stopped in" in line["message"] for line in lines)
