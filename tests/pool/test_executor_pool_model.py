@@ -513,6 +513,7 @@ class ExecutorMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.usefixtures("quiet")
+@pytest.mark.timeout(240)  # 200 lives; a busy machine takes its time
 def test_a_pool_around_an_executor_does_what_its_model_does() -> None:
     run_state_machine_as_test(
         ExecutorMachine,
