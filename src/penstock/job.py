@@ -460,6 +460,9 @@ class Job(Future[T], Generic[T]):
         It runs on the thread that settles the job: a worker, the caller of `cancel`, or a thread of its own when the
         deadline or a stop did it. What it raises is logged.
         """
+        if getattr(fn, "__module__", None) == "asyncio.tasks":
+            # `asyncio.wait([job])`: it calls no future but asyncio's from the loop's thread, and would wait for ever.
+            raise TypeError(f"asyncio.wait takes no jobs: give it asyncio.ensure_future(job), here of {self.label}")
         bell = self._get_bell()
         with bell.lock:
             if not bell.rung:
