@@ -248,11 +248,11 @@ class Finding:
         return None if text is None else self._names.number(self._db, text) or 0
 
 
-def _after(prefix: str) -> str:
-    """The first text behind all that begin with *prefix*, as SQLite sorts them: by code points."""
+def _after(prefix: str) -> str | bytes:
+    """What comes behind all that begin with *prefix*, as SQLite sorts: text by code points, and all blobs behind it."""
     rest = prefix.rstrip("\U0010ffff")
     if not rest:
-        return "\U0010ffff" * (len(prefix) + 1)
+        return b""
     following = ord(rest[-1]) + 1
     return rest[:-1] + chr(0xE000 if following == 0xD800 else following)  # halves of pairs are no text
 
