@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from penstock.app import attempt
 from penstock.engines.store import Store
-from penstock.errors import Discard, Snooze
 from penstock.job import current_job
 from penstock.worker.claim import StoreClaim
 from penstock.worker.named import find_app
@@ -17,7 +17,7 @@ class _Claim(StoreClaim):
     store: Store
 
 
-def run(app_name: str, task_name: str, args: bytes, claim: tuple[int, int, int]) -> Any:
+def run(app_name: str, task_name: str, args: bytes, claim: tuple[int, int, int]) -> attempt.Ended:
     """The encoded result of the task; or the `Snooze` or `Discard` that it raised."""
     app = find_app(app_name)
     task = app.tasks[task_name]
@@ -25,8 +25,4 @@ def run(app_name: str, task_name: str, args: bytes, claim: tuple[int, int, int])
     if terms is not None:
         terms.claim = _Claim(*claim)
         terms.claim.store = app.store
-    positional, named = task.codec.decode_call(args)
-    try:
-        return task.codec.encode_result(task.fn(*positional, **named))
-    except (Snooze, Discard) as asked:
-        return asked
+    return attempt.run(task, args)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
 from penstock import clock
+from penstock.app import attempt
 from penstock.app.app import App
 from penstock.app.task import Kind, Task
-from penstock.errors import Discard, Snooze
 from penstock.job import Job
 from penstock.pool.terms import JobTerms
 from penstock.worker import errand
@@ -127,14 +127,11 @@ class ThreadLane(_Lane):
         self._pool.shutdown(timeout=timeout)
 
 
-def _run(lane: ThreadLane, held: Held[Kind], task: Task[Any, Any]) -> Any:
+def _run(lane: ThreadLane, held: Held[Kind], task: Task[Any, Any]) -> attempt.Ended:
     """On a thread of the pool. A plain function: the pool knows it by its code, and need not look at it each time."""
     lane._begin(held, task)
     try:
-        args, kwargs = task.codec.decode_call(held.job.args)
-        return task.codec.encode_result(task.fn(*args, **kwargs))
-    except (Snooze, Discard) as asked:
-        return asked
+        return attempt.run(task, held.job.args)
     finally:
         lane._end(held)
 
@@ -201,12 +198,9 @@ class LoopLane(_Lane):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
 
-async def _run_on_loop(lane: LoopLane, held: Held[Kind], task: Task[Any, Any]) -> Any:
+async def _run_on_loop(lane: LoopLane, held: Held[Kind], task: Task[Any, Any]) -> attempt.Ended:
     lane._begin(held, task)
     try:
-        args, kwargs = task.codec.decode_call(held.job.args)
-        return task.codec.encode_result(await task.fn(*args, **kwargs))
-    except (Snooze, Discard) as asked:
-        return asked
+        return await attempt.arun(task, held.job.args)
     finally:
         lane._end(held)
