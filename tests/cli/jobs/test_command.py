@@ -154,8 +154,12 @@ def test_watching_ends_when_the_terminal_is_gone(tmp_path: Path) -> None:
     process = subprocess.Popen([*PENSTOCK, *arguments], stdin=theirs, stdout=theirs, stderr=subprocess.PIPE)
     os.close(theirs)
     assert process.stderr is not None
-    with process.stderr:
-        os.read(ours, 1)
-        os.close(ours)
-        assert process.stderr.read() == b""
-    assert process.wait(60) == 1
+    try:
+        with process.stderr:
+            os.read(ours, 1)
+            os.close(ours)
+            assert process.stderr.read() == b""
+        assert process.wait(60) == 1
+    finally:
+        process.kill()
+        process.wait()
