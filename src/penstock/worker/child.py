@@ -226,6 +226,10 @@ class Child:
         try:
             while not self._holding.is_over:
                 self._step()
+        except StoreInvalid as error:
+            log.critical("%s", error)
+            self._line.say(**{"is": "failed", "why": str(error)})
+            os._exit(3)
         except BaseException:
             log.critical("claiming broke; this worker ends, and others will run its jobs", exc_info=True)
             os._exit(5)

@@ -136,7 +136,11 @@ class Supervisor:
         """
         health = None
         if self._settings.health is not None:
-            health = Health(self._settings.health, self._live, self._ready)
+            try:
+                health = Health(self._settings.health, self._live, self._ready)
+            except OSError as error:
+                log.critical("no health checks on port %d: %s", self._settings.health, error.strerror)
+                return 2
             log.info("health: http://127.0.0.1:%d/live and /ready", health.port)
         for number in range(1, self._settings.processes + 1):
             self._start(number, alone=False)
@@ -370,7 +374,10 @@ class Supervisor:
 def serve(settings: WorkSettings) -> int:
     """Run a worker service until SIGTERM or SIGINT; the exit code. Main thread only."""
     supervisor = Supervisor(settings)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    stopping = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        stopping.append(signal.SIGHUP)  # the terminal was closed; nohup says that it doesn't matter
+    before = {number: signal.getsignal(number) for number in stopping}
 
     def stop(number: int, frame: object) -> None:
         supervisor.ask_to_stop()
