@@ -206,6 +206,22 @@ def test_a_child_that_is_stopped_past_the_time_of_its_job_is_killed_and_replaced
     assert home.duty.double.enqueue(1).result(GUARD) == 2
 
 
+def test_a_process_in_which_a_job_is_stuck_is_replaced_when_its_other_jobs_have_ended(home: House) -> None:
+    service = home.work("--threads", "2")
+    stuck, other = home.duty.stuck.enqueue("never"), home.duty.held.enqueue("gate")
+    pids = {int(pid) for _, _, _, pid in home.begun(2)}
+    with pytest.raises(JobFailed, match="DeadlineExceeded"):
+        stuck.result(GUARD)
+    service.logged("is replaced: 1 jobs are stuck there")
+    assert "in stuck" in service.log, "where it stands"
+    later = home.duty.held.enqueue("gate")
+    home.begun(3)
+    home.open("gate")
+    assert [other.result(GUARD), later.result(GUARD)] == ["gate", "gate"]
+    until(lambda: not any(state_of(pid) for pid in pids))
+    assert record(home, other.id).attempt == 1
+
+
 # The whole service
 
 

@@ -213,6 +213,8 @@ class Supervisor:
                 child.counts, child.has_left = word, True
             case "failed":
                 child.failed = word["why"]
+            case "tired":
+                self._relieve(child, word["stuck"])
 
     def _is_ready(self, child: ChildProcess, word: dict[str, Any]) -> None:
         if self._keeper is None:
@@ -225,6 +227,14 @@ class Supervisor:
             log.info("working on %s, in %d processes", word["shown"], self._settings.processes)
         if self._rung >= Rung.DRAINING:
             self._say_rung(child)
+
+    def _relieve(self, child: ChildProcess, stuck: int) -> None:
+        """Jobs are stuck in *child*: it takes no more, and ends when the others have; another is started at once."""
+        log.error("child %d (process %d) is replaced: %d jobs are stuck there", child.number, child.pid, stuck)
+        child.is_tired = True
+        child.line.say(do="drain")
+        if self._rung is Rung.WORKING and not child.alone:
+            self._missing.append((clock.monotonic(), child.number))
 
     def _bury(self, child: ChildProcess) -> None:
         """*child* has ended: its last words, its jobs, and its place."""
@@ -244,7 +254,7 @@ class Supervisor:
         child.close()
 
     def _replace(self, child: ChildProcess) -> None:
-        if self._rung > Rung.WORKING or child.alone:
+        if self._rung > Rung.WORKING or child.alone or child.is_tired:
             return
         if child.failed is not None and not self._was_ready:
             self._why_failed = child.failed
