@@ -54,6 +54,7 @@ from penstock.engines.requests import (
     Want,
 )
 from penstock.job import JobState
+from tests.needs import needed
 
 T = TypeVar("T")
 
@@ -90,6 +91,7 @@ def memory(folder: Path, now: Callable[[], float]) -> Connect:
 
 
 def sqlite(folder: Path, now: Callable[[], float]) -> Connect:
+    needed("apsw")
     from penstock.engines.sqlite import SQLiteEngine
 
     return lambda: SQLiteEngine(f"sqlite:///{folder}/jobs.db?synchronous=normal", now=now)

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Engine(Protocol):
-    """A store of durable jobs. `transact` is called by one thread at a time, `find` and `wait` by any.
+    """A store of durable jobs. `transact` is called by one thread at a time, all else by any.
 
     Made with a URL and, for tests, `now`: the clock to use in place of its own.
 
@@ -41,8 +41,11 @@ class Engine(Protocol):
     url: str
     """Where it is, for people: without a password."""
 
-    def open(self, within: float = 10.0) -> None:
-        """Make or migrate the store if need be, and check that it is one. Safe to repeat."""
+    def open(self, within: float = 10.0, *, create: bool = True) -> None:
+        """Make or migrate the store if need be, and check that it is one. Safe to repeat.
+
+        *create* False: one that isn't there is not made, but a `StoreUnavailable`.
+        """
         ...
 
     def transact(self, requests: Sequence[Request], within: float = 10.0) -> list[Reply | Exception]:
@@ -62,7 +65,7 @@ class Engine(Protocol):
 
         News: jobs that became ready, ended or were cancelled. A hint, never relied upon: it may wake for nothing, and
         may miss what another process did for up to a second. What came since the last wait with the same bell wakes
-        at once, so that nobody sleeps through what came after he looked; the first wait with a bell may return at once.
+        at once, so that nobody sleeps through what came after he looked; the first wait with a bell returns at once.
         """
         ...
 

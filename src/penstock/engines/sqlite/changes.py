@@ -78,7 +78,7 @@ def again(step: Step, request: Again) -> int:
         given.append(json.dumps(request.ids))
     found: list[Any] = step.db.execute(
         f"SELECT seq, queue, task, state FROM job INDEXED BY {index} WHERE {' AND '.join(where)} ORDER BY seq LIMIT ?",
-        (*given, request.limit),
+        (*given, max(0, request.limit)),
     ).fetchall()
     if found:
         step.db.execute(_AGAIN, (step.now, json.dumps([row[0] for row in found])))

@@ -47,7 +47,7 @@ def connect(place: Place, *, create: bool = False) -> apsw.Connection:
         if not folder.is_dir():
             raise StoreUnavailable(place.url, f"there is no folder {folder}")
         if not create:
-            raise StoreUnavailable(place.url, "the file is gone: it was moved or deleted")
+            raise StoreUnavailable(place.url, f"there is no file {path} (any more)")
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
     db = apsw.Connection(place.path, flags=flags, statementcachesize=_STATEMENTS)
     try:

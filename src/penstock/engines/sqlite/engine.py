@@ -96,11 +96,11 @@ class SQLiteEngine:
         self._version: int | None = None
         self._is_still = True  # during a fork
 
-    def open(self, within: float = 10.0) -> None:
+    def open(self, within: float = 10.0, *, create: bool = True) -> None:
         """Make or migrate the store if need be; see `Engine.open`."""
         with connection.translated(self._place), self._writing:
             place.check_local(self._place)
-            self._be_open(clock.monotonic() + within, create=True)
+            self._be_open(clock.monotonic() + within, create=create)
 
     def transact(self, requests: Sequence[Request], within: float = 10.0) -> list[Answer]:
         """Do all of *requests*; see `Engine.transact`."""

@@ -11,6 +11,7 @@ import apsw
 from penstock.engines.records import (
     Attempt,
     Attempts,
+    Begins,
     ByIds,
     Complaints,
     Count,
@@ -37,6 +38,7 @@ _ALL: Final = (
     "seq, id, task, queue, priority, state, args, headers, attempt, crashes, suspect, token, worker, enqueued, due,"
     " started, ended, ran, result, error_type, error_message, error_traceback, print, reason, cancelling, progress"
 )
+_BEGINS: Final = f"SELECT {_ALL} FROM job INDEXED BY job_id WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
 # By state. A partial index is used only where its own condition is repeated word for word.
 _INDEXED: Final = (
     "INDEXED BY job_due WHERE state = 0",
@@ -74,6 +76,9 @@ class Finding:
             case States(ids):
                 states = dict(self._db.execute(f"SELECT id, state FROM job WHERE {_IN_IDS}", (json.dumps(list(ids)),)))
                 return [STATES[states[id]] if id in states else None for id in ids]
+            case Begins(prefix, limit):
+                rows = self._db.execute(_BEGINS, (prefix, _after(prefix), max(0, limit)))
+                return [self._record(row) for row in rows]
             case Search():
                 return self._search(query)
             case HeldBy(worker):
@@ -133,8 +138,6 @@ class Finding:
             ("queue = ?", self._number(search.queue)),
             ("task = ?", self._number(search.task)),
             ("print = ?", search.print),
-            ("id >= ?", search.prefix or None),
-            ("id < ?", _after(search.prefix) if search.prefix else None),
             ("seq < ?", before),
         ):
             if value is not None:
@@ -143,9 +146,8 @@ class Finding:
         limit = self._most(codes, search)
         if limit <= 0:
             return []
-        if search.prefix or search.print is not None:
-            index = "job_id" if search.prefix else "job_print"
-            return self._found(f"INDEXED BY {index} WHERE {' AND '.join(where)}", given, limit)
+        if search.print is not None:
+            return self._found(f"INDEXED BY job_print WHERE {' AND '.join(where)}", given, limit)
         newest = self._db.execute("SELECT max(seq) FROM job WHERE seq < ?", (before,)).get or 0
         found = self._found(f"NOT INDEXED WHERE {' AND '.join(where)} AND seq > ?", [*given, newest - _NEW], limit)
         if len(found) < limit and newest > _NEW:
@@ -246,11 +248,11 @@ class Finding:
         return None if text is None else self._names.number(self._db, text) or 0
 
 
-def _after(prefix: str) -> str:
-    """The first text behind all that begin with *prefix*, as SQLite sorts them: by code points."""
+def _after(prefix: str) -> str | bytes:
+    """What comes behind all that begin with *prefix*, as SQLite sorts: text by code points, and all blobs behind it."""
     rest = prefix.rstrip("\U0010ffff")
     if not rest:
-        return "\U0010ffff" * (len(prefix) + 1)
+        return b""
     following = ord(rest[-1]) + 1
     return rest[:-1] + chr(0xE000 if following == 0xD800 else following)  # halves of pairs are no text
 
