@@ -56,15 +56,13 @@ def around_threads(workers: int, **options: Any) -> Pool:
     return ExecutorPool(concurrent.futures.ThreadPoolExecutor(workers), shutdown_executor=True, **options)
 
 
-KINDS = [pytest.param(kind, id=kind.__name__) for kind in (threads, processes, around_threads)]
-pytestmark = pytest.mark.parametrize("make", KINDS)
+@pytest.fixture(params=[threads, processes, around_threads])
+def make(request: pytest.FixtureRequest) -> Make:
+    return request.param  # type: ignore[no-any-return]
 
 
-@pytest.fixture
-def makes_its_workers(make: Make) -> None:
-    """For what an ExecutorPool refuses, as it does not make its workers."""
-    if make is around_threads:
-        pytest.skip("its workers are the executor's")
+kinds_that_make_their_workers = pytest.mark.parametrize("make", [threads, processes])
+"""In place of all kinds: for what an ExecutorPool refuses, as its workers are the executor's."""
 
 
 @pytest.fixture
@@ -414,20 +412,20 @@ def test_failures_that_nobody_saw_leave_the_block(make: Make) -> None:
 # Around, initializer, observers
 
 
-@pytest.mark.usefixtures("makes_its_workers")
+@kinds_that_make_their_workers
 def test_each_job_runs_inside_of_around(make: Make) -> None:
     with make(1, around=crossing.around_each) as pool:
         assert pool.submit(crossing.inside_of_around).result(GUARD) == "inside"
 
 
-@pytest.mark.usefixtures("makes_its_workers")
+@kinds_that_make_their_workers
 def test_the_initializer_runs_before_the_first_job(make: Make) -> None:
     crossing.INITIALIZED.clear()
     with make(1, initializer=crossing.initialize, initargs=(5,)) as pool:
         assert pool.submit(crossing.initialized).result(GUARD) == [5]
 
 
-@pytest.mark.usefixtures("makes_its_workers")
+@kinds_that_make_their_workers
 def test_an_initializer_that_raises_breaks_the_pool_once(make: Make) -> None:
     pool = make(2, initializer=crossing.fail_to_initialize)
     job = pool.submit(double, 1)

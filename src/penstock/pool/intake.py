@@ -80,7 +80,7 @@ class Intake:
                     pass
                 if not placed:
                     if terms.when_full == "caller":
-                        return self._run_in_caller(terms, fn, args, kwargs)
+                        return self.run_in_caller(terms, fn, args, kwargs)
                     placed = self._wait_for_place(terms)
             number = next(self._numbers)
             numbered = True
@@ -195,7 +195,7 @@ class Intake:
         if parent is not None:
             job._context = Context(parent=parent)
 
-    def _run_in_caller(
+    def run_in_caller(
         self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Job[Any]:
         """The backlog is full: run the job here and now."""

@@ -417,6 +417,8 @@ class Dispatcher:
                 job._context.close()
             if job._bell is not None:
                 job._ring()
+            if job._terms.claim is not None:
+                job._tell_claim()
             if crew.ledger.observers:
                 crew.attempts.tell_ended(job, None)
         tally.ended += len(jobs) - len(gone)
