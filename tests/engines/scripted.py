@@ -28,7 +28,7 @@ class ScriptedEngine:
         self.closed = 0
         self.cannot_open: Exception | None = None
 
-    def open(self, within: float = 10.0) -> None:
+    def open(self, within: float = 10.0, *, create: bool = True) -> None:
         self.opened.append(within)
         if self.cannot_open is not None:
             raise self.cannot_open

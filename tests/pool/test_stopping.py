@@ -38,6 +38,7 @@ from penstock.lifecycle import Lifecycle, Phase
 from penstock.pool import ladder, lines
 from penstock.pool.attempts import Runner
 from penstock.pool.ladder import Stop
+from tests.fake_time import FakeTime
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool.script import running
 from tests.pool.watching import until
@@ -266,6 +267,21 @@ def test_a_stop_drains_first() -> None:
     assert [job.result() for job in jobs] == [0, 1, 2]
     assert (report.ok, report.done, report.cut, report.budget) == (True, 3, 0, GUARD)
     assert report.seconds < GUARD
+
+
+def test_the_time_that_a_stop_takes_counts_from_when_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved, gate, pools = FakeTime(monkeypatch), Gate(), [ThreadPool(1), ThreadPool(1)]
+    pools[0].submit(gate)
+    stop = Stop([pool._crew for pool in pools], 60)
+    moved.advance(1)
+    stopping = in_thread(stop.climb)
+    assert reached(pools[0], Phase.DRAINING)
+    moved.advance(4)
+    gate.open()
+
+    reports = stopping.result(GUARD)
+
+    assert [(report.seconds, report.budget) for report in reports] == [(5, 60), (5, 60)]
 
 
 def test_a_stop_then_cancels_what_waits_and_asks_what_runs() -> None:
@@ -1084,6 +1100,7 @@ def test_a_job_that_overran_does_not_hold_up_a_clean_end_and_is_shown(hung: Gate
         job = pool.options(timeout=0.01).submit(call_hidden_in_the_stack, hung)
         with pytest.raises(DeadlineExceeded):
             job.result(GUARD)
+        hung.wait_entered()
 
     report = pool.report
     assert (report.failed, report.cut, report.ok, report.exit_code) == (1, 0, False, 1)

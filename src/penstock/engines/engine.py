@@ -41,8 +41,11 @@ class Engine(Protocol):
     url: str
     """Where it is, for people: without a password."""
 
-    def open(self, within: float = 10.0) -> None:
-        """Make or migrate the store if need be, and check that it is one. Safe to repeat."""
+    def open(self, within: float = 10.0, *, create: bool = True) -> None:
+        """Make or migrate the store if need be, and check that it is one. Safe to repeat.
+
+        *create* False: one that isn't there is not made, but a `StoreUnavailable`.
+        """
         ...
 
     def transact(self, requests: Sequence[Request], within: float = 10.0) -> list[Reply | Exception]:

@@ -19,6 +19,7 @@ from penstock.engines.bell import Bell
 from penstock.engines.records import (
     Attempt,
     Attempts,
+    Begins,
     ByIds,
     Complaints,
     Count,
@@ -93,7 +94,7 @@ class MemoryEngine:
         self._hold_until = 0.0  # nothing is taken from anybody before
         self._waiting: weakref.WeakSet[Bell] = weakref.WeakSet()
 
-    def open(self, within: float = 10.0) -> None:
+    def open(self, within: float = 10.0, *, create: bool = True) -> None:
         """Nothing to do."""
 
     def close(self) -> None:
@@ -417,6 +418,9 @@ class MemoryEngine:
                 return [self._jobs[self._by_id[id]] if id in self._by_id else None for id in ids]
             case States(ids):
                 return [self._jobs[self._by_id[id]].state if id in self._by_id else None for id in ids]
+            case Begins(prefix, limit):
+                begun = sorted(id for id in self._by_id if id.startswith(prefix))
+                return [self._jobs[self._by_id[id]] for id in begun[:limit]]
             case Search():
                 return self._search(query)
             case HeldBy(worker):
@@ -450,7 +454,6 @@ class MemoryEngine:
             and (search.task is None or job.task == search.task)
             and (search.print is None or (job.error is not None and job.error.print == search.print))
             and (search.before is None or job.seq < search.before)
-            and (search.prefix is None or job.id.startswith(search.prefix))
         ]
         return sorted(found, key=lambda job: -job.seq)[: search.limit]
 

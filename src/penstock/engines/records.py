@@ -111,6 +111,14 @@ class ByIds(Query[list[Record | None]]):
 
 
 @dataclass(frozen=True, slots=True)
+class Begins(Query[list[Record]]):
+    """Jobs whose ids begin with *prefix*, in the order of their ids, at most *limit*: costs as many as it gives."""
+
+    prefix: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class States(Query[list[JobState | None]]):
     """The state of each id, in their order, with as little work as can be."""
 
@@ -119,10 +127,7 @@ class States(Query[list[JobState | None]]):
 
 @dataclass(frozen=True, slots=True)
 class Search(Query[list[Record]]):
-    """Jobs that match all that is given, newest first, at most *limit*, below seq *before*.
-
-    *prefix*: what their ids begin with.
-    """
+    """Jobs that match all that is given, newest first, at most *limit*, below seq *before*."""
 
     states: Sequence[JobState] | None = None
     queue: str | None = None
@@ -130,7 +135,6 @@ class Search(Query[list[Record]]):
     print: str | None = None
     before: int | None = None
     limit: int = 100
-    prefix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,7 @@ class Store:
         self._thread: threading.Thread | None = None
         self._is_open = False
         self._is_closed = False
+        self._known: weakref.WeakSet[Bell] = weakref.WeakSet()  # bells that the engine rings
 
     def start_afresh(self) -> None:
         """In the child of a fork: what waited is the parent's, and so is its connection. What was closed stays so."""
@@ -160,9 +161,17 @@ class Store:
         return await asyncio.to_thread(self.find, query, timeout)
 
     def wait(self, bell: Bell, timeout: float) -> None:
-        """Sleep until there may be news; see `Engine.wait`."""
+        """Sleep until there may be news; see `Engine.wait`.
+
+        The first wait with a bell ends at once: there may have been news before the engine knew whom to ring, after the
+        caller's last look.
+        """
         self._open(_WITHIN)
-        self.engine.wait(bell, timeout)
+        if bell in self._known:
+            self.engine.wait(bell, timeout)
+        else:
+            self._known.add(bell)
+            self.engine.wait(bell, 0.0)
 
     def close(self, timeout: float | None = _WITHIN) -> None:
         """Answer all that was asked, and let go of the engine. Safe to repeat.

@@ -10,6 +10,7 @@ It holds no lease: the supervisor keeps that for it, so that a job may keep this
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import json
 import logging
@@ -19,7 +20,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -28,7 +28,7 @@ from penstock import clock
 from penstock.app.task import Kind
 from penstock.engines.bell import Bell
 from penstock.engines.records import HeldBy
-from penstock.engines.requests import Beat, Claimed, Renew
+from penstock.engines.requests import Beat, Claimed, Error, Outcome, Renew, Settlement
 from penstock.errors import OutcomeUnknown, PenstockError, StoreInvalid, StoreUnavailable
 from penstock.job import Job
 from penstock.pool.processes.lifeline import hang_on
@@ -267,7 +267,14 @@ class Child:
 
     def _register(self) -> None:
         worker = new_worker()
-        info = {"host": socket.gethostname(), "pid": os.getpid(), "app": self._settings.app}
+        info = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "app": self._settings.app,
+            "queues": self._settings.queues,
+            "tasks": sorted(self._app.tasks),
+            "alone": self._settings.alone,
+        }
         beat = Beat(worker, first=True, info=json.dumps(info).encode())
         while True:
             try:
@@ -345,8 +352,13 @@ class Child:
 
     def _has_ended(self, held: Held[Kind], job: Job[Any]) -> None:
         """A pool's job has ended; on any thread."""
-        task = self._app.tasks[held.job.task]
-        self._holding.ended(held, verdict(held, task, job, max(0.0, time.time() - held.job.enqueued)))
+        try:
+            settlement = verdict(held, self._app.tasks[held.job.task], job)
+        except Exception as error:  # a bug of ours: the job must not be held for ever for it
+            log.critical("no outcome could be made of %s", job.label, exc_info=True)
+            told = Error(type(error).__name__, str(error), "", "penstock")
+            settlement = Settlement(held.job.seq, held.job.token, Outcome.FAILED, error=told)
+        self._holding.ended(held, settlement)
         if self._sleeps:
             self._bell.ring()
 
@@ -377,6 +389,8 @@ def main(told: str) -> int:
     settings = ChildSettings.unpacked(told)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_to_supervisor)
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR1)  # where every thread stands, for whoever asks
     hang_on(settings.lifeline)
     set_up_logs(settings.log_level, as_json=settings.log_json)
     line = Line(socket.socket(fileno=settings.line))

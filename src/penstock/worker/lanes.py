@@ -1,25 +1,24 @@
 """The pools of one child: plain tasks run on threads, `async def` ones on a loop, `process=True` ones in processes.
 
-start(held) ──> pool ──> run: slot on the board, decode, call, encode ──> job ends ──> ended(held, job)
+start(batch) ──> pool ──> run: slot on the board, decode, call, encode ──> job ends ──> ended(held, job)
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
 from penstock import clock
+from penstock.app import attempt
 from penstock.app.app import App
 from penstock.app.task import Kind, Task
-from penstock.errors import Discard, Snooze
 from penstock.job import Job
 from penstock.pool.terms import JobTerms
 from penstock.worker import errand
 from penstock.worker.board import Board
-from penstock.worker.claim import StoreClaim
+from penstock.worker.claim import terms_of
 from penstock.worker.holding import Held
 
 Ended = Callable[[Held[Kind], Job[Any]], None]
@@ -48,7 +47,7 @@ class Lane(Protocol):
 
 
 class _Lane:
-    """What the kinds share: the terms of a claimed job, and where its pool's job is found."""
+    """What the kinds share: the terms of a claimed job, and its way over the board."""
 
     _crew: Any
 
@@ -56,23 +55,15 @@ class _Lane:
         self._app = app
         self._board = board
         self._ended = ended
-        self._jobs: dict[Held[Kind], Job[Any]] = {}
+        self._terms: dict[str, Callable[[Held[Kind]], JobTerms]] = {}
 
-    def _terms(self, held: Held[Kind], task: Task[Any, Any]) -> JobTerms:
-        claimed = held.job
-        return JobTerms(
-            crew=self._crew,
-            when_full="block",
-            submit_timeout=None,
-            timeout=task.timeout,
-            retry=None,
-            id=claimed.id,
-            name=task.name,
-            context=None,
-            inherit=False,
-            plain=task.timeout is None,
-            claim=StoreClaim(self._app.store, claimed.seq, claimed.token, claimed.attempt),
-        )
+    def _order(self, held: Held[Kind]) -> tuple[Task[Any, Any], JobTerms]:
+        """The task of *held*, and the terms of its job."""
+        task = self._app.tasks[held.job.task]
+        make = self._terms.get(task.name)
+        if make is None:
+            make = self._terms[task.name] = terms_of(self._app.store, self._crew, task, self._has_ended)
+        return task, make(held)
 
     def _begin(self, held: Held[Kind], task: Task[Any, Any]) -> None:
         limit = 0.0 if task.timeout is None else clock.monotonic() + task.timeout
@@ -89,23 +80,25 @@ class _Lane:
 
     def _has_ended(self, held: Held[Kind], job: Job[Any]) -> None:
         self._end(held)
-        self._jobs.pop(held, None)
+        held.running = None
         self._ended(held, job)
 
-    def _watch(self, held: Held[Kind], job: Job[Any]) -> None:
-        self._jobs[held] = job
-        job.add_done_callback(functools.partial(self._has_ended, held))
-        if held.cause is not None:  # somebody asked it to end before it was here
+    def _is_running(self, held: Held[Kind], job: Job[Any]) -> None:
+        """*job* of the pool runs it, or has run it."""
+        held.running = job
+        if job.done():
+            held.running = None
+        elif held.cause is not None:  # somebody asked it to end before it was here
             job.cancel(held.reason)
 
     def forget(self, held: Held[Kind]) -> bool:
         """See `Lane`."""
-        job = self._jobs.get(held)
+        job = held.running
         return job is not None and job.forget()
 
     def cancel(self, held: Held[Kind], reason: str) -> None:
         """See `Lane`."""
-        job = self._jobs.get(held)
+        job = held.running
         if job is not None:
             job.cancel(reason)
 
@@ -124,23 +117,23 @@ class ThreadLane(_Lane):
 
     def start(self, batch: Sequence[Held[Kind]]) -> None:
         """See `Lane`."""
+        submit = self._crew.intake.submit
         for held in batch:
-            task = self._app.tasks[held.job.task]
-            self._watch(held, self._crew.intake.submit(self._terms(held, task), self._run, (held, task), {}))
-
-    def _run(self, held: Held[Kind], task: Task[Any, Any]) -> Any:
-        self._begin(held, task)
-        try:
-            args, kwargs = task.codec.decode_call(held.job.args)
-            return task.codec.encode_result(task.fn(*args, **kwargs))
-        except (Snooze, Discard) as asked:
-            return asked
-        finally:
-            self._end(held)
+            task, terms = self._order(held)
+            self._is_running(held, submit(terms, _run, (self, held, task), {}))
 
     def close(self, timeout: float) -> None:
         """See `Lane`."""
         self._pool.shutdown(timeout=timeout)
+
+
+def _run(lane: ThreadLane, held: Held[Kind], task: Task[Any, Any]) -> attempt.Ended:
+    """On a thread of the pool. A plain function: the pool knows it by its code, and need not look at it each time."""
+    lane._begin(held, task)
+    try:
+        return attempt.run(task, held.job.args)
+    finally:
+        lane._end(held)
 
 
 class ProcessLane(_Lane):
@@ -157,11 +150,11 @@ class ProcessLane(_Lane):
     def start(self, batch: Sequence[Held[Kind]]) -> None:
         """See `Lane`."""
         for held in batch:
-            task, claimed = self._app.tasks[held.job.task], held.job
-            terms = self._terms(held, task)
+            task, terms = self._order(held)
+            claimed = held.job
             call = (self._name, claimed.task, claimed.args, (claimed.seq, claimed.token, claimed.attempt))
             self._begin(held, task)  # as far as can be seen from here; each runs in a process that may die by itself
-            self._watch(held, self._crew.intake.submit(terms, errand.run, call, {}))
+            self._is_running(held, self._crew.intake.submit(terms, errand.run, call, {}))
 
     def close(self, timeout: float) -> None:
         """See `Lane`."""
@@ -175,7 +168,7 @@ class LoopLane(_Lane):
         super().__init__(app, board, ended)
         from penstock.pool.coroutines import AsyncPool
 
-        self._pool = AsyncPool(tasks, backlog=_ROOM, unobserved="ignore", name="coroutines")
+        self._pool = AsyncPool(tasks, backlog=_ROOM, unobserved="ignore", around=app.around, name="coroutines")
         self._crew = self._pool._crew
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="penstock-loop", daemon=True)
@@ -184,31 +177,16 @@ class LoopLane(_Lane):
 
     def start(self, batch: Sequence[Held[Kind]]) -> None:
         """See `Lane`."""
-        if batch:
-            self._do(self._start(batch))
+        self._do(self._start(batch))
 
     async def _start(self, batch: Sequence[Held[Kind]]) -> None:
         door = self._crew.intake
         for held in batch:
-            task = self._app.tasks[held.job.task]
-            terms = self._terms(held, task)
-            job = door.accept(terms, self._run, (held, task), {})
+            task, terms = self._order(held)
+            job = door.accept(terms, _run_on_loop, (self, held, task), {})
             if job is None:
-                job = await door.admit(terms, self._run, (held, task), {})
-            self._watch(held, job)
-
-    async def _run(self, held: Held[Kind], task: Task[Any, Any]) -> Any:
-        self._begin(held, task)
-        try:
-            args, kwargs = task.codec.decode_call(held.job.args)
-            if self._app.around is None:
-                return task.codec.encode_result(await task.fn(*args, **kwargs))
-            with self._app.around():
-                return task.codec.encode_result(await task.fn(*args, **kwargs))
-        except (Snooze, Discard) as asked:
-            return asked
-        finally:
-            self._end(held)
+                job = await door.admit(terms, _run_on_loop, (self, held, task), {})
+            self._is_running(held, job)
 
     def close(self, timeout: float) -> None:
         """See `Lane`."""
@@ -218,3 +196,11 @@ class LoopLane(_Lane):
 
     def _do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+
+async def _run_on_loop(lane: LoopLane, held: Held[Kind], task: Task[Any, Any]) -> attempt.Ended:
+    lane._begin(held, task)
+    try:
+        return await attempt.arun(task, held.job.args)
+    finally:
+        lane._end(held)

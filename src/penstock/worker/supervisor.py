@@ -302,7 +302,7 @@ class Supervisor:
             grace = self._settings.grace
             self._stop_at = now
             self._cancel_at = now + cancel_after(grace)
-            self._kill_at = now + grace - min(1.0, grace / 5)  # what is left is for handing back
+            self._kill_at = now + grace - min(1.0, grace / 10)  # what is left is for handing back
             self._missing.clear()
             log.info("stopping: no new jobs; what runs has %.3g s", grace)
         if self._stop_at is None:

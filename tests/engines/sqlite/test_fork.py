@@ -22,7 +22,7 @@ warnings.filterwarnings("ignore", "This process .* is multi-threaded", Deprecati
 def of_the_file():
     links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
     names = [os.readlink(link) for link in links if os.path.lexists(link)]
-    return sorted(os.path.basename(name) for name in names if "jobs.db" in name)
+    return sorted(os.path.basename(name) for name in names if "jobs.db" in name or name.startswith("socket:"))
 
 
 def forked(in_child):
@@ -45,6 +45,8 @@ def test_nothing_of_the_file_is_open_in_the_child(tmp_path: Path, url: str) -> N
         ask(Renew([Beat(5, first=True)], 30.0))
         engine.find(Counts())
         engine.wait(bell, 0)
+        put("a")
+        engine.wait(bell, 1.01)
         engine.wait(bell, 1.01)
         say(len(of_the_file()) > 6)
         forked(lambda: say(of_the_file()))

@@ -88,7 +88,7 @@ def test_a_worker_that_was_given_up_and_came_back_can_be_seen_again(
     tmp_path: Path, url: str, path: Path, desk: Desk, opened: Callable[[], Desk]
 ) -> None:
     desk.renew(A, first=True)
-    desk.sweep(died(A))
+    opened().sweep(died(A))
     desk.renew(A, first=True)
     desk.put_and_claim(A, "a")
 

@@ -11,6 +11,8 @@ from penstock.engines.sqlite.schema import CANCELLED, CODES, DONE, FAILED, READY
 from penstock.engines.sqlite.step import Step
 
 _KINDS: Final = 10_000  # of failures that are remembered
+_SPARE: Final = 10_000  # pages that a file may have free, 40 MB: the next jobs will need them
+_SHRUNK: Final = 2_000  # pages that one prune gives back to the disk
 
 _CANCEL: Final = "UPDATE job SET state = 5, ended = ?, reason = ?, suspect = 0, at = NULL WHERE seq = ?"
 _ASK: Final = "UPDATE job SET cancelling = 1, reason = ? WHERE seq = ? AND cancelling = 0"
@@ -76,7 +78,7 @@ def again(step: Step, request: Again) -> int:
         given.append(json.dumps(request.ids))
     found: list[Any] = step.db.execute(
         f"SELECT seq, queue, task, state FROM job INDEXED BY {index} WHERE {' AND '.join(where)} ORDER BY seq LIMIT ?",
-        (*given, request.limit),
+        (*given, max(0, request.limit)),
     ).fetchall()
     if found:
         step.db.execute(_AGAIN, (step.now, json.dumps([row[0] for row in found])))
@@ -108,6 +110,7 @@ def prune(step: Step, request: Prune) -> int:
         for _, queue, task, state, _ in old:
             step.count(queue, task, state, None)
     _forget(step)
+    _shrink(step)
     return len(old)
 
 
@@ -120,3 +123,10 @@ def _forget(step: Step) -> None:
         step.db.execute(
             "DELETE FROM failure WHERE rowid IN (SELECT rowid FROM failure ORDER BY last LIMIT ?)", (kinds - _KINDS,)
         )
+
+
+def _shrink(step: Step) -> None:
+    """Give back space of a rush that is over: once more than half of the file is free, a little at a time."""
+    free, pages = step.db.pragma("freelist_count"), step.db.pragma("page_count")
+    if free > max(_SPARE, pages // 2):
+        step.db.execute(f"PRAGMA incremental_vacuum({_SHRUNK})").fetchall()

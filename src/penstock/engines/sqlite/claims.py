@@ -11,7 +11,7 @@ import heapq
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from penstock.engines.requests import Claim, Claimed, ClaimedJob, Want
@@ -20,7 +20,11 @@ from penstock.engines.sqlite.step import Step
 from penstock.engines.sqlite.waiting import let_due_be_ready
 
 _LANES: Final = """
-SELECT queue, task FROM counter WHERE state = 1 AND jobs > 0 AND queue NOT IN (SELECT queue FROM paused)
+SELECT -job.priority, job.due, job.seq, counter.queue, counter.task FROM counter JOIN job ON job.seq = (
+    SELECT seq FROM job INDEXED BY job_ready
+    WHERE state = 1 AND queue = counter.queue AND task = counter.task AND suspect = ?
+    ORDER BY priority DESC, due, seq LIMIT 1)
+WHERE counter.state = 1 AND counter.jobs > 0 AND counter.queue NOT IN (SELECT queue FROM paused)
 """
 _LANE: Final = """
 SELECT -priority, due, seq, token, id, queue, task, args, headers, attempt, enqueued FROM job INDEXED BY job_ready
@@ -52,7 +56,11 @@ def claim(step: Step, claim: Claim) -> Claimed:
 def _given(step: Step, claim: Claim, want: Want) -> list[ClaimedJob]:
     if want.limit <= 0:
         return []
-    lanes = [step.db.execute(_LANE, (*lane, claim.alone)) for lane in _lanes(step, claim.queues, want)]
+    # Several cursors on one statement would each compile it anew; one for each place in the line are kept.
+    lanes = [
+        step.db.execute(f"{_LANE} -- {place}", (queue, task, claim.alone))
+        for place, (queue, task) in enumerate(_lanes(step, claim, want))
+    ]
     first: Iterator[tuple[Any, ...]] = heapq.merge(*lanes)  # no two are equal before their seq
     rows = list(itertools.islice(first, want.limit))
     for lane in lanes:
@@ -75,10 +83,13 @@ def _claimed(row: tuple[Any, ...], names: dict[int, str], now: float) -> Claimed
     )
 
 
-def _lanes(step: Step, queues: Sequence[str] | None, want: Want) -> list[tuple[int, int]]:
+def _lanes(step: Step, claim: Claim, want: Want) -> list[tuple[int, int]]:
+    """Where the jobs are that may be given: in as many lanes as there are jobs wanted, those with the best heads."""
     step.write_counts()
-    return [
-        (queue, task)
-        for queue, task in step.db.execute(_LANES)
-        if step.name(task) in want.tasks and (queues is None or step.name(queue) in queues)
+    heads: Iterable[Any] = step.db.execute(_LANES, (claim.alone,))
+    fitting = [
+        head
+        for head in heads
+        if step.name(head[4]) in want.tasks and (claim.queues is None or step.name(head[3]) in claim.queues)
     ]
+    return [head[3:] for head in heapq.nsmallest(want.limit, fitting)]

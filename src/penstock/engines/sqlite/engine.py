@@ -50,6 +50,7 @@ T = TypeVar("T")
 # What may be forgotten in a power cut, for nobody outlives it who knew: the claims and beats of this machine's workers.
 _LIGHT: Final = frozenset({Claim, Renew, Progress})
 
+_PATIENCE: Final = 500  # milliseconds that writers wait for readers, so that the log can be begun anew
 _STILL: Final = 5.0  # seconds that a fork waits for a transaction, or for a reading, to end
 
 Answer = Reply | Exception
@@ -95,11 +96,11 @@ class SQLiteEngine:
         self._version: int | None = None
         self._is_still = True  # during a fork
 
-    def open(self, within: float = 10.0) -> None:
+    def open(self, within: float = 10.0, *, create: bool = True) -> None:
         """Make or migrate the store if need be; see `Engine.open`."""
         with connection.translated(self._place), self._writing:
             place.check_local(self._place)
-            self._be_open(clock.monotonic() + within, create=True)
+            self._be_open(clock.monotonic() + within, create=create)
 
     def transact(self, requests: Sequence[Request], within: float = 10.0) -> list[Answer]:
         """Do all of *requests*; see `Engine.transact`."""
@@ -111,6 +112,8 @@ class SQLiteEngine:
             file = self._be_open(until)
             with self._turn.taken(until):
                 answers, has_news = self._write(file, requests, refused, until)
+                if any(type(request) is Sweep for request in requests):
+                    self._keep_log_short()
             if has_news:
                 self._news.tell()
         return answers
@@ -277,6 +280,11 @@ class SQLiteEngine:
             if connection.is_certain(error):
                 raise
             raise OutcomeUnknown(_ids(requests)) from error
+
+    def _keep_log_short(self) -> None:
+        assert self._db is not None
+        self._db.set_busy_timeout(_PATIENCE)
+        connection.keep_log_short(self._db, self._place)
 
     def _commit_fully(self, full: bool) -> None:
         if full is not self._is_full:

@@ -108,23 +108,25 @@ class News:
             self._ear.close()  # somebody has deleted the folder
             self._ear = None
         if self._ear is None:
-            ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            ear.setblocking(False)
             name = secrets.token_hex(8) + _SUFFIX
+            ear = None
             try:
+                ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                ear.setblocking(False)
                 with _address(self._place.folder, name) as address:
                     ear.bind(address)
             except OSError:  # the look at the file has to do
-                ear.close()
+                if ear is not None:
+                    ear.close()
                 return None
             self._ear, self._name = ear, name
         return self._ear
 
     def _send(self, name: str) -> None:
-        if self._mouth is None:
-            self._mouth = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._mouth.setblocking(False)
         try:
+            if self._mouth is None:
+                self._mouth = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                self._mouth.setblocking(False)
             with _address(self._place.folder, name) as address:
                 self._mouth.sendto(b"!", address)
         except BlockingIOError:
