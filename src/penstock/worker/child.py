@@ -248,16 +248,17 @@ class Child:
             requests = self._holding.only_ask()
         try:
             replies = self._app.store.ask(*requests, urgent=True)
-        except OutcomeUnknown:
-            self._find_out()
-            return
-        except StoreUnavailable as error:
+        except (StoreUnavailable, OutcomeUnknown) as error:
+            if isinstance(error, OutcomeUnknown):
+                self._holding.unknown()
             self._wait_for_store(error)
             return
         self._store_is_back()
         with self._lock:
             taken, claimed = self._holding.answered(replies)
         self._start(taken)
+        if self._holding.is_unsure:
+            self._find_out()
         if claimed is not None:
             self._heed(claimed)
         self._hand_back_what_waits()
@@ -288,18 +289,14 @@ class Child:
         self._line.say(**{"is": "ready", "worker": worker, "url": self._app.url, "shown": self._app.store.engine.url})
 
     def _find_out(self) -> None:
-        """The answer to a claim never came: take what the store says is held here. Outcomes are simply told again."""
+        """The answer to a claim never came: take what the store says is held here."""
         try:
             claims = self._app.store.find(HeldBy(self._holding.worker))
         except StoreUnavailable as error:
             self._wait_for_store(error)
             return
-        taken = []
         with self._lock:
-            for claim in claims:
-                kind = self._holding.lane_of(claim.task)
-                if kind is not None and self._holding.find(claim.seq, claim.token) is None:
-                    taken.append(self._holding.take(kind, claim))
+            taken = self._holding.found(claims)
         self._start(taken)
 
     def _start(self, taken: Sequence[Held[Kind]]) -> None:
