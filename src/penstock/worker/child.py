@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from penstock import clock
+from penstock import clock, failures
 from penstock.app.task import Kind
 from penstock.engines.bell import Bell
 from penstock.engines.records import HeldBy
@@ -372,8 +372,9 @@ class Child:
             settlement = verdict(held, self._app.tasks[held.job.task], job)
         except Exception as error:  # a bug of ours: the job must not be held for ever for it
             log.critical("no outcome could be made of %s", job.label, exc_info=True)
-            told = Error(type(error).__name__, str(error), "", "penstock")
-            settlement = Settlement(held.job.seq, held.job.token, Outcome.FAILED, error=told)
+            told = failures.describe(error)
+            said = Error(told.type, told.message, told.traceback, told.print)
+            settlement = Settlement(held.job.seq, held.job.token, Outcome.FAILED, error=said)
         self._holding.ended(held, settlement)
         if self._sleeps:
             self._bell.ring()
