@@ -84,7 +84,10 @@ class Description:
 
 
 def describe(error: BaseException) -> Description:
-    """*error* in words, for a store or another process; runs the user's code (`__str__`), and never raises."""
+    """*error* in words, for a store or another process; runs the user's code (`__str__`), and never raises.
+
+    What is no Unicode, as in messages with odd file names, is escaped: no store takes it.
+    """
     import hashlib  # only durable jobs need it
 
     stack = _remote_frames(error)
@@ -92,12 +95,16 @@ def describe(error: BaseException) -> Description:
     parts = [type(error).__module__, type(error).__qualname__]
     parts += [f"{_short(frame[0])}:{frame[2]}" for frame in fingerprint[1:] if isinstance(frame, tuple)]
     return Description(
-        type=type(error).__qualname__,
-        message=_message(error),
-        where=where,
-        traceback=_shortened((_traceback(error) or "") + stack),
-        print=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12],
+        type=_unicode(type(error).__qualname__),
+        message=_unicode(_message(error)),
+        where=_unicode(where),
+        traceback=_unicode(_shortened((_traceback(error) or "") + stack)),
+        print=hashlib.sha256(_unicode("\n".join(parts)).encode()).hexdigest()[:12],
     )
+
+
+def _unicode(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 class Failures:

@@ -39,7 +39,8 @@ class Run:
 
     claim: ClaimedJob
     process: Process
-    is_over: bool = False  # it came to its end; otherwise it was cut, or runs
+    runs: bool = True
+    is_whole: bool = False  # it came to its end, and was not cut
 
 
 @dataclass(eq=False)
@@ -96,6 +97,8 @@ class Truth:
             elif isinstance(request, Renew):
                 self.pulses.append(self.world.now)
                 for beat in request.beats:
+                    if beat.first:
+                        self.lost.discard(beat.worker)  # it makes itself known anew
                     if beat.worker not in self.lost:
                         self.leases[beat.worker] = self.world.now + request.lease
             elif isinstance(request, Sweep) and isinstance(reply, Swept):
@@ -172,10 +175,10 @@ class Truth:
         """User code of *claim* begins."""
         job, _ = self.grants[claim.seq, claim.token]
         for run in job.runs:
-            earlier = self.grants[run.claim.seq, run.claim.token][1]
             if run.claim.token == claim.token:
                 raise Wrong(f"{job.id} runs twice by one claim ({claim.token})")
-            if run.process.is_alive and not run.is_over and not earlier.is_taken_back:
+            _, earlier = self.grants[claim.seq, min(run.claim.token, claim.token)]  # it may begin late, after a freeze
+            if run.process.is_alive and run.runs and not earlier.is_taken_back:
                 raise Wrong(f"{job.id} runs twice at once, and {earlier.worker} has not lost it")
         run = Run(claim, process)
         job.runs.append(run)
@@ -201,8 +204,8 @@ class Truth:
         if len(ends) > 1:
             raise Wrong(f"{what} ended {len(ends)} times")
         if record.state is JobState.DONE:
-            over = {run.claim.token for run in job.runs if run.is_over}
-            if record.token not in over or record.token not in {end.job.token for end in ends}:
+            whole = {run.claim.token for run in job.runs if run.is_whole}
+            if record.token not in whole or record.token not in {end.job.token for end in ends}:
                 raise Wrong(f"{what} is done by claim {record.token}, which didn't run to its end")
             if record.result != str(record.token).encode():
                 raise Wrong(f"{what} has the result of another claim: {record.result!r}")
