@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from multiprocessing import forkserver
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -26,8 +27,8 @@ def tidy_up_at_the_end() -> None:
         return
     with socket.socket(fileno=os.dup(listener)) as copy:
         address = copy.getsockname()
-    if isinstance(address, str) and os.path.isabs(address):
-        atexit.register(_tidy_up, address, os.getpid(), os.getppid())
+    if isinstance(address, str) and address.startswith("/"):
+        atexit.register(_tidy_up, Path(address), os.getpid(), os.getppid())
 
 
 def _listener(frame: FrameType | None) -> int | None:
@@ -39,15 +40,15 @@ def _listener(frame: FrameType | None) -> int | None:
     return None
 
 
-def _tidy_up(address: str, server: int, parent: int) -> None:
+def _tidy_up(address: Path, server: int, parent: int) -> None:
     if os.getpid() != server:
         return  # a process that it has forked
     until = time.monotonic() + _DYING_TAKES
-    while os.path.exists(address) and os.getppid() == parent:
+    while address.exists() and os.getppid() == parent:
         # Polls: a parent that dies has closed its files, which we were told of, a moment before it is gone.
         if time.monotonic() > until:
             return  # it lives, and stopped us: it removes the socket itself
         time.sleep(0.001)
     with contextlib.suppress(OSError):
-        os.unlink(address)  # noqa: PTH108
-        os.rmdir(os.path.dirname(address))  # noqa: PTH106 - others may have something in it: then it stays
+        address.unlink()
+        address.parent.rmdir()  # others may have something in it: then it stays
