@@ -834,3 +834,16 @@ def test_the_timers_are_told_of_a_deadline_only_while_somebody_listens(time: Fak
         undo()
 
     assert not time.to_come
+
+
+def test_no_timer_runs_for_those_below_that_have_theirs(time: FakeTime) -> None:
+    top = root(5)
+    undo = top.on_cancel(lambda: None)
+    below = Context(2, parent=top)
+    below.on_cancel(lambda: None)
+
+    undo()
+    assert {timer.when for timer in time.to_come} == {below.deadline}
+
+    top.limit(4)
+    assert {timer.when for timer in time.to_come} == {below.deadline}

@@ -397,10 +397,14 @@ class Context:
 
     def _stop_telling(self, key: object) -> None:
         with self._tree:
-            if self._listeners is None or self._listeners.pop(key, None) is None or self._listeners:
+            if self._listeners is None or self._listeners.pop(key, None) is None:
                 return
-            self._listeners = None
-            self._detach()
+            if not self._listeners:
+                self._listeners = None
+                self._detach()
+            elif self._timer is not None and not self._has_own_listener():
+                self._timer.cancel()
+                self._timer = None
 
     def _detach(self) -> None:
         """Nobody listens here any more: leave the ancestors that are told for our sake only. Holds `_tree`."""
@@ -421,9 +425,13 @@ class Context:
     def _watch_deadline(self) -> None:
         """Have the timers trip this context at its deadline, if somebody listens here."""
         with self._tree:
-            if self._timer is None and self._listeners is not None and self._deadline is not None:
+            if self._timer is None and self._deadline is not None and self._has_own_listener():
                 with contextlib.suppress(RuntimeError):  # the interpreter is ending; who asks still finds it passed
                     self._timer = timers.call_at(self._deadline, self._expire)
+
+    def _has_own_listener(self) -> bool:
+        """Whether somebody listens here: those below have no later deadlines, and watch their own. Holds `_tree`."""
+        return any(not isinstance(listener, _Child) for listener in (self._listeners or {}).values())
 
     def _expire(self) -> None:
         deadline = self._deadline  # read once: the next attempt of its job may set another

@@ -32,7 +32,8 @@ class CrossGate:
         self._moved = threading.Condition()
         self._inside: list[socket.socket] = []  # guarded by _moved
         self._is_open = False  # guarded by _moved
-        threading.Thread(target=self._let_in, name="gate", daemon=True).start()
+        self._door = threading.Thread(target=self._let_in, name="gate", daemon=True)
+        self._door.start()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return enter, (self._path, self._patience)
@@ -75,6 +76,7 @@ class CrossGate:
         self.open()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        self._door.join(GUARD)  # who was just coming in is to be let out, too
         self._listener.close()
         for inside in self._inside:
             inside.close()

@@ -36,7 +36,7 @@ from penstock import (
     events,
 )
 from penstock.pool.executor import Pool
-from tests.gates import GUARD, in_thread
+from tests.gates import GUARD, in_thread, slack
 from tests.pool import crossing
 from tests.pool.crossing import CrossGate, capture, double, fail, fail_until, sleep_until_cancelled
 from tests.pool.watching import Seen, until
@@ -170,6 +170,8 @@ def test_map_gives_results_in_order_and_runs_all_even_if_nobody_iterates(make: M
 def test_map_with_a_chunksize_gives_the_same_results(make: Make) -> None:
     with make(2) as pool:
         assert list(pool.map(pow, range(100), itertools.repeat(2), chunksize=7)) == [n * n for n in range(100)]
+        assert list(pool.map(len, [(1, 2), (), (3,)], chunksize=2)) == [2, 0, 1]
+        assert list(pool.map(pow, chunksize=2)) == []
 
 
 def test_stream_takes_endless_inputs(make: Make) -> None:
@@ -214,6 +216,23 @@ def test_a_full_backlog_runs_the_job_in_the_caller_if_asked_to(make: Make, gate:
         assert here.done()
         assert here.result() == crossing.pid_of_worker()
         gate.open()
+
+
+def test_a_job_that_failed_in_its_caller_is_tried_again_by_a_worker(
+    make: Make, gate: CrossGate, tmp_path: Path
+) -> None:
+    retry = Retry(3, on=(ConnectionError,), wait=0)
+    with make(1, backlog=1, when_full="caller", retry=retry) as pool:
+        pool.submit(gate)
+        gate.wait_entered()
+        pool.submit(double, 1)
+        jobs = [
+            pool.submit(crossing.fail_until, str(tmp_path / "tries"), 1),
+            pool.submit(crossing.fail_until, path=str(tmp_path / "more tries"), times=1),
+        ]
+        assert [(job.done(), job.attempt) for job in jobs] == [(False, 1), (False, 1)]
+        gate.open()
+        assert [(job.result(GUARD), job.attempt) for job in jobs] == [(2, 2), (2, 2)]
 
 
 def test_a_full_backlog_is_refused_on_the_thread_of_a_loop(make: Make, gate: CrossGate) -> None:
@@ -470,7 +489,7 @@ def test_a_stop_ends_in_time_though_a_job_hangs_and_says_what_became_of_each(mak
 
     report = pool.shutdown(timeout=0.6)
 
-    assert time.monotonic() - begun < 1.6
+    assert time.monotonic() - begun < slack(1.6)
     assert report.balanced
     assert report.cancelled == 3
     assert report.killed + report.abandoned == 1
@@ -502,7 +521,7 @@ def test_an_exception_that_leaves_the_block_stops_within_the_grace(make: Make, t
         until(hangs.exists)
         begun = time.monotonic()
         raise KeyError("mine")
-    assert time.monotonic() - begun < 1.6
+    assert time.monotonic() - begun < slack(1.6)
     assert "1 accepted" in caught.value.__notes__[0]
     crossing.free(hangs)
 

@@ -134,8 +134,11 @@ class Crew:
     Lock: `_lock` guards `asked_at`, `budget`, `_why` and `_reported`; a leaf.
     """
 
-    pack: Callable[[Job[Any]], None] | None = None
-    """Makes a job fit to leave this process, where that is needed; NotPicklable if it can't be."""
+    pack: Callable[[Job[Any], bool], None] | None = None
+    """Makes a job fit to leave this process, where that is needed, or (True) to run here and then leave it.
+
+    Raises NotPicklable if it can't be.
+    """
     broken_error: type[PoolBroken] = PoolBroken
     """What jobs fail with that no worker can run."""
 
@@ -158,7 +161,7 @@ class Crew:
         self._asked_at: float | None = None  # monotonic: when the stop was asked for
         self._ended_at: float | None = None  # monotonic; written once, before the phase moves to CLOSED
         self._budget: float | None = None  # seconds
-        self._why = "it was closed"
+        self._why: str | None = None
         self._reported = False
         crews.add(self)
 
@@ -216,7 +219,7 @@ class Crew:
         with self._lock:
             if self._asked_at is None:
                 self._asked_at = clock.monotonic()
-                self._why = why
+            self._why = self._why or why
         if self.lifecycle.advance(Phase.DRAINING) and self.ledger.observers:
             self.ledger.tell(PoolStopping(self.name))
         for waiter in self.backlog.places.waiting.copy():
@@ -227,7 +230,7 @@ class Crew:
         """Why no job is taken any more."""
         broken = self.staff.broken
         if broken is None:
-            return PoolClosed(self.name, self._why)
+            return PoolClosed(self.name, self._why or "it was closed")
         return self.broken_by(broken, f"its initializer raised {broken!r}")
 
     def broken_by(self, error: BaseException, why: str) -> PoolBroken:
@@ -289,9 +292,11 @@ class Crew:
             self.attempts.settle(job, JobState.FAILED, refused, cut=True)
         self.check_drained()
 
-    def budget(self, seconds: float) -> None:
-        """A stop has so many seconds; the smallest counts."""
+    def budget(self, seconds: float, asked_at: float) -> None:
+        """A stop that was asked for then has so many seconds; the smallest counts."""
         with self._lock:
+            if self._asked_at is None:
+                self._asked_at = asked_at
             self._budget = seconds if self._budget is None else min(self._budget, seconds)
 
     def first_to_report(self) -> bool:

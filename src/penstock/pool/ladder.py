@@ -51,7 +51,7 @@ class Stop:
         self._cancel_at = begun + cancel_after(seconds)
         self._leave_at = begun + seconds
         for crew in crews:
-            crew.budget(seconds)
+            crew.budget(seconds, begun)
 
     def climb(self, why: str = "it is being stopped") -> list[Report]:
         """Stop the pools. A KeyboardInterrupt moves to the next rung, and is raised again at the end."""
@@ -116,7 +116,7 @@ def stop_apart(crews: Sequence[Crew], why: str) -> None:
     rungs: list[tuple[float, int, Crew, Callable[[Crew], None]]] = []
     for number, crew in enumerate(crews):
         grace = crew.settings.grace
-        crew.budget(grace)
+        crew.budget(grace, begun)
         _close(crew, why)
         rungs.append((begun + cancel_after(grace), number, crew, cancel))
         rungs.append((begun + grace, number, crew, leave))

@@ -93,16 +93,18 @@ async def test_a_job_that_ends_while_a_task_of_its_own_still_waits_lends_nothing
 
 @looped
 async def test_a_slot_that_was_taken_back_is_not_given_away_again() -> None:
-    parents, child, third = Door(), Door(), Door()
+    parents, first, child, third = Door(), Door(), Door(), Door()
     async with AsyncPool(1) as pool:
 
         async def parent() -> None:
-            await pool.run(double, 1)
+            await pool.run(first)
             await parents()
 
         job = await pool.asubmit(parent)
+        await first.wait_entered()  # on the slot that is lent
         running, waiting = await pool.asubmit(child), await pool.asubmit(third)
-        await child.wait_entered()  # on the slot that was lent
+        first.open()
+        await child.wait_entered()  # on the same slot
         await parents.wait_entered()  # which its owner has taken back
         child.open()
         await running

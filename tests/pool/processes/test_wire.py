@@ -8,7 +8,7 @@ import struct
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock import ProcessPool, WorkerDied
@@ -32,16 +32,18 @@ def cut(stream: bytes, places: list[int]) -> list[bytes]:
 parts = st.binary(max_size=9), st.binary(max_size=9), st.binary(max_size=99)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(small, small, small, *parts)), st.lists(small))
 def test_calls_survive_any_cutting_of_the_stream(
     calls: list[tuple[int, int, int, bytes, bytes, bytes]], places: list[int]
 ) -> None:
     stream = b"".join(
-        CALL.pack(False, seq, number, attempt, len(extra), len(function), len(call)) + extra + function + call
+        CALL.pack(False, seq, number, attempt, len(extra), len(function), len(extra + function + call))
+        + extra
+        + function
+        + call
         for seq, number, attempt, extra, function, call in calls
     )
-    incoming = Incoming(CALL, 3)
+    incoming = Incoming(CALL)
     came = []
     for part in cut(stream, places):
         for (_, seq, number, attempt, extra, function, _), packed in incoming.feed(part):
@@ -52,7 +54,6 @@ def test_calls_survive_any_cutting_of_the_stream(
     assert not incoming._rest
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), small, times, times, st.binary(max_size=99))), st.lists(small))
 def test_answers_survive_any_cutting_of_the_stream(
     answers: list[tuple[int, int, float, float, bytes]], places: list[int]
@@ -60,13 +61,12 @@ def test_answers_survive_any_cutting_of_the_stream(
     stream = b"".join(
         ANSWER.pack(kind, 0, seq, began, ended, len(body)) + body for kind, seq, began, ended, body in answers
     )
-    incoming = Incoming(ANSWER, 1)
+    incoming = Incoming(ANSWER)
     came = [(fields[0], *fields[2:5], body) for part in cut(stream, places) for fields, body in incoming.feed(part)]
 
     assert came == answers
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(small, st.text(), st.booleans()), max_size=20), st.lists(small))
 def test_messages_survive_any_cutting_of_the_stream(said: list[tuple[int, str, bool]], places: list[int]) -> None:
     here, there = socket.socketpair()
@@ -90,7 +90,7 @@ def test_a_frame_that_is_not_whole_costs_no_look_at_each_part_of_it() -> None:
             Counted.looks += 1
             return super().unpack_from(*args)  # type: ignore[arg-type]
 
-    incoming = Incoming(Counted(ANSWER.format), 1)
+    incoming = Incoming(Counted(ANSWER.format))
     frame = ANSWER.pack(3, 0, 1, 0.0, 0.0, 10_000) + bytes(10_000)
     came = [body for at in range(len(frame)) for _, body in incoming.feed(frame[at : at + 1])]
 
