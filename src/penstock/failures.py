@@ -226,7 +226,8 @@ class Failures:
             self._lines.put(line)
             return
         has_more = error.__traceback__ is not None or error.__cause__ is not None
-        where = f"\nIt stood at:\n{stack}" if stack and not has_more else ""
+        is_told = has_more or stack.rstrip() in message  # as a dead worker's last words are
+        where = "" if is_told else f"\nIt stood at:\n{stack}"
         exc_info = (type(error), error, error.__traceback__) if has_more and _can_be_shown(error) else None
         said = "%s failed: %s: %s%s"
         self._lines.put(functools.partial(log.error, said, label, kind, message, where, exc_info=exc_info, extra=extra))
@@ -239,7 +240,9 @@ class Failures:
     def _sample(self, where: str, job_id: int | str, error: BaseException, stack: str) -> Failure:
         """A kind's first failure, with count 0: `_count` adds this one."""
         now = clock.wall()
-        text = (_traceback(error) or "") + stack
+        text = _traceback(error) or ""
+        if stack.rstrip() not in text:
+            text += stack
         return Failure(
             type=type(error).__qualname__,
             message=_message(error),
