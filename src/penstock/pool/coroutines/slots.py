@@ -24,6 +24,7 @@ from penstock.errors import NestedWait
 from penstock.events import WorkerStarted, WorkerStopped
 from penstock.job import FINAL, Job, JobState, current_job, name_of
 from penstock.lifecycle import Phase
+from penstock.pool.coroutines.firststep import FirstStep
 from penstock.pool.coroutines.worker import JobTask, TaskWorker
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ class Slots:
         """The pool's loop is known now."""
         self._loop = loop
         self.has_factory = loop.get_task_factory() is not None
-        self.starts_eagerly = HAS_EAGER_TASKS and not self.has_factory
+        self.starts_eagerly = not self.has_factory and (HAS_EAGER_TASKS or isinstance(loop, asyncio.BaseEventLoop))
+        self._first_step = FirstStep(loop)
 
     # Giving slots to jobs
 
@@ -134,7 +136,10 @@ class Slots:
             self.is_beginning = True
             self.turn += 1
             try:
-                task = _Task(coroutine, loop=self._loop, name=name, context=cv, eager_start=True)
+                if HAS_EAGER_TASKS:
+                    task = _Task(coroutine, loop=self._loop, name=name, context=cv, eager_start=True)
+                else:
+                    task = self._first_step.task(coroutine, name, cv)
             finally:
                 self.is_beginning = False
             asked = worker.asked
