@@ -9,7 +9,7 @@ from penstock.app.task import Task
 from penstock.engines import checks
 from penstock.engines.requests import ClaimedJob, Error, Outcome, Settle, Settlement
 from penstock.errors import Discard, JobCancelled, NotDecodable, NotEncodable, Snooze
-from penstock.job import Job
+from penstock.job import Job, JobState
 
 Ended = bytes | Snooze | Discard
 """What a call that did not fail gives: its result, or what the task asked for."""
@@ -17,18 +17,20 @@ Ended = bytes | Snooze | Discard
 
 def run(task: Task[..., Any], data: bytes) -> Ended:
     """Call the function of *task* with what is stored."""
+    codec = task.codec
     try:
-        args, kwargs = task.codec.decode_call(data)
-        return task.codec.encode_result(task.fn(*args, **kwargs))
+        args, kwargs = codec.decode_call(data)
+        return codec.encode_result(task.fn(*args, **kwargs))
     except (Snooze, Discard) as asked:
         return asked
 
 
 async def arun(task: Task[..., Any], data: bytes) -> Ended:
     """As `run`, for a task that is an `async def`."""
+    codec = task.codec
     try:
-        args, kwargs = task.codec.decode_call(data)
-        return task.codec.encode_result(await task.fn(*args, **kwargs))
+        args, kwargs = codec.decode_call(data)
+        return codec.encode_result(await task.fn(*args, **kwargs))
     except (Snooze, Discard) as asked:
         return asked
 
@@ -50,12 +52,12 @@ def verdict(claim: ClaimedJob, task: Task[..., Any], job: Job[Ended], elapsed: f
 
 def _verdict(claim: ClaimedJob, task: Task[..., Any], job: Job[Ended], elapsed: float) -> Settlement:
     ran = job.ran or 0.0
-    error = None if job.cancelled() else job.exception()
-    if job.cancelled() or isinstance(error, JobCancelled):
-        reason = error.reason if isinstance(error, JobCancelled) else "cancelled"
-        return Settlement(claim.seq, claim.token, Outcome.CANCELLED, reason=reason, ran=ran)
-    if error is None:
+    if job.state is JobState.DONE:
         return _returned(claim, job.result(), ran)
+    error = None if job.cancelled() else job.exception()
+    if error is None or isinstance(error, JobCancelled):
+        reason = "cancelled" if error is None else error.reason
+        return Settlement(claim.seq, claim.token, Outcome.CANCELLED, reason=reason, ran=ran)
     told = failures.describe(error)
     delay = None
     if task.retry is not None and not isinstance(error, NotEncodable | NotDecodable):  # these would fail again
@@ -72,9 +74,9 @@ def _verdict(claim: ClaimedJob, task: Task[..., Any], job: Job[Ended], elapsed: 
 
 def _returned(claim: ClaimedJob, ended: Ended, ran: float) -> Settlement:
     match ended:
+        case bytes():
+            return Settlement(claim.seq, claim.token, Outcome.DONE, ended, ran=ran)
         case Snooze():
             return Settlement(claim.seq, claim.token, Outcome.SNOOZE, delay=ended.seconds, ran=ran)
         case Discard():
             return Settlement(claim.seq, claim.token, Outcome.CANCELLED, reason=ended.reason, ran=ran)
-        case _:
-            return Settlement(claim.seq, claim.token, Outcome.DONE, result=ended, ran=ran)

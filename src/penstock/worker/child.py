@@ -110,7 +110,8 @@ class Child:
         """Live; the exit code."""
         try:
             self._app = find_app(self._settings.app)
-            for task in self._app.tasks.values():
+            self._tasks = self._app.tasks
+            for task in self._tasks.values():
                 task.check()
         except PenstockError as error:
             log.error("%s", error, exc_info=error.__cause__)
@@ -369,7 +370,7 @@ class Child:
     def _has_ended(self, held: Held[Kind], job: Job[Any]) -> None:
         """A pool's job has ended; on any thread."""
         try:
-            settlement = verdict(held, self._app.tasks[held.job.task], job)
+            settlement = verdict(held, self._tasks[held.job.task], job)
         except Exception as error:  # a bug of ours: the job must not be held for ever for it
             log.critical("no outcome could be made of %s", job.label, exc_info=True)
             told = failures.describe(error)
