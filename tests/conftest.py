@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from penstock.pool.executor import AnyPool
 
@@ -19,6 +20,10 @@ LINGER = 5.0  # seconds that threads may take to end after their test; joined, n
 
 # These serve the whole process and outlive any pool: the clock's thread, and the few that run users' callbacks.
 LASTING = ("penstock-timers", "penstock-callbacks")
+
+# How long an example takes says more about what else the machine does.
+settings.register_profile("penstock", deadline=None)
+settings.load_profile("penstock")
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,12 @@
-"""Gates and threads for tests that wait for facts, never for time.
+"""Gates and threads for tests that wait for facts, never for time; and how long a promise of time may take.
 
-Import them as `from tests.gates import GUARD, Gate, in_thread`.
+Import them as `from tests.gates import GUARD, Gate, in_thread, slack`.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,6 +16,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 GUARD = 10.0  # seconds that a test waits for what must come: it may fail a test, never pass one
+
+
+def slack(seconds: float) -> float:
+    """What takes at most so many *seconds* where nothing else runs may take so many here and now."""
+    load = os.getloadavg()[0] / len(os.sched_getaffinity(0))
+    measured = 3 if "coverage" in sys.modules else 1
+    return seconds * measured * max(1.0, load)
 
 
 class Gate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import functools
 import heapq
 import logging
@@ -59,14 +60,27 @@ def without_thread() -> timers.Timers:
 # Timed calls
 
 
+@contextlib.contextmanager
+def busy_timers() -> Iterator[None]:
+    """Nothing becomes due before the end of the block."""
+    gate = Gate()
+    timers.call_at(clock.monotonic(), gate)
+    gate.wait_entered()
+    try:
+        yield
+    finally:
+        gate.open()
+
+
 def test_calls_come_in_the_order_of_their_times() -> None:
     came: list[int] = []
     last = threading.Event()
-    now = clock.monotonic()
-    for number in (3, 1, 4, 0, 2):
-        timers.call_at(now + 0.02 + number / 1000, lambda number=number: came.append(number))  # type: ignore[misc]
+    with busy_timers():
+        now = clock.monotonic()
+        for number in (3, 1, 4, 0, 2):
+            timers.call_at(now + number / 1000, lambda number=number: came.append(number))  # type: ignore[misc]
 
-    timers.call_at(now + 0.03, last.set)
+        timers.call_at(now + 0.01, last.set)
 
     assert last.wait(GUARD)
     assert came == [0, 1, 2, 3, 4]
@@ -101,12 +115,13 @@ def test_an_earlier_call_is_not_kept_waiting_by_a_later_one() -> None:
 
 def test_a_cancelled_call_is_not_made() -> None:
     cancelled, after = threading.Event(), threading.Event()
-    now = clock.monotonic()
-    timer = timers.call_at(now + 0.01, cancelled.set)
-    timers.call_at(now + 0.02, after.set)
+    with busy_timers():
+        now = clock.monotonic()
+        timer = timers.call_at(now + 0.01, cancelled.set)
+        timers.call_at(now + 0.02, after.set)
 
-    timer.cancel()
-    timer.cancel()
+        timer.cancel()
+        timer.cancel()
 
     assert after.wait(GUARD)
     assert not cancelled.is_set()

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.gates import GUARD
+from tests.gates import GUARD, slack
 
 SLACK = 1.0  # seconds beyond its grace that a process may take to end, the interpreter's own end included
 LIMIT = 2 * GUARD  # seconds after which a script that hangs is killed, so that whoever reads from it goes on
@@ -110,14 +110,14 @@ class Script:
         self.process.send_signal(number)
 
     def end(self, *, within: float = GUARD) -> int:
-        """Wait for its end, at most *within* seconds from now; its exit code."""
+        """Wait for its end, at most `slack` of *within* seconds from now; its exit code."""
         begun = time.monotonic()
         try:
             code = self.process.wait(LIMIT)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it did not end; on stderr:\n{self.errors}") from None
         took = time.monotonic() - begun
-        assert took < within, f"it took {took:.3g} s to end; on stderr:\n{self.errors}"
+        assert took < slack(within), f"it took {took:.3g} s to end; on stderr:\n{self.errors}"
         return code
 
     def rest(self) -> list[str]:

@@ -358,5 +358,5 @@ class BacklogMachine(RuleBasedStateMachine):
         assert len(self.time.to_come) == self.backlog.retrying
 
 
-BacklogMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+BacklogMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30)
 TestBacklog = BacklogMachine.TestCase

@@ -520,7 +520,6 @@ def test_a_pool_around_an_executor_does_what_its_model_does() -> None:
         settings=settings(
             max_examples=200,
             stateful_step_count=50,
-            deadline=None,  # threads take what they take
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )

@@ -85,7 +85,7 @@ LIVES: dict[str, tuple[Any, dict[str, Any], str]] = {
 }
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     names=st.lists(st.sampled_from(sorted(LIVES)), min_size=1, max_size=8),
     workers=st.integers(1, 3),

@@ -506,7 +506,6 @@ def test_a_pool_does_what_its_model_does() -> None:
         settings=settings(
             max_examples=200,
             stateful_step_count=50,
-            deadline=None,  # threads take what they take
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
@@ -523,7 +522,6 @@ def test_a_pool_of_processes_does_what_its_model_does(tmp_path: Path, monkeypatc
                 max_examples=100,
                 stateful_step_count=50,
                 phases=[Hypothesis.generate],  # a life is not quite the same twice: one that failed gets no shorter
-                deadline=None,
                 suppress_health_check=[HealthCheck.too_slow],
             ),
         )

@@ -105,7 +105,7 @@ class PlacesMachine(RuleBasedStateMachine):
         assert not any(waiter.granted for waiter in self.line)
 
 
-PlacesMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+PlacesMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestPlaces = PlacesMachine.TestCase
 
 

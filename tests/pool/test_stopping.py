@@ -39,7 +39,7 @@ from penstock.pool import ladder, lines
 from penstock.pool.attempts import Runner
 from penstock.pool.ladder import Stop
 from tests.fake_time import FakeTime
-from tests.gates import GUARD, Gate, in_thread
+from tests.gates import GUARD, Gate, in_thread, slack
 from tests.pool.script import running
 from tests.pool.watching import until
 
@@ -331,17 +331,17 @@ def test_a_stop_returns_in_time_and_leaves_the_hung_thread_behind(hung: Gate) ->
     report = pool.shutdown(timeout=BUDGET)
     took = time.monotonic() - begun
 
-    assert BUDGET <= took < BUDGET + SLACK
+    assert BUDGET <= took < slack(BUDGET + SLACK)
     assert (report.abandoned, report.cancelled, report.cut, report.accepted) == (1, 1, 2, 2)
     assert (report.balanced, report.ok, report.exit_code, report.budget, report.closed) == (
         (True, False, 1, BUDGET, True)
     )
-    assert BUDGET <= report.seconds < BUDGET + SLACK
+    assert BUDGET <= report.seconds < slack(BUDGET + SLACK)
     (stuck,) = report.stuck
     assert (stuck.id, stuck.name, stuck.worker, stuck.outcome) == (1, "hangs", job.worker, "abandoned")
     assert "call_hidden_in_the_stack" in stuck.stack
     assert stuck.ran >= BUDGET
-    assert str(report).startswith("pool 'pool of one' stopped in 0.3")
+    assert str(report).startswith("pool 'pool of one' stopped in ")
     assert str(report).endswith(" of 0.3 s; 2 accepted: 0 done, 1 cancelled, 1 abandoned")
     assert waits.cancelled()
     assert job.state is JobState.ABANDONED
@@ -400,7 +400,7 @@ def test_a_stop_without_time_asks_and_leaves_at_once(hung: Gate) -> None:
     begun = time.monotonic()
     report = pool.shutdown(timeout=0)
 
-    assert time.monotonic() - begun < SLACK
+    assert time.monotonic() - begun < slack(SLACK)
     assert (report.abandoned, report.cancelled) == (1, 1)
     assert waits.cancelled()
 
@@ -414,7 +414,7 @@ def test_wait_with_a_time_limit_is_the_same_ladder(hung: Gate) -> None:
     begun = time.monotonic()
     report = pool.wait(BUDGET)
 
-    assert BUDGET <= time.monotonic() - begun < BUDGET + SLACK
+    assert BUDGET <= time.monotonic() - begun < slack(BUDGET + SLACK)
     assert (report.abandoned, report.budget) == (1, BUDGET)
 
 
@@ -427,9 +427,9 @@ def test_an_exception_that_leaves_the_block_stops_the_pool_within_its_grace(hung
             hung.wait_entered()
             raise KeyError("lost")
 
-    assert BUDGET <= time.monotonic() - begun < BUDGET + SLACK
+    assert BUDGET <= time.monotonic() - begun < slack(BUDGET + SLACK)
     (note,) = leaving.value.__notes__
-    assert note.startswith("pool 'cut' stopped in 0.3")
+    assert note.startswith("pool 'cut' stopped in ")
     assert note.endswith("2 accepted: 0 done, 1 cancelled, 1 abandoned")
     assert waits.cancelled()
     with pytest.raises(PoolClosed, match="KeyError left its block"):
@@ -537,7 +537,7 @@ def test_callbacks_that_hang_do_not_hold_up_a_stop(hung: Gate) -> None:
     blocked.wait_entered(3)
     blocked.open()
 
-    assert took < BUDGET + SLACK
+    assert took < slack(BUDGET + SLACK)
     assert report.balanced
 
 
@@ -561,7 +561,7 @@ def test_a_callback_that_hangs_in_another_pools_job_does_not_hold_up_a_stop(hung
         stopping = in_thread(pool.shutdown, timeout=BUDGET)
         blocked.wait_entered()
         try:
-            report = stopping.result(BUDGET + SLACK)  # the callback is still in there
+            report = stopping.result(slack(BUDGET + SLACK))  # the callback is still in there
         finally:
             blocked.open()
             hung.open()
@@ -582,7 +582,7 @@ def test_a_callback_that_hangs_on_a_worker_does_not_hold_up_a_stop() -> None:
     took = time.monotonic() - begun
     blocked.open()
 
-    assert took < BUDGET + SLACK
+    assert took < slack(BUDGET + SLACK)
     assert report.done == 1
     pool.shutdown()
 
@@ -604,7 +604,7 @@ def test_a_job_that_swallows_everything_does_not_hold_up_a_stop(hung: Gate) -> N
     begun = time.monotonic()
     report = pool.shutdown(timeout=BUDGET)
 
-    assert time.monotonic() - begun < BUDGET + SLACK
+    assert time.monotonic() - begun < slack(BUDGET + SLACK)
     assert report.abandoned == 1
 
 
@@ -762,7 +762,7 @@ def test_of_several_stops_at_once_the_shortest_wins_and_all_get_its_report(hung:
 
     reports = [stop.result(GUARD) for stop in stops]
 
-    assert time.monotonic() - begun < BUDGET + SLACK
+    assert time.monotonic() - begun < slack(BUDGET + SLACK)
     for report in reports:
         assert (report.abandoned, report.cancelled, report.cut, report.budget) == (1, 1, 2, BUDGET)
 
@@ -778,7 +778,7 @@ def test_a_stop_that_comes_later_with_less_time_still_wins(hung: Gate) -> None:
     pool.shutdown(timeout=0)
 
     assert patient.result(GUARD).abandoned == 1
-    assert time.monotonic() - begun < SLACK
+    assert time.monotonic() - begun < slack(SLACK)
 
 
 def test_a_job_that_one_stop_leaves_behind_while_another_is_about_to_ask_it_to_end_is_asked_all_the_same(
@@ -940,7 +940,7 @@ def test_the_third_ctrl_c_leaves_hung_threads_behind(monkeypatch: pytest.MonkeyP
         with pool:
             pass
 
-    assert time.monotonic() - begun < 2 * SLACK
+    assert time.monotonic() - begun < slack(2 * SLACK)
     assert runs.state is JobState.ABANDONED
 
 

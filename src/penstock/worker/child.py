@@ -47,6 +47,7 @@ log = logging.getLogger("penstock.work")
 IMPATIENT: Final = 1.0  # seconds: what was claimed ahead and has not begun by then is handed back
 _LONGEST_SLEEP: Final = 30.0  # seconds between two looks at a store that gives no hint
 _BETWEEN_COUNTS: Final = 1.0
+_PATIENCE: Final = 3.0  # seconds that a job may be stuck before its process is given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ class Child:
         self._cancels = False
         self._is_over = False
         self._main = Bell()  # rung when the main thread has something to do
+        self._is_tired = False  # it has said that it wants to be replaced
+        self._stuck_since = 0.0  # monotonic: no job was stuck before
         self._look_at = 0.0  # monotonic: when to look for jobs that wait here in vain
         self._ask_at = 0.0  # when the store may be asked for nothing but cancellations again
 
@@ -155,10 +158,22 @@ class Child:
                     log.error("the supervisor is gone: this worker ends, and its jobs are others' to run again")
                     os._exit(4)
             now = clock.monotonic()
+            self._look_for_stuck(now)
             if now >= told_at + _BETWEEN_COUNTS and (counts := self._counts()) != told:
                 told_at, told = now, counts
                 self._line.say(**{"is": "counts", **counts})
         self._line.say(**{"is": "over", **self._counts()})
+
+    def _look_for_stuck(self, now: float) -> None:
+        """A thread that overran keeps its memory, and may keep a lock: the process is to end, when others are done."""
+        if self._is_tired or not any(lane.stuck() for lane in self._lanes.values()):
+            self._stuck_since = now
+        elif now - self._stuck_since > _PATIENCE:
+            self._is_tired = True
+            stuck = [job for lane in self._lanes.values() for job in lane.stuck()]
+            for job in stuck:
+                log.error("job %s (%s) overran and still runs; it stands at:\n%s", job.id, job.name, job.stack)
+            self._line.say(**{"is": "tired", "stuck": len(stuck)})
 
     def _obey(self, word: dict[str, Any]) -> None:
         match word:
@@ -226,6 +241,10 @@ class Child:
         try:
             while not self._holding.is_over:
                 self._step()
+        except StoreInvalid as error:
+            log.critical("%s", error)
+            self._line.say(**{"is": "failed", "why": str(error)})
+            os._exit(3)
         except BaseException:
             log.critical("claiming broke; this worker ends, and others will run its jobs", exc_info=True)
             os._exit(5)

@@ -6,20 +6,32 @@ start(batch) ──> pool ──> run: slot on the board, decode, call, encode �
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, Protocol
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from penstock import clock
 from penstock.app import attempt
 from penstock.app.app import App
 from penstock.app.task import Kind, Task
 from penstock.job import Job
+from penstock.pool.executor import AnyPool
 from penstock.pool.terms import JobTerms
+from penstock.report import StuckJob
 from penstock.worker import errand
 from penstock.worker.board import Board
 from penstock.worker.claim import terms_of
 from penstock.worker.holding import Held
+
+if TYPE_CHECKING:
+    from penstock.pool.coroutines import AsyncPool
+    from penstock.pool.processes import ProcessPool
+    from penstock.pool.threads import ThreadPool
+
+log = logging.getLogger("penstock.work")
 
 Ended = Callable[[Held[Kind], Job[Any]], None]
 
@@ -41,6 +53,10 @@ class Lane(Protocol):
         """Ask it to end."""
         ...
 
+    def stuck(self) -> Sequence[StuckJob]:
+        """The jobs that have failed for want of time, and still run: nobody can end them but the end of the process."""
+        ...
+
     def close(self, timeout: float) -> None:
         """Stop the pool within *timeout* seconds."""
         ...
@@ -50,6 +66,7 @@ class _Lane:
     """What the kinds share: the terms of a claimed job, and its way over the board."""
 
     _crew: Any
+    _pool: AnyPool
 
     def __init__(self, app: App, board: Board, ended: Ended) -> None:
         self._app = app
@@ -91,6 +108,10 @@ class _Lane:
         elif held.cause is not None:  # somebody asked it to end before it was here
             job.cancel(held.reason)
 
+    def stuck(self) -> Sequence[StuckJob]:
+        """See `Lane`."""
+        return self._pool.report.stuck
+
     def forget(self, held: Held[Kind]) -> bool:
         """See `Lane`."""
         job = held.running
@@ -105,6 +126,8 @@ class _Lane:
 
 class ThreadLane(_Lane):
     """Plain functions, on threads."""
+
+    _pool: ThreadPool
 
     def __init__(self, app: App, board: Board, ended: Ended, threads: int) -> None:
         super().__init__(app, board, ended)
@@ -139,6 +162,8 @@ def _run(lane: ThreadLane, held: Held[Kind], task: Task[Any, Any]) -> attempt.En
 class ProcessLane(_Lane):
     """Functions that keep a processor busy, or that nobody trusts, in processes of their own."""
 
+    _pool: ProcessPool
+
     def __init__(self, app: App, name: str, board: Board, ended: Ended, processes: int) -> None:
         super().__init__(app, board, ended)
         from penstock.pool.processes import ProcessPool
@@ -164,6 +189,8 @@ class ProcessLane(_Lane):
 class LoopLane(_Lane):
     """Coroutine functions, on a loop that has a thread of its own."""
 
+    _pool: AsyncPool
+
     def __init__(self, app: App, board: Board, ended: Ended, tasks: int) -> None:
         super().__init__(app, board, ended)
         from penstock.pool.coroutines import AsyncPool
@@ -177,7 +204,7 @@ class LoopLane(_Lane):
 
     def start(self, batch: Sequence[Held[Kind]]) -> None:
         """See `Lane`."""
-        self._do(self._start(batch))
+        self._do(self._start(batch)).add_done_callback(_must_be_well)
 
     async def _start(self, batch: Sequence[Held[Kind]]) -> None:
         door = self._crew.intake
@@ -194,8 +221,15 @@ class LoopLane(_Lane):
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(1)
 
-    def _do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    def _do(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+
+def _must_be_well(future: Future[Any]) -> None:
+    """Jobs that were claimed and are on no pool would be held for ever: better that others run them."""
+    if not future.cancelled() and future.exception() is not None:
+        log.critical("jobs could not be started; this worker ends", exc_info=future.exception())
+        os._exit(5)
 
 
 async def _run_on_loop(lane: LoopLane, held: Held[Kind], task: Task[Any, Any]) -> attempt.Ended:

@@ -386,7 +386,6 @@ def test_a_pool_does_what_its_model_does() -> None:
         settings=settings(
             max_examples=150,
             stateful_step_count=40,
-            deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )

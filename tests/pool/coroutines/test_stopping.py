@@ -24,7 +24,7 @@ from penstock import (
     current_context,
 )
 from penstock.pool.ladder import Stop
-from tests.gates import GUARD, in_thread
+from tests.gates import GUARD, in_thread, slack
 from tests.pool.coroutines.looping import (
     Door,
     Oops,
@@ -83,7 +83,7 @@ async def test_a_stop_cancels_what_waits_and_asks_what_runs() -> None:
     waiting = [await pool.asubmit(double, n) for n in range(3)]
     begun = time.monotonic()
     report = await pool.shutdown(timeout=0.9)
-    assert 0.5 < time.monotonic() - begun < 2
+    assert 0.5 < time.monotonic() - begun < slack(2)
     assert (report.cancelled, report.cut, report.abandoned, report.ok) == (4, 4, 0, False)
     assert (report.budget, report.closed) == (0.9, True)
     assert seen == ["the pool is stopping"]
@@ -111,7 +111,7 @@ async def test_a_task_that_swallows_cancellation_is_abandoned_at_the_end(caplog:
     await stubborn.wait_entered()
     begun = time.monotonic()
     report = await pool.shutdown(timeout=0.3)
-    assert 0.3 <= time.monotonic() - begun < 1.3
+    assert 0.3 <= time.monotonic() - begun < slack(1.3)
     assert (report.abandoned, report.done, report.cut) == (1, 1, 1)
     assert good.result() == 4
     with pytest.raises(JobAbandoned, match="it was left behind"):
@@ -180,7 +180,7 @@ def test_asyncio_run_does_not_wait_for_an_abandoned_task() -> None:
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         pool = runner.run(main())
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < slack(3)
     gc.collect()
     assert pool.report.abandoned == 1
 
@@ -194,7 +194,7 @@ async def test_an_exception_that_leaves_the_block_stops_within_the_grace() -> No
             job = await pool.asubmit(stubborn)
             await stubborn.wait_entered()
             raise KeyError("mine")
-    assert 0.3 <= time.monotonic() - begun < 1.3
+    assert 0.3 <= time.monotonic() - begun < slack(1.3)
     assert "1 accepted: 0 done, 1 abandoned" in caught.value.__notes__[0]
     assert job.state is JobState.ABANDONED
     stubborn.let_go()
@@ -222,7 +222,7 @@ async def test_cancelling_the_surrounding_task_stops_within_the_grace_and_is_not
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < slack(2)
     assert door.inside == 0
     assert reports[0].closing
 
@@ -372,7 +372,7 @@ async def test_a_stop_ends_in_time_although_the_loop_is_held_up() -> None:
     stopping = in_thread(stop)
     await asyncio.sleep(0)  # holds up this test, too
     report, took, told = await asyncio.wrap_future(stopping)
-    assert 0.3 <= took < 1.3
+    assert 0.3 <= took < slack(1.3)
     assert told
     assert (report.abandoned, report.cancelled) == (1, 1)
     assert "in holds_up" in report.stuck[0].stack
@@ -394,7 +394,7 @@ def test_a_pool_whose_loop_was_closed_tells_its_jobs_at_once_when_it_is_closed()
     loop.close()
     begun = time.monotonic()
     pool.close()
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < slack(1)
     assert pool.report.closed
     assert (running.state, waiting.state) == (JobState.ABANDONED, JobState.CANCELLED)
     task._log_destroy_pending = False  # type: ignore[attr-defined]

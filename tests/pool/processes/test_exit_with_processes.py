@@ -121,7 +121,7 @@ def test_a_hung_job_keeps_the_interpreter_no_longer_than_its_grace_and_dies_with
 
         assert script.end(within=GRACE + SLACK) == 0
         assert script.rest() == []
-        assert "pool 'the hung one' stopped in 1" in script.errors
+        assert "pool 'the hung one' stopped in " in script.errors
         assert "2 accepted: 0 done, 1 cancelled, 1 killed" in script.errors
         assert "Traceback" not in script.errors
         until(lambda: not is_alive(pid))

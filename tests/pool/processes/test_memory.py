@@ -46,7 +46,7 @@ plain = st.builds(bytes, sizes) | st.builds(bytearray, sizes) | st.integers() | 
 values = plain | st.lists(plain, max_size=3) | st.tuples(plain, plain) | st.dictionaries(st.text(max_size=2), plain)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(values)
 def test_every_value_comes_out_as_it_went_in(value: Any) -> None:
     came = there_and_back(value)

@@ -8,7 +8,7 @@ import struct
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock import ProcessPool, WorkerDied
@@ -32,7 +32,6 @@ def cut(stream: bytes, places: list[int]) -> list[bytes]:
 parts = st.binary(max_size=9), st.binary(max_size=9), st.binary(max_size=99)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(small, small, small, *parts)), st.lists(small))
 def test_calls_survive_any_cutting_of_the_stream(
     calls: list[tuple[int, int, int, bytes, bytes, bytes]], places: list[int]
@@ -55,7 +54,6 @@ def test_calls_survive_any_cutting_of_the_stream(
     assert not incoming._rest
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), small, times, times, st.binary(max_size=99))), st.lists(small))
 def test_answers_survive_any_cutting_of_the_stream(
     answers: list[tuple[int, int, float, float, bytes]], places: list[int]
@@ -69,7 +67,6 @@ def test_answers_survive_any_cutting_of_the_stream(
     assert came == answers
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(small, st.text(), st.booleans()), max_size=20), st.lists(small))
 def test_messages_survive_any_cutting_of_the_stream(said: list[tuple[int, str, bool]], places: list[int]) -> None:
     here, there = socket.socketpair()
