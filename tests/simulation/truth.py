@@ -10,9 +10,11 @@ from penstock.engines.engine import Engine
 from penstock.engines.records import ByIds, Complaints, Record
 from penstock.engines.requests import (
     CRASHES,
+    Cancel,
     Claim,
     Claimed,
     ClaimedJob,
+    Cut,
     Outcome,
     Put,
     Renew,
@@ -59,7 +61,8 @@ class Job:
 
     id: str
     is_acknowledged: bool = False
-    was_cancelled: bool = False  # somebody asked for that
+    was_cancelled: bool = False  # somebody asked for that,
+    must_not_run: bool = False  # and the engine has heard it
     grants: list[Grant] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     deaths_alone: int = 0  # of a process, or of a lease, while nothing else had begun there
@@ -88,6 +91,10 @@ class Truth:
             if isinstance(request, Put):
                 for job in request.jobs:
                     self.jobs.setdefault(job.id, Job(job.id))
+            elif isinstance(request, Cancel) and isinstance(reply, list):
+                for id, cut in zip(request.ids, reply, strict=True):
+                    if cut in (Cut.ASKED, Cut.CANCELLED):
+                        self.jobs[id].must_not_run = True
             elif isinstance(request, Claim) and isinstance(reply, Claimed):
                 for claimed in (job for jobs in reply.jobs for job in jobs):
                     self._granted(claimed, request.worker)
@@ -109,6 +116,8 @@ class Truth:
         self.counts["claims"] += 1
         if worker in self.lost:
             raise Wrong(f"{claimed.id} was given to {worker}, which was given up")
+        if job.must_not_run:
+            raise Wrong(f"{claimed.id} was given to {worker} after it was cancelled")
         if job.grants:
             last = job.grants[-1]
             if claimed.token <= last.job.token:

@@ -42,7 +42,7 @@ def verdict(claim: ClaimedJob, task: Task[..., Any], job: Job[Ended], elapsed: f
     up the outcomes of others.
     """
     settlement = _verdict(claim, task, job, elapsed)
-    refused = checks.why_refused(Settle((settlement,)))
+    refused = None if settlement.outcome is Outcome.DONE else checks.why_refused(Settle((settlement,)))
     if refused is None:
         return settlement
     told = failures.describe(refused)
