@@ -7,10 +7,15 @@ says in them which job runs, tells how long it waited and ran, and can tell whic
 deadlines, cancellation, retries, failures, observers, accounts, no way to stop. So no pool in Python that has these can
 come below it by much, and its ratio to ThreadPoolExecutor behind a semaphore is about the largest there can be, on the
 machine and in the minute of the run. A row of jobs of ~10 us says the same of jobs that do something.
+
+Of 1 MiB there and back between processes the bare steps are four copies, each way one into memory that both map and one
+out of it, and a byte through a pipe that says so: whoever gets bytes and keeps them can't do with less.
 """
 
 import argparse
 import contextvars
+import mmap
+import os
 import sys
 import threading
 import time
@@ -23,8 +28,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `python bench/floor.py` finds this room by its name, too
 
+from bench import processes
 from bench.goals import at_least_one
-from bench.rounds import Case, Turn, as_table, machine, play
+from bench.rounds import Case, Sample, Turn, as_table, machine, play
 from bench.threads import (
     BACKLOG,
     BUSY,
@@ -148,8 +154,63 @@ def bare(workers: int, _jobs: int) -> Pool:
     return Pool(loop.submit, take, loop.stop)
 
 
+class Echo:
+    """A process that copies out what its parent has copied in, and back again; *slots* payloads may be under way."""
+
+    def __init__(self, size: int, slots: int) -> None:
+        self._there, self._back = ([mmap.mmap(-1, size) for _ in range(slots)] for _ in range(2))
+        self._free = list(range(slots))
+        here, self._ask = os.pipe()
+        self._hear, there = os.pipe()
+        self._pid = os.fork()
+        if not self._pid:
+            os.close(self._ask)
+            while slot := os.read(here, 1):
+                value = self._there[slot[0]][:]
+                self._back[slot[0]][:] = value
+                os.write(there, slot)
+            os._exit(0)
+        os.close(here)
+        os.close(there)
+
+    def send(self, value: bytes) -> None:
+        slot = self._free.pop()
+        self._there[slot][:] = value
+        os.write(self._ask, bytes([slot]))
+
+    def receive(self) -> bytes:
+        (slot,) = os.read(self._hear, 1)
+        value = self._back[slot][:]
+        self._free.append(slot)
+        return value
+
+    def end(self) -> None:
+        os.close(self._ask)
+        os.waitpid(self._pid, 0)
+        os.close(self._hear)
+
+
+def copies(value: bytes, *, workers: int, jobs: int) -> Sample:
+    """As `processes.payloads`: send *value* there and back, at most two under way for each worker."""
+    echoes = [Echo(len(value), 3) for _ in range(workers)]
+    for echo in echoes * 3:  # so that the memory is there
+        echo.send(value)
+        echo.receive()
+    began = time.perf_counter()
+    for number in range(jobs):
+        if number >= 2 * workers:
+            echoes[number % workers].receive()
+        echoes[number % workers].send(value)
+    for number in range(jobs, jobs + 2 * workers):
+        echoes[number % workers].receive()
+    took = time.perf_counter() - began
+    for echo in reversed(echoes):  # each has a copy of the pipes of those before it
+        echo.end()
+    return {"ms/job": took / jobs * 1e3}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The bare steps of a pool, beside penstock.ThreadPool and its peer.")
+    parser = argparse.ArgumentParser(description="The bare steps of a pool, beside Penstock's and a peer.")
     parser.add_argument("--rounds", type=at_least_one, default=7, metavar="N", help="turns of each (default 7)")
     parser.add_argument("--jobs", type=at_least_one, default=10_000, metavar="N", help="jobs in a turn (default 10000)")
     told = parser.parse_args()
@@ -163,6 +224,14 @@ def main() -> None:
             f"{name}, kept, 4 workers", turns, [(BARE, OURS), (BARE, TPE_100), (OURS, TPE_100)], told.jobs, told.rounds
         )
         print(as_table(play(case)), "\n", flush=True)
+    value, ours, peer = bytes(1 << 20), processes.OURS, processes.PPE
+    payloads: dict[str, Turn] = {
+        label: partial(processes.payloads, processes.CONTESTANTS[label], value, workers=2, jobs=200)
+        for label in (ours, peer)
+    }
+    payloads[BARE] = partial(copies, value, workers=2, jobs=200)
+    pairs = [(BARE, ours), (BARE, peer), (ours, peer)]
+    print(as_table(play(Case("1 MiB of bytes, there and back", payloads, pairs, 200, told.rounds))), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 import penstock
-from penstock import errors, events
+from penstock import errors, events, testing
 from penstock.job import FINAL, MOVES
 from penstock.pool.terms import Unobserved, WhenFull
 
@@ -28,6 +28,7 @@ DOCS: Final = Path(__file__).parent
 ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "The pools": ("ThreadPool", "ProcessPool", "AsyncPool", "ExecutorPool"),
     "Jobs": ("Job", "JobState", "current_job"),
+    "Durable jobs": ("App", "Task", "Handle", "Progress", "AnyJob"),
     "Contexts": ("Context", "current_context"),
     "Trying again": ("Retry",),
     "The accounts": ("Report", "StuckJob", "Stats"),
@@ -37,6 +38,8 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
 """Where each public name stands, but for the errors, which have a room of their own."""
 
 NOT_PROMISED: Final[dict[str, frozenset[str]]] = {
+    "App": frozenset({"store", "watch", "kept_in", "start_afresh"}),
+    "Task": frozenset({"codec"}),
     "Context": frozenset(
         {"context", "cause", "parent", "is_listened_to", "listen", "trip", "listen_for_job", "limit", "close"}
     ),
@@ -46,6 +49,10 @@ NOT_PROMISED: Final[dict[str, frozenset[str]]] = {
 
 ALIASES: Final = {
     "Unchanged | ": "",
+    " | _Ungiven": "",
+    "R_co": "R",
+    "T_co": "T",
+    "Iterable[Call]": "Iterable[tuple | Mapping]",
     "_Inherit | ": "",
     "WhenFull": " | ".join(repr(word) for word in get_args(WhenFull)),
     "Unobserved": " | ".join(repr(word) for word in get_args(Unobserved)),
@@ -64,12 +71,13 @@ def reference() -> str:
         "# Reference",
         "Made from the docstrings by `make docs`: change those, not this page. All times are in seconds. What comes "
         "after a star in a signature is given by keyword.",
-        "Contents: " + " · ".join(f"[{room}](#{_slug(room)})" for room in [*ROOMS, "Events", "Errors"]),
+        "Contents: " + " · ".join(f"[{room}](#{_slug(room)})" for room in [*ROOMS, "Testing", "Events", "Errors"]),
     ]
     for room, names in ROOMS.items():
         parts.append(f"## {room}")
         for name in names:
             parts += _entry(name, getattr(penstock, name))
+    parts += _testing()
     parts += _events()
     parts += _errors()
     return "\n\n".join(parts) + "\n"
@@ -121,7 +129,9 @@ def _entry(name: str, value: Any) -> Iterator[str]:
     else:
         if dataclasses.is_dataclass(value) and name != "Retry":
             yield _code("\n".join(f"{field.name}: {field.type}" for field in dataclasses.fields(value)))
-        elif name in (*ROOMS["The pools"], "Context", "Retry"):  # the others are made by a pool, not by hand
+        elif hasattr(value, "_fields"):
+            yield _code("\n".join(f"{field}: {kind}" for field, kind in value.__annotations__.items()))
+        elif name in (*ROOMS["The pools"], "App", "Context", "Retry"):  # the others are made by a pool, not by hand
             yield _code(_signature(name, value.__init__))
         yield _prose(value)
         yield from _attributes(value)
@@ -155,6 +165,24 @@ def _attributes(cls: type) -> Iterator[str]:
             if isinstance(target, ast.Attribute):
                 yield f"#### {cls.__name__}.{target.attr}"
                 yield inspect.cleandoc(str(after.value.value))
+
+
+def _testing() -> Iterator[str]:
+    yield "## Testing"
+    yield "In `penstock.testing`. [How to test](how-to/test.md) shows it in use."
+    for name in testing.__all__:
+        value = getattr(testing, name)
+        yield f"### {name}"
+        if inspect.isclass(value):
+            if dataclasses.is_dataclass(value):
+                yield _code("\n".join(f"{field.name}: {field.type}" for field in dataclasses.fields(value)))
+            else:
+                yield _code(_signature(name, value.__init__))
+            yield _prose(value)
+            yield from _members(name, value)
+        else:
+            yield _code(_signature(name, value))
+            yield _prose(value)
 
 
 def _events() -> Iterator[str]:

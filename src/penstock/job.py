@@ -201,6 +201,10 @@ class Claim(Protocol):
         """Tell the store."""
         ...
 
+    def ended(self, job: Job[Any]) -> None:
+        """*job* has its outcome. As a callback of it, but the job needs nothing to keep it in."""
+        ...
+
 
 class _Bell:
     """What waiters of one job need, made when the first of them comes.
@@ -456,6 +460,9 @@ class Job(Future[T], Generic[T]):
         It runs on the thread that settles the job: a worker, the caller of `cancel`, or a thread of its own when the
         deadline or a stop did it. What it raises is logged.
         """
+        if getattr(fn, "__module__", None) == "asyncio.tasks":
+            # `asyncio.wait([job])`: it calls no future but asyncio's from the loop's thread, and would wait for ever.
+            raise TypeError(f"asyncio.wait takes no jobs: give it asyncio.ensure_future(job), here of {self.label}")
         bell = self._get_bell()
         with bell.lock:
             if not bell.rung:
@@ -589,6 +596,8 @@ class Job(Future[T], Generic[T]):
         self._let_go()
         if self._bell is not None:
             self._ring()
+        if self._terms.claim is not None:
+            self._tell_claim()
 
     def _let_go(self) -> None:
         """Keep nothing of the call but the function's name."""
@@ -597,6 +606,12 @@ class Job(Future[T], Generic[T]):
         self._args = self._cv = None
         if self._context is not None:
             self._context.close()
+
+    def _tell_claim(self) -> None:
+        """Tell whoever holds the claim."""
+        claim = self._terms.claim
+        assert claim is not None
+        timers.run_user_code(lambda: claim.ended(self))
 
     def _ring(self) -> None:
         """Tell everybody who waits. The stage is final; safe to repeat."""

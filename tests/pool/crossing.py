@@ -20,9 +20,11 @@ class CrossGate:
     """As `tests.gates.Gate`, wherever the job runs: it enters and stays until it is opened, then returns 0.
 
     The gate is a listening socket in the test's process, and a path: that is what crosses. Call it with anything.
+    *patience*: seconds that those inside, and the test, wait before they give up.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patience: float = GUARD) -> None:
+        self._patience = patience
         self._path = str(folder / f"gate-{id(self):x}")
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self._path)
@@ -34,10 +36,10 @@ class CrossGate:
         self._door.start()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return enter, (self._path,)
+        return enter, (self._path, self._patience)
 
     def __call__(self, *args: object) -> int:
-        return _stay(self._path)
+        return _stay(self._path, self._patience)
 
     def _let_in(self) -> None:
         with contextlib.suppress(OSError):
@@ -50,9 +52,9 @@ class CrossGate:
                         inside.sendall(b"!")
 
     def wait_entered(self, count: int = 1) -> None:
-        """Return once *count* have entered; AssertionError after GUARD."""
+        """Return once *count* have entered; AssertionError when the patience is over."""
         with self._moved:
-            came = self._moved.wait_for(lambda: len(self._inside) >= count, GUARD)
+            came = self._moved.wait_for(lambda: len(self._inside) >= count, self._patience)
             assert came, f"{len(self._inside)} of {count} entered"
 
     @property
@@ -83,16 +85,17 @@ class CrossGate:
 class enter:  # noqa: N801 - what a gate is on the other side
     """The gate, in another process."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, patience: float) -> None:
         self._path = path
+        self._patience = patience
 
     def __call__(self, *args: object) -> int:
-        return _stay(self._path)
+        return _stay(self._path, self._patience)
 
 
-def _stay(path: str) -> int:
+def _stay(path: str, patience: float) -> int:
     with socket.socket(socket.AF_UNIX) as gate:
-        gate.settimeout(GUARD)
+        gate.settimeout(patience)
         gate.connect(path)
         assert gate.recv(1) == b"!", "the gate was closed and not opened"
     return 0
@@ -194,14 +197,11 @@ def fail_to_initialize() -> None:
     raise ValueError("no licence")
 
 
-def die_until(path: str, times: int) -> int:
-    """End the process so many times; each try leaves a byte in the file."""
-    with Path(path).open("ab") as file:
-        file.write(b".")
-    tries = Path(path).stat().st_size
-    if tries <= times:
+def die_unless(path: str) -> int:
+    """End the process, unless the file is there."""
+    if not Path(path).exists():
         os._exit(3)
-    return tries
+    return 7
 
 
 def tell_pid_and_stay(path: str, gate: CrossGate) -> int:

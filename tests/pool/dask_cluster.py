@@ -1,6 +1,6 @@
-"""A Dask cluster of two worker processes on this machine, in a process of its own, for tests.
+"""A Dask cluster on this machine, each worker a process, in a process of its own, for tests.
 
-python -m tests.pool.dask_cluster FOLDER    prints the scheduler's address; ends when its standard input does
+python -m tests.pool.dask_cluster FOLDER WORKERS    prints the scheduler's address; ends when its standard input does
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ ROOT = Path(__file__).parents[2]
 class Cluster:
     """The process: `address` of its scheduler, `kill` ends it in the middle of whatever it does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, workers: int) -> None:
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         with (folder / "log.txt").open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.pool.dask_cluster", folder],
+                [sys.executable, "-m", "tests.pool.dask_cluster", folder, str(workers)],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": path},
                 stdin=subprocess.PIPE,
@@ -49,23 +49,23 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
+def cluster(folder: Path, workers: int = 2) -> Iterator[Cluster]:
     """A cluster that keeps its files in *folder*, until the end of the block."""
-    found = Cluster(folder)
+    found = Cluster(folder, workers)
     try:
         yield found
     finally:
         found.end()
 
 
-def main(folder: str) -> None:
+def main(folder: str, workers: int) -> None:
     import dask
     from distributed import LocalCluster
 
     with (
         dask.config.set({"temporary-directory": folder}),
-        LocalCluster(  # type: ignore[no-untyped-call]
-            n_workers=2, processes=True, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+        LocalCluster(
+            n_workers=workers, processes=True, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
         ) as found,
     ):
         print(found.scheduler_address, flush=True)
@@ -73,4 +73,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

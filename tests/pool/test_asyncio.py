@@ -92,6 +92,20 @@ def test_several_tasks_may_await_one_job() -> None:
         asyncio.run(main())
 
 
+def test_a_bare_job_is_refused_by_asyncios_wait_which_would_not_hear_of_its_end() -> None:
+    gate = Gate()
+    with ThreadPool(1) as pool:
+        job = pool.submit(gate)
+
+        async def wait() -> None:
+            with pytest.raises(TypeError, match=r"give it asyncio\.ensure_future\(job\)"):
+                await asyncio.wait([job], timeout=GUARD)  # type: ignore[type-var]
+
+        asyncio.run(wait())
+        gate.open()
+        asyncio.run(wait())
+
+
 def test_wait_takes_jobs_as_futures() -> None:
     """`asyncio.wait` takes asyncio's futures and tasks only, so a job goes through `ensure_future` or `wrap_future`."""
     with held_pool() as (pool, gate):

@@ -56,15 +56,13 @@ def around_threads(workers: int, **options: Any) -> Pool:
     return ExecutorPool(concurrent.futures.ThreadPoolExecutor(workers), shutdown_executor=True, **options)
 
 
-KINDS = [pytest.param(kind, id=kind.__name__) for kind in (threads, processes, around_threads)]
-pytestmark = pytest.mark.parametrize("make", KINDS)
+@pytest.fixture(params=[threads, processes, around_threads])
+def make(request: pytest.FixtureRequest) -> Make:
+    return request.param  # type: ignore[no-any-return]
 
 
-@pytest.fixture
-def makes_its_workers(make: Make) -> None:
-    """For what an ExecutorPool refuses, as it does not make its workers."""
-    if make is around_threads:
-        pytest.skip("its workers are the executor's")
+kinds_that_make_their_workers = pytest.mark.parametrize("make", [threads, processes])
+"""In place of all kinds: for what an ExecutorPool refuses, as its workers are the executor's."""
 
 
 @pytest.fixture
@@ -172,6 +170,8 @@ def test_map_gives_results_in_order_and_runs_all_even_if_nobody_iterates(make: M
 def test_map_with_a_chunksize_gives_the_same_results(make: Make) -> None:
     with make(2) as pool:
         assert list(pool.map(pow, range(100), itertools.repeat(2), chunksize=7)) == [n * n for n in range(100)]
+        assert list(pool.map(len, [(1, 2), (), (3,)], chunksize=2)) == [2, 0, 1]
+        assert list(pool.map(pow, chunksize=2)) == []
 
 
 def test_stream_takes_endless_inputs(make: Make) -> None:
@@ -216,6 +216,23 @@ def test_a_full_backlog_runs_the_job_in_the_caller_if_asked_to(make: Make, gate:
         assert here.done()
         assert here.result() == crossing.pid_of_worker()
         gate.open()
+
+
+def test_a_job_that_failed_in_its_caller_is_tried_again_by_a_worker(
+    make: Make, gate: CrossGate, tmp_path: Path
+) -> None:
+    retry = Retry(3, on=(ConnectionError,), wait=0)
+    with make(1, backlog=1, when_full="caller", retry=retry) as pool:
+        pool.submit(gate)
+        gate.wait_entered()
+        pool.submit(double, 1)
+        jobs = [
+            pool.submit(crossing.fail_until, str(tmp_path / "tries"), 1),
+            pool.submit(crossing.fail_until, path=str(tmp_path / "more tries"), times=1),
+        ]
+        assert [(job.done(), job.attempt) for job in jobs] == [(False, 1), (False, 1)]
+        gate.open()
+        assert [(job.result(GUARD), job.attempt) for job in jobs] == [(2, 2), (2, 2)]
 
 
 def test_a_full_backlog_is_refused_on_the_thread_of_a_loop(make: Make, gate: CrossGate) -> None:
@@ -395,20 +412,20 @@ def test_failures_that_nobody_saw_leave_the_block(make: Make) -> None:
 # Around, initializer, observers
 
 
-@pytest.mark.usefixtures("makes_its_workers")
+@kinds_that_make_their_workers
 def test_each_job_runs_inside_of_around(make: Make) -> None:
     with make(1, around=crossing.around_each) as pool:
         assert pool.submit(crossing.inside_of_around).result(GUARD) == "inside"
 
 
-@pytest.mark.usefixtures("makes_its_workers")
+@kinds_that_make_their_workers
 def test_the_initializer_runs_before_the_first_job(make: Make) -> None:
     crossing.INITIALIZED.clear()
     with make(1, initializer=crossing.initialize, initargs=(5,)) as pool:
         assert pool.submit(crossing.initialized).result(GUARD) == [5]
 
 
-@pytest.mark.usefixtures("makes_its_workers")
+@kinds_that_make_their_workers
 def test_an_initializer_that_raises_breaks_the_pool_once(make: Make) -> None:
     pool = make(2, initializer=crossing.fail_to_initialize)
     job = pool.submit(double, 1)

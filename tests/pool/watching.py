@@ -116,9 +116,9 @@ def full_pool(backlog: int = 1, **options: Any) -> Iterator[Full]:
             gate.open()
 
 
-def until(fact: Callable[[], object]) -> None:
-    """Return once *fact* is true; AssertionError after GUARD. For what changes without an event or a handle."""
-    patience = time.monotonic() + GUARD
+def until(fact: Callable[[], object], patience: float = GUARD) -> None:
+    """Return once *fact* is true; AssertionError after *patience*. For what changes without an event or a handle."""
+    end = time.monotonic() + patience
     while not fact():
-        assert time.monotonic() < patience, "it never came true"
+        assert time.monotonic() < end, "it never came true"
         time.sleep(0.001)  # polls: nothing tells of this fact, and waiting longer only makes the test slower

@@ -80,6 +80,16 @@ def limited(gate: str) -> None:
     wait_for(gate)
 
 
+@app.task(name="stuck", timeout=0.5)
+def stuck(gate: str) -> None:
+    """Past its time, and deaf."""
+    job = current_job()
+    assert job is not None
+    mark("begins", job.id, job.token, os.getpid())
+    while not (marks.parent / gate).exists():
+        time.sleep(0.01)
+
+
 @app.task(name="hold_gil")
 def hold_gil(seconds: int) -> None:
     """One call of C code that keeps the GIL, so that no other thread of its process runs meanwhile."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.engines.records import Complaints, Counts, States
+from penstock.engines.records import Complaints, Counts, Search, States, Workers
 from penstock.job import JobState
 from tests.gates import GUARD
 from tests.worker.service import House, Service, house, until
@@ -40,7 +40,7 @@ class Size:
     longest: float  # seconds for all of it
 
 
-SMALL = Size(jobs=300, enqueuers=2, every=0.4, longest=50)
+SMALL = Size(jobs=300, enqueuers=2, every=0.4, longest=20)
 FULL = Size(jobs=5_000, enqueuers=4, every=0.3, longest=280)
 
 
@@ -87,10 +87,13 @@ class Chaos:
             case "service":
                 self.dead |= set(service.children())
                 self._kill(service.process.pid)
+                service.process.wait(GUARD)
             case "enqueuer":
                 running = [process for process in self.enqueuers.values() if process.poll() is None]
                 if running:
-                    self._kill(self.draw.choice(running).pid)
+                    process = self.draw.choice(running)
+                    self._kill(process.pid)
+                    process.wait(GUARD)
 
     def _kill(self, pid: int) -> None:
         self.dead.add(pid)
@@ -110,11 +113,22 @@ class Chaos:
         """Let it come to its end."""
         for process in self.enqueuers.values():
             assert process.wait(self.size.longest) == 0
-        until(self._nothing_waits, self.size.longest, lambda: "\n".join(service.log for service in self.services))
+        until(self._nothing_waits, self.size.longest, self._what_waits)
         for service in self.services:
+            service.ready()
             service.signal(signal.SIGTERM)
         for service in self.services:
             assert service.ended() == 0, service.log
+
+    def _what_waits(self) -> str:
+        store = self.home.app.store
+        for service in self.services:
+            for pid in service.children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGUSR1)
+        time.sleep(1)  # they write where they stand into their logs
+        waiting = [*store.find(Search([JobState.RUNNING], limit=5)), *store.find(Search([JobState.READY], limit=5))]
+        return "\n".join(map(str, [*(service.log for service in self.services), *waiting, *store.find(Workers())]))
 
     def _nothing_waits(self) -> bool:
         counts = self.home.app.store.find(Counts())

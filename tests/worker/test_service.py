@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 import urllib.error
@@ -19,7 +21,7 @@ from penstock import JobCancelled, JobFailed, JobState
 from penstock.engines.records import Attempts, ByIds, Complaints, Record, Workers
 from penstock.engines.requests import NewJob, Put
 from tests.gates import GUARD
-from tests.worker.service import House, house, until
+from tests.worker.service import DUTY, House, house, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -204,6 +206,22 @@ def test_a_child_that_is_stopped_past_the_time_of_its_job_is_killed_and_replaced
     assert home.duty.double.enqueue(1).result(GUARD) == 2
 
 
+def test_a_process_in_which_a_job_is_stuck_is_replaced_when_its_other_jobs_have_ended(home: House) -> None:
+    service = home.work("--threads", "2")
+    stuck, other = home.duty.stuck.enqueue("never"), home.duty.held.enqueue("gate")
+    pids = {int(pid) for _, _, _, pid in home.begun(2)}
+    with pytest.raises(JobFailed, match="DeadlineExceeded"):
+        stuck.result(GUARD)
+    service.logged("is replaced: 1 jobs are stuck there")
+    assert "in stuck" in service.log, "where it stands"
+    later = home.duty.held.enqueue("gate")
+    home.begun(3)
+    home.open("gate")
+    assert [other.result(GUARD), later.result(GUARD)] == ["gate", "gate"]
+    until(lambda: not any(state_of(pid) for pid in pids))
+    assert record(home, other.id).attempt == 1
+
+
 # The whole service
 
 
@@ -272,12 +290,12 @@ def test_sigterm_lets_what_runs_end_and_begins_nothing_new(home: House) -> None:
 
 
 def test_what_does_not_end_in_time_is_cancelled_and_handed_back_without_the_cost_of_an_attempt(home: House) -> None:
-    service = home.work("--threads", "1", "--grace", "3")
+    service = home.work("--threads", "1", "--grace", "5")
     handle = home.duty.held.enqueue("gate")
     home.begun()
     begun = time.monotonic()
     assert service.stop() == 0
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 6
     assert home.marks("ends")[0][-1] == "Cancelled"
     assert handle.state is JobState.READY
     assert record(home, handle.id).attempt == 0
@@ -340,21 +358,48 @@ def test_what_waits_behind_a_long_job_is_left_to_others(home: House) -> None:
 # Bad input, and being watched
 
 
-def test_an_app_that_is_not_there_is_told_and_ends_the_service(home: House) -> None:
-    service = home.start()
-    service.close()
-    import subprocess
-
+def refused(home: House, *arguments: str) -> str:
+    """What `penstock work` says when it can't begin; it ends by itself, with exit code 2."""
     told = subprocess.run(
-        [sys.executable, "-m", "penstock", "work", "no_such_module:app"],
+        [sys.executable, "-m", "penstock", "work", *arguments],
         capture_output=True,
         text=True,
         timeout=GUARD,
         cwd=home.folder,
         check=False,
     )
-    assert told.returncode == 2
-    assert "no app is found by the name 'no_such_module:app'" in told.stderr
+    assert told.returncode == 2, told.stderr
+    return told.stderr
+
+
+@pytest.mark.parametrize(
+    ("app", "why"),
+    [
+        ("no_such_module:app", "no app is found by the name 'no_such_module:app': importing no_such_module failed"),
+        (f"{DUTY}:double", "not an App"),
+        (f"{DUTY}:nothing", "nothing under 'nothing'"),
+        ("nothing.py:app", "there is no such file"),
+        ("app", "write module:app"),
+    ],
+)
+def test_an_app_that_is_not_there_is_told_and_ends_the_service(home: House, app: str, why: str) -> None:
+    assert why in refused(home, app)
+
+
+def test_a_file_that_is_no_store_is_told_and_ends_the_service_and_stays_as_it_is(home: House) -> None:
+    file = home.folder / "notes.db"
+    file.write_text("dear diary\n" * 100)
+    (home.folder / "other.py").write_text(
+        f"from penstock import App\napp = App('sqlite:///{file}')\n@app.task\ndef f() -> None: ...\n"
+    )
+    assert "notes.db is no store that can be used" in refused(home, "other.py:app")
+    assert file.read_text().startswith("dear diary")
+
+
+def test_a_port_that_is_taken_is_told_and_ends_the_service(home: House) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"no health checks on port {port}" in refused(home, f"{DUTY}:app", "--health", str(port))
 
 
 def test_health_tells_whether_it_lives_and_is_ready(home: House) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -61,6 +63,7 @@ class App:
         self._store: Store | None = None
         self._watch: Watch | None = None
         self._is_closed = False
+        _apps.add(self)
 
     # Its tasks
 
@@ -193,6 +196,10 @@ class App:
     def __repr__(self) -> str:
         return f"<App {self.name} at {without_password(self.url)}>"
 
+    def start_afresh(self) -> None:
+        """In the child of a fork: a thread that the child doesn't have may have held the lock."""
+        self._lock = threading.Lock()
+
     def _connect(self) -> Engine:
         return connect(self.url)
 
@@ -206,3 +213,15 @@ def _is_typed_again(old: Callable[..., Any], new: Callable[..., Any]) -> bool:
     """Whether *new* is *old*, defined once more at a prompt or in a notebook."""
     is_interactive = not hasattr(sys.modules.get("__main__"), "__file__")
     return is_interactive and old.__module__ == new.__module__ == "__main__" and old.__qualname__ == new.__qualname__
+
+
+_apps: weakref.WeakSet[App] = weakref.WeakSet()
+
+
+def _start_afresh() -> None:
+    for app in list(_apps):
+        app.start_afresh()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)

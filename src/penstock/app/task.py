@@ -9,7 +9,7 @@ import enum
 import functools
 import inspect
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, TypeVar, cast
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, Type
 from penstock import clock
 from penstock.app.codec.codec import Codec
 from penstock.app.handle import Handle
-from penstock.app.ids import new_id
+from penstock.app.ids import new_id, new_ids
 from penstock.app.order import Order, checked_name, checked_priority
-from penstock.engines.records import ByIds
+from penstock.engines.records import ByIds, Record
 from penstock.engines.requests import Fate, NewJob, Put
 from penstock.errors import EnqueuedInPart
 from penstock.retry import Retry
@@ -46,6 +46,7 @@ class _Ungiven:
 
 
 _UNGIVEN: Final = _Ungiven()
+_NOTHING: Final[Mapping[str, Any]] = {}
 
 
 class Kind(enum.StrEnum):
@@ -166,62 +167,77 @@ class Enqueuing(Generic[P, R_co]):
     def _new_job(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NewJob:
         task, order = self._task, self._order
         data = task.codec.encode_call(args, kwargs)
-        return NewJob(
-            order.id or new_id(), task.name, order.queue, order.priority, data, order.headers, order.delay, order.at
-        )
+        id = order.id or new_id()
+        return NewJob(id, task.name, order.queue, order.priority, data, order.headers, order.delay, order.at)
 
-    def _check_owner(self, id: str, record: Any) -> None:
+    def _new_jobs(self, calls: Sequence[bytes], ids: Sequence[str]) -> list[NewJob]:
+        name, order = self._task.name, self._order
+        queue, priority, headers, delay, at = order.queue, order.priority, order.headers, order.delay, order.at
+        return [
+            NewJob(id, name, queue, priority, data, headers, delay, at) for id, data in zip(ids, calls, strict=True)
+        ]
+
+    def _check_owner(self, id: str, record: Record | None) -> None:
         if record is not None and record.task != self._task.name:
             raise ValueError(
                 f"the id {id!r} is that of a job of {record.task}: a job of {self._task.name} needs another"
             )
 
-    def _job_of(self, call: object, place: int) -> NewJob:
-        if isinstance(call, tuple):
-            return self._new_job(call, {})
-        if isinstance(call, Mapping):
-            return self._new_job((), call)
-        raise TypeError(
-            f"item {place} must be a tuple of positional arguments or a dict of keyword ones, not {call!r}: "
-            f"write {(call,)!r} for a single argument"
-        )
-
-    def _check_many(self) -> None:
-        if self._order.id is not None:
-            raise ValueError("many jobs can't have one id: leave options(id=…) out")
-
     def _batches(self, calls: Iterable[Call]) -> Iterator[list[NewJob]]:
-        self._check_many()
-        batch: list[NewJob] = []
-        size = 0
-        for place, call in enumerate(calls):
-            job = self._job_of(call, place)
-            batch.append(job)
-            size += len(job.args)
-            if len(batch) == _JOBS or size >= _BYTES:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
+        batch = _Batch(self)
+        for call in calls:
+            if batch.add(call):
+                yield batch.taken()
+        if batch.calls:
+            yield batch.taken()
 
     async def _abatches(self, calls: Iterable[Call] | AsyncIterable[Call]) -> AsyncIterator[list[NewJob]]:
-        self._check_many()
-        batch: list[NewJob] = []
-        size = place = 0
+        batch = _Batch(self)
         until = clock.monotonic() + _STINT
         async for call in _each(calls):
-            job = self._job_of(call, place)
-            batch.append(job)
-            size += len(job.args)
-            place += 1
-            if len(batch) == _JOBS or size >= _BYTES:
-                yield batch
-                batch, size = [], 0
+            if batch.add(call):
+                yield batch.taken()
             elif clock.monotonic() >= until:
                 await asyncio.sleep(0)
-                until = clock.monotonic() + _STINT
-        if batch:
-            yield batch
+            else:
+                continue
+            until = clock.monotonic() + _STINT
+        if batch.calls:
+            yield batch.taken()
+
+
+class _Batch:
+    """The next jobs of an `enqueue_many`, until there are as many as one Put may have."""
+
+    def __init__(self, view: Enqueuing[Any, Any]) -> None:
+        if view._order.id is not None:
+            raise ValueError("many jobs can't have one id: leave options(id=…) out")
+        self._view = view
+        self._encode = view._task.codec.encode_call
+        self._size = 0
+        self._place = 0
+        self.calls: list[bytes] = []
+
+    def add(self, call: object) -> bool:
+        """Take one more; True if the batch is full."""
+        if isinstance(call, tuple):
+            data = self._encode(call, _NOTHING)
+        elif isinstance(call, Mapping):
+            data = self._encode((), call)
+        else:
+            raise TypeError(
+                f"item {self._place} must be a tuple of positional arguments or a dict of keyword ones, not {call!r}: "
+                f"write {(call,)!r} for a single argument"
+            )
+        self._place += 1
+        self._size += len(data)
+        self.calls.append(data)
+        return len(self.calls) == _JOBS or self._size >= _BYTES
+
+    def taken(self) -> list[NewJob]:
+        """Its jobs; it is empty again."""
+        calls, self.calls, self._size = self.calls, [], 0
+        return self._view._new_jobs(calls, new_ids(len(calls)))
 
 
 class Task(Enqueuing[P, R_co]):
@@ -230,6 +246,9 @@ class Task(Enqueuing[P, R_co]):
     *queue*, *priority*: of its jobs, if nothing else is asked for. *timeout*: seconds that one attempt may run.
     *retry*: when a failed job runs again. *kind*: where.
     """
+
+    __name__: str
+    __qualname__: str
 
     def __init__(self, app: App, fn: Callable[P, R_co], kind: Kind, settings: TaskSettings) -> None:
         self.app = app

@@ -6,7 +6,7 @@
                                    └─────────────────────────────────────────────────┘
 
 News may be missed for up to a second (`Engine.wait`), so the thread looks again at growing intervals, however quiet it
-is. It never looks for more than a third of the time, however many are watched and however often there is news.
+is. However many are watched, and however often there is news, it looks for a third of the time at most.
 
 State: `_watched`, `_thread`, `_closed` are guarded by `_lock`, a leaf. Whoever takes a waiter out of `_watched` under
 the lock tells it, or is it.
@@ -33,6 +33,7 @@ from penstock.errors import JobUnknown, StoreUnavailable
 
 _SHORTEST: Final = 0.02  # seconds between two looks, when there is no news
 _LONGEST: Final = 1.0
+_BRIEF: Final = 0.001  # seconds: after a look that took longer it rests twice as long
 _LINGERS: Final = 0.05  # seconds that the thread stays when nobody waits: the next may come at once
 
 Told = Record | Exception
@@ -152,27 +153,26 @@ class Watch:
     # The thread
 
     def _look_out(self, bell: Bell) -> None:
-        pause = 0.0  # the first wait only makes the bell known to the engine
+        pause = _SHORTEST
         try:
             while (ids := self._ids(bell)) is not None:
-                began = clock.monotonic()
-                news = False
                 try:
-                    self._store.wait(bell, pause)
-                    waited = clock.monotonic() - began
-                    news = waited < pause * 0.9
-                    began = clock.monotonic()
                     self._look(ids)
+                    if self._watched:  # else whoever comes next must not wait for the end of a pause
+                        has_news = self._sleep_at_most(bell, pause)
+                        pause = _SHORTEST if has_news else min(pause * 1.5, _LONGEST)
                 except StoreUnavailable:
                     bell.wait(_LONGEST)  # it may be back then; those who wait know for how long they want to
                 except Exception as error:
                     _tell([(waiter, error) for waiter in self._take(ids)])
-                looked = clock.monotonic() - began
-                if looked > 0.005:
-                    time.sleep(min(2 * looked, _LONGEST))
-                pause = _SHORTEST if news or not pause else min(pause * 1.5, _LONGEST)
         finally:
             bell.close()
+
+    def _sleep_at_most(self, bell: Bell, pause: float) -> bool:
+        """Sleep until there may be news or the bell is rung: True; or *pause* seconds have passed."""
+        until = clock.monotonic() + pause
+        self._store.wait(bell, pause)
+        return clock.monotonic() < until
 
     def _ids(self, bell: Bell) -> list[str] | None:
         """What is to be watched; None if that is nothing, and the thread ends."""
@@ -187,15 +187,20 @@ class Watch:
         return None
 
     def _look(self, ids: Sequence[str]) -> None:
+        began = clock.monotonic()
         states = self._store.find(States(ids))
         over = [id for id, state in zip(ids, states, strict=True) if state is None or state in ENDED]
-        if not over:
-            return
-        records = dict(zip(over, self._store.find(ByIds(over)), strict=True))
-        still = [id for id, record in records.items() if record is not None and record.state not in ENDED]  # again
-        for id in still:
-            del records[id]
-        _tell([(waiter, records[waiter.id] or JobUnknown(waiter.id)) for waiter in self._take(list(records))])
+        if over:
+            records = zip(over, self._store.find(ByIds(over)), strict=True)
+            told: dict[str, Told] = {
+                id: JobUnknown(id) if record is None else record
+                for id, record in records
+                if record is None or record.state in ENDED  # else somebody has let it run again
+            }
+            _tell([(waiter, told[waiter.id]) for waiter in self._take(list(told))])
+        looked = clock.monotonic() - began
+        if looked > _BRIEF:
+            time.sleep(min(2 * looked, _LONGEST))
 
 
 def _sleep(waiter: _Waiter, until: float | None) -> None:

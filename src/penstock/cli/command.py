@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Final, cast
+
 import click
 
-from penstock.cli.jobs.again import retry_command
-from penstock.cli.jobs.cancel import cancel_command
-from penstock.cli.jobs.check import check_command
-from penstock.cli.jobs.failures import failures_command
-from penstock.cli.jobs.listing import jobs_command
-from penstock.cli.jobs.prune import prune_command
-from penstock.cli.jobs.queues import pause_command, resume_command
-from penstock.cli.jobs.show import show_command
-from penstock.cli.jobs.status import status_command
-from penstock.cli.map import map_command
-from penstock.cli.work import work_command
+COMMANDS: Final = {  # in the order of the help: what belongs together stands together
+    "map": "penstock.cli.map:map_command",
+    "work": "penstock.cli.work:work_command",
+    "enqueue": "penstock.cli.jobs.enqueue:enqueue_command",
+    "status": "penstock.cli.jobs.status:status_command",
+    "jobs": "penstock.cli.jobs.listing:jobs_command",
+    "show": "penstock.cli.jobs.show:show_command",
+    "failures": "penstock.cli.jobs.failures:failures_command",
+    "retry": "penstock.cli.jobs.again:retry_command",
+    "cancel": "penstock.cli.jobs.cancel:cancel_command",
+    "pause": "penstock.cli.jobs.queues:pause_command",
+    "resume": "penstock.cli.jobs.queues:resume_command",
+    "prune": "penstock.cli.jobs.prune:prune_command",
+    "check": "penstock.cli.jobs.check:check_command",
+}
 
 
-class InOrder(click.Group):
-    """Shows its commands in the order in which they were added: what belongs together stands together."""
+class Commands(click.Group):
+    """Loads a command when it is asked for: a worker service has no use for tables."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Their names."""
-        return list(self.commands)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; None if there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name].split(":")
+        return cast(click.Command, getattr(importlib.import_module(module), name))
 
 
 @click.group(
-    cls=InOrder,
+    cls=Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -37,20 +51,3 @@ def penstock(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
         context.exit(2)
-
-
-for command in (
-    map_command,
-    work_command,
-    status_command,
-    jobs_command,
-    show_command,
-    failures_command,
-    retry_command,
-    cancel_command,
-    pause_command,
-    resume_command,
-    prune_command,
-    check_command,
-):
-    penstock.add_command(command)

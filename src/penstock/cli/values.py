@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 from typing import Final
@@ -39,6 +40,14 @@ def seconds_or_zero(text: str) -> float:
     if not math.isfinite(length) or length < 0:
         raise click.BadParameter(f"{text!r} is not a finite number of seconds, zero or more")
     return length
+
+
+def moment(text: str) -> datetime.datetime:
+    """*text* as a point of time; without a zone it is in this machine's."""
+    try:
+        return datetime.datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError, OSError):
+        raise click.BadParameter(f"{text!r} is no time: write 2030-01-31T08:00 or 2030-01-31T08:00Z") from None
 
 
 UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}

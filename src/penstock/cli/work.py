@@ -18,7 +18,7 @@ Exit code: 0 nothing was cut; 1 something had to be killed, or could not be hand
 """
 
 
-@click.command("work", epilog=EXAMPLE)
+@click.command("work", epilog=EXAMPLE, short_help="Run the jobs of an app, until it is told to stop.")
 @click.argument("app", metavar="APP")
 @click.option("--processes", type=count, default=1, show_default=True, metavar="N", help="Worker processes.")
 @click.option(

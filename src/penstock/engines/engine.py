@@ -30,7 +30,9 @@ T = TypeVar("T")
 
 
 class Engine(Protocol):
-    """A store of durable jobs. `transact` is called by one thread at a time, `find` and `wait` by any.
+    """A store of durable jobs. `transact` is called by one thread at a time, all else by any.
+
+    Made with a URL and, for tests, `now`: the clock to use in place of its own.
 
     Calls raise `StoreUnavailable` if the store can't be reached or is too busy within *within* seconds (nothing was
     changed), `OutcomeUnknown` if the answer to a commit never came, and `StoreInvalid` if it is no store of ours.
@@ -39,14 +41,18 @@ class Engine(Protocol):
     url: str
     """Where it is, for people: without a password."""
 
-    def open(self, within: float = 10.0) -> None:
-        """Make or migrate the store if need be, and check that it is one. Safe to repeat."""
+    def open(self, within: float = 10.0, *, create: bool = True) -> None:
+        """Make or migrate the store if need be, and check that it is one. Safe to repeat.
+
+        *create* False: one that isn't there is not made, but a `StoreUnavailable`.
+        """
         ...
 
     def transact(self, requests: Sequence[Request], within: float = 10.0) -> list[Reply | Exception]:
         """Do all of *requests* in one step, in their order, durable when this returns; the answer to each.
 
-        One that is refused for what it is (not for the state of the store) has its error in place of its answer.
+        One that is refused for what it is, whatever the state of the store (see `checks`), has a TypeError or
+        ValueError in place of its answer, and nothing of it is done.
         """
         ...
 
@@ -58,7 +64,8 @@ class Engine(Protocol):
         """Sleep until there may be news, the bell is rung, or *timeout* seconds have passed.
 
         News: jobs that became ready, ended or were cancelled. A hint, never relied upon: it may wake for nothing, and
-        may miss what another process did for up to a second.
+        may miss what another process did for up to a second. What came since the last wait with the same bell wakes
+        at once, so that nobody sleeps through what came after he looked; the first wait with a bell returns at once.
         """
         ...
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from penstock import clock
-from penstock.engines import rules
+from penstock.engines import checks, rules
 from penstock.engines.bell import Bell
 from penstock.engines.records import (
     Attempt,
     Attempts,
+    Begins,
     ByIds,
     Complaints,
     Count,
@@ -93,7 +94,7 @@ class MemoryEngine:
         self._hold_until = 0.0  # nothing is taken from anybody before
         self._waiting: weakref.WeakSet[Bell] = weakref.WeakSet()
 
-    def open(self, within: float = 10.0) -> None:
+    def open(self, within: float = 10.0, *, create: bool = True) -> None:
         """Nothing to do."""
 
     def close(self) -> None:
@@ -102,7 +103,7 @@ class MemoryEngine:
     def transact(self, requests: Sequence[Request], within: float = 10.0) -> list[Reply | Exception]:
         """Do all of *requests*; see `Engine.transact`."""
         with self._lock:
-            replies: list[Reply | Exception] = [self._do(request) for request in requests]
+            replies: list[Reply | Exception] = [checks.why_refused(it) or self._do(it) for it in requests]
             waiting = list(self._waiting)
         for bell in waiting:
             bell.ring()
@@ -111,8 +112,9 @@ class MemoryEngine:
     def wait(self, bell: Bell, timeout: float) -> None:
         """Sleep until something was changed; see `Engine.wait`."""
         with self._lock:
+            is_first = bell not in self._waiting
             self._waiting.add(bell)
-        bell.wait(timeout)
+        bell.wait(0 if is_first else timeout)  # what changed since the caller looked has rung no bell yet
 
     def find(self, query: Query[T], within: float = 10.0) -> T:
         """The answer to *query*; see `Engine.find`."""
@@ -202,7 +204,8 @@ class MemoryEngine:
             if claim.alone:
                 fitting = fitting[: 0 if any(given) else 1]
             given.append([self._give(job, claim.worker, now) for job in fitting])
-            ready = [job for job in ready if job not in fitting]
+            taken = {job.seq for job in fitting}
+            ready = [job for job in ready if job.seq not in taken]
         due = min((job.due for job in self._in(SCHEDULED)), default=None)
         cancels = [(job.seq, job.token, job.reason) for job in self._held(claim.worker) if job.cancelling]
         return Claimed(given, cancels, None if due is None else max(0.0, due - now))
@@ -243,27 +246,27 @@ class MemoryEngine:
         if settlement.error is not None:
             self._count_failure(job, settlement.error)
         move = rules.settled(settlement, job.reason if job.cancelling else None, job.crashes)
-        job = replace(job, result=settlement.result, error=settlement.error or job.error, suspect=False)
-        self._end_attempt(job, move, settlement.error, delay=settlement.delay, ran=settlement.ran)
+        job = replace(job, result=settlement.result, error=settlement.error or job.error)
+        self._end_attempt(job, move, settlement.error, move.reason, delay=settlement.delay, ran=settlement.ran)
         return True
 
     def _end_attempt(
-        self, job: Record, move: rules.Move, error: Error | None, delay: float = 0.0, ran: float | None = None
+        self, job: Record, move: rules.Move, error: Error | None, why: str, delay: float = 0.0, ran: float | None = None
     ) -> None:
         now = self._now()
         if move.logged is not None:
             assert job.worker is not None
             assert job.started is not None
-            attempt = Attempt(job.attempt, job.token, job.worker, job.started, now, move.logged, error, move.reason)
+            attempt = Attempt(job.attempt, job.token, job.worker, job.started, now, move.logged, error, why)
             self._attempts.setdefault(job.seq, []).append(attempt)
         has_ended = move.state in rules.ENDED
         self._jobs[job.seq] = replace(
             self._move(job, move.state),
             attempt=job.attempt if move.used else job.attempt - 1,
             crashes=job.crashes + move.crashes,
-            suspect=move.suspect,
+            suspect=job.suspect if move.suspect is None else move.suspect,
             worker=None,
-            due=job.due if has_ended else now + (delay if move.state is SCHEDULED else 0.0),
+            due=job.due if has_ended or move.keeps_place else now + delay,
             ended=now if has_ended else None,
             ran=ran,
             reason=move.reason,
@@ -348,7 +351,7 @@ class MemoryEngine:
             if move.crashes:
                 error = Error("WorkerDied", death.why, "", f"WorkerDied {job.task}")
                 self._count_failure(job, error)
-            self._end_attempt(replace(job, error=error or job.error), move, error)
+            self._end_attempt(replace(job, error=error or job.error), move, error, move.reason or death.why)
             yield move
 
     def _let_due_be_ready(self, now: float) -> int:
@@ -415,6 +418,9 @@ class MemoryEngine:
                 return [self._jobs[self._by_id[id]] if id in self._by_id else None for id in ids]
             case States(ids):
                 return [self._jobs[self._by_id[id]].state if id in self._by_id else None for id in ids]
+            case Begins(prefix, limit):
+                begun = sorted(id for id in self._by_id if id.startswith(prefix))
+                return [self._jobs[self._by_id[id]] for id in begun[:limit]]
             case Search():
                 return self._search(query)
             case HeldBy(worker):
@@ -448,7 +454,6 @@ class MemoryEngine:
             and (search.task is None or job.task == search.task)
             and (search.print is None or (job.error is not None and job.error.print == search.print))
             and (search.before is None or job.seq < search.before)
-            and (search.prefix is None or job.id.startswith(search.prefix))
         ]
         return sorted(found, key=lambda job: -job.seq)[: search.limit]
 

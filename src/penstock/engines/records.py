@@ -50,14 +50,14 @@ class Attempt:
     worker: int
     started: float
     ended: float
-    outcome: str  # an Outcome, or "crashed", "lost"
-    error: Error | None
-    reason: str
+    outcome: str  # an Outcome, or "lost" with its worker's lease
+    error: Error | None  # of a death: if it is laid to this job
+    reason: str  # of a death: what is known of it
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How many jobs there are of one queue, task and state. Ended ones: as long as they are kept."""
+    """How many jobs there are of one queue, task and state: one or more. Ended ones: as long as they are kept."""
 
     queue: str
     task: str
@@ -67,7 +67,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRecord:
-    """A worker that the engine knows. *lease*: seconds that its lease has left; negative if it ran out."""
+    """A worker that the engine knows. *lease*: seconds that its lease has left; negative once it ran out."""
 
     worker: int
     info: bytes
@@ -78,7 +78,7 @@ class WorkerRecord:
 
 @dataclass(frozen=True, slots=True)
 class QueueRecord:
-    """A queue that has had a job, or was paused. *oldest*: seconds that its first ready job has waited."""
+    """A queue that has jobs, also ended ones, or is paused. *oldest*: seconds that its first ready job has waited."""
 
     name: str
     paused: bool
@@ -87,7 +87,7 @@ class QueueRecord:
 
 @dataclass(frozen=True, slots=True)
 class FailureRecord:
-    """Failures of one kind, of all attempts that were ever settled with an error of it."""
+    """Failures of one kind, of all attempts that were ever settled with an error of it, and deaths laid to a job."""
 
     error: Error  # the first of its kind
     task: str
@@ -111,6 +111,14 @@ class ByIds(Query[list[Record | None]]):
 
 
 @dataclass(frozen=True, slots=True)
+class Begins(Query[list[Record]]):
+    """Jobs whose ids begin with *prefix*, in the order of their ids, at most *limit*: costs as many as it gives."""
+
+    prefix: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class States(Query[list[JobState | None]]):
     """The state of each id, in their order, with as little work as can be."""
 
@@ -119,10 +127,7 @@ class States(Query[list[JobState | None]]):
 
 @dataclass(frozen=True, slots=True)
 class Search(Query[list[Record]]):
-    """Jobs that match all that is given, newest first, at most *limit*, below seq *before*.
-
-    *prefix*: what their ids begin with.
-    """
+    """Jobs that match all that is given, newest first, at most *limit*, below seq *before*."""
 
     states: Sequence[JobState] | None = None
     queue: str | None = None
@@ -130,7 +135,6 @@ class Search(Query[list[Record]]):
     print: str | None = None
     before: int | None = None
     limit: int = 100
-    prefix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,9 @@
 
 Times in them are the engine's own clock, seconds; `delay` is relative to it. A *claim* of a job is named by its `seq`
 and its `token`: the number of that claim, which rises with every one, so that a late owner can be told from today's.
+
+What can't be meant (a negative delay, a number without end, text that is no Unicode; see `checks`) is refused, and then
+the whole request is: nothing of it is done.
 """
 
 from __future__ import annotations
@@ -47,11 +50,13 @@ class Want(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """Give *worker* the next jobs: of the highest priority, then in the order they became ready.
+    """Give *worker* the next jobs: of the highest priority, then in the order they became due, then as they were put.
 
-    *queues*: of these alone; None for all. Paused queues give nothing. *alone*: one suspect (a job that runs alone,
-    since it was there when a process died), and nothing else; without it, no suspect is given.
-    Answer: a `Claimed`. A worker that the engine doesn't know, or has given up, gets no jobs.
+    Scheduled jobs whose time has come are among them. *wants*: a job that fits several is given to the first of them
+    that has room. *queues*: of these alone; None for all. Paused queues give nothing. *alone*: one suspect (a job that
+    runs alone, since it was there when a process died), for all wants together, and nothing else; without it, no
+    suspect is given. Answer: a `Claimed`. A worker that the engine doesn't know, or has given up, gets no jobs; one
+    whose lease is over does, until a `Sweep` has given it up.
     """
 
     worker: int
@@ -63,7 +68,7 @@ class Claim(NamedTuple):
 class ClaimedJob(NamedTuple):
     """A job that is the asker's until its worker's lease runs out, and what it needs to run."""
 
-    seq: int  # the engine's own number of the job
+    seq: int  # the engine's own number of the job: no other ever gets it, also when this one is forgotten
     token: int
     id: str
     task: str
@@ -73,20 +78,23 @@ class ClaimedJob(NamedTuple):
     headers: bytes | None
     attempt: int  # 1 for the first
     enqueued: float
-    waited: float  # seconds between the moment it could have run and this claim
+    waited: float  # seconds between the moment it was due and this claim
 
 
 class Claimed(NamedTuple):
     """Answer to a `Claim`. *jobs*: for each want, in their order."""
 
     jobs: Sequence[Sequence[ClaimedJob]]
-    cancels: Sequence[tuple[int, int, str]] = ()  # (seq, token, reason) of this worker's jobs that somebody cancelled
+    cancels: Sequence[tuple[int, int, str]] = ()  # (seq, token, reason) of all that it holds and somebody cancelled
     next_due: float | None = None  # seconds until the next scheduled job of any queue may run; None if there is none
     known: bool = True  # False: the engine doesn't know the worker (any more): its jobs are somebody else's now
 
 
 class Error(NamedTuple):
-    """How an attempt failed, in words: what is stored holds no code. *print* is the same for failures of one kind."""
+    """How an attempt failed, in words: what is stored holds no code. *print* is the same for failures of one kind.
+
+    An engine refuses text that is no Unicode, as messages with odd file names are: whoever makes an Error escapes it.
+    """
 
     type: str
     message: str
@@ -102,12 +110,15 @@ class Outcome(enum.StrEnum):
     CANCELLED = "cancelled"  # it obeyed, or gave up by itself; `reason` says which
     RETRY = "retry"  # it failed, and is to run again after `delay`
     SNOOZE = "snooze"  # it asked to run again after `delay`; costs no attempt
-    RELEASE = "release"  # handed back, whether it had begun or not; costs no attempt
+    RELEASE = "release"  # handed back, whether it had begun or not; costs no attempt, and keeps its place in the line
     CRASHED = "crashed"  # the process that ran it, and nothing else, died: runs again, alone, until the third time
 
 
 class Settlement(NamedTuple):
-    """How the attempt of one claim ended. An engine refuses it if the claim is stale."""
+    """How the attempt of one claim ended; nothing is changed by it if the claim is stale.
+
+    A job that somebody cancelled meanwhile is done or failed if it says so; whatever else it says, it is cancelled.
+    """
 
     seq: int
     token: int
@@ -134,7 +145,10 @@ class Beat(NamedTuple):
 
 
 class Renew(NamedTuple):
-    """These workers live: their leases run *lease* seconds from now. Answer: a `Renewed`."""
+    """These workers live: their leases run *lease* seconds from now, also those that were over. Answer: a `Renewed`.
+
+    It is a pulse of the store as a `Sweep` is, and half of *lease* without one is a gap.
+    """
 
     beats: Sequence[Beat]
     lease: float
@@ -150,7 +164,7 @@ class Renewed(NamedTuple):
 class Cancel(NamedTuple):
     """Cancel these jobs: waiting ones at once, running ones as soon as their worker hears of it.
 
-    Answer: a `Cut` for each.
+    The first reason stays. Answer: a `Cut` for each.
     """
 
     ids: Sequence[str]
@@ -174,10 +188,10 @@ class Pause(NamedTuple):
 
 
 class Again(NamedTuple):
-    """Let ended jobs run again, with all their attempts: those of *ids*, or all that match.
+    """Let ended jobs run again, with all their attempts: those that match all that is given.
 
-    *print*: those whose last error is of this kind. *states*: in these states. At most *limit*, oldest first.
-    Answer: how many.
+    *ids*: of these alone. *print*: those whose last error is of this kind. *states*: in these states; only ended ones
+    count. At most *limit*, in the order they were put. What is on record of their attempts stays. Answer: how many.
     """
 
     ids: Sequence[str] | None = None
@@ -211,9 +225,10 @@ class Death(NamedTuple):
     """A worker that is known to have died, by whoever saw it end.
 
     *began*: the seqs of the jobs that had begun to run; None if nobody can tell, then all that it held. Others go back
-    as if they had never been claimed. *blamed*: those that the death is laid to; None: the one that had begun, if it
-    was alone; if there were several they become suspects instead. An empty *blamed* lays it to nobody: all go back
-    and no attempt is used.
+    as if they had never been claimed. *blamed*: those of them that the death is laid to; None: the one that had begun,
+    if it was alone; if there were several they become suspects instead. An empty *blamed* lays it to nobody. Nobody's
+    attempts are used, all keep their places in the line, and who was a suspect before is one still. A worker that ended
+    in good order is a death without jobs.
     """
 
     worker: int
@@ -229,7 +244,8 @@ class Sweep(NamedTuple):
     """Take back the jobs of *deaths*, and of workers whose lease ran out; let scheduled jobs whose time came be ready.
 
     Of leases: only while the store itself was up. After a gap of more than *gap* seconds in its own pulse (the time of
-    the last sweep or renewal) an engine waits one *lease* before it takes anything from anybody. A job to which
+    the last sweep or renewal) an engine waits one *lease* before it takes anything from anybody. Deaths that were seen
+    are believed at once. A lease that ran out is a death of which nobody can tell what had begun. A job to which
     *crashes* deaths were laid ends as failed. Safe to repeat, and to ask from many places at once. Answer: a `Swept`.
     """
 

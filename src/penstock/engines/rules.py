@@ -33,7 +33,9 @@ class Move(NamedTuple):
     """What becomes of a running job whose attempt ended.
 
     *used*: the attempt counts. *logged*: the outcome that goes on record as an `Attempt`; None for none. *crashes*:
-    deaths to add. *suspect*: it runs alone from now on, until an attempt of it ends otherwise than by a death.
+    deaths to add. *suspect*: it runs alone from now on, until an attempt of it ends otherwise than by a death; None: as
+    it was before. *keeps_place*: it was taken from its worker or handed back, so it is due as it was before; otherwise
+    it is due after the settlement's delay, behind those that are ready by then.
     """
 
     state: JobState
@@ -41,7 +43,8 @@ class Move(NamedTuple):
     logged: str | None
     reason: str
     crashes: int = 0
-    suspect: bool = False
+    suspect: bool | None = False
+    keeps_place: bool = False
 
 
 def settled(settlement: Settlement, cancelling: str | None, crashes: int) -> Move:
@@ -62,7 +65,9 @@ def settled(settlement: Settlement, cancelling: str | None, crashes: int) -> Mov
         )
     if cancelling is not None:  # nobody wants it to run again
         return Move(JobState.CANCELLED, used=outcome is Outcome.RETRY, logged=outcome, reason=cancelling)
-    later = JobState.SCHEDULED if settlement.delay > 0 and outcome is not Outcome.RELEASE else JobState.READY
+    if outcome is Outcome.RELEASE:
+        return Move(JobState.READY, used=False, logged=outcome, reason=reason, suspect=None, keeps_place=True)
+    later = JobState.SCHEDULED if settlement.delay > 0 else JobState.READY
     return Move(later, used=outcome is Outcome.RETRY, logged=outcome, reason=reason)
 
 
@@ -79,9 +84,16 @@ def died(
     if cancelling is not None:
         return Move(JobState.CANCELLED, used=False, logged=how if began else None, reason=cancelling)
     if not began:
-        return Move(JobState.READY, used=False, logged=None, reason="")
+        return Move(JobState.READY, used=False, logged=None, reason="", suspect=None, keeps_place=True)
     is_guilty = alone if blamed is None else blamed
     if is_guilty and crashes + 1 >= limit:
         return Move(JobState.FAILED, used=False, logged=how, reason="", crashes=1)
-    is_suspect = is_guilty or blamed is None
-    return Move(JobState.READY, used=False, logged=how, reason="", crashes=int(is_guilty), suspect=is_suspect)
+    return Move(
+        JobState.READY,
+        used=False,
+        logged=how,
+        reason="",
+        crashes=int(is_guilty),
+        suspect=True if is_guilty or blamed is None else None,
+        keeps_place=True,
+    )

@@ -10,7 +10,7 @@ nobody, and many share one write to the disk (group commit, as databases do it).
 
 State: `_urgent`, `_waiting`, `_thread` and `_is_closed` are guarded by `_lock`, a leaf; `_wanted` is its condition.
 What was asked is in a queue, or taken by the thread, or answered; whoever takes it out of the queue under the lock
-makes the next move. The engine's `transact` is called by the thread alone.
+makes the next move. The engine's `transact` is called by the thread alone, which is also the one that closes it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ from penstock.engines.bell import Bell
 from penstock.engines.engine import Engine
 from penstock.engines.records import Query
 from penstock.engines.requests import Claim, Put, Reply, Request, Settle
-from penstock.errors import OutcomeUnknown, StoreUnavailable
+from penstock.errors import OutcomeUnknown, StoreInvalid, StoreUnavailable
 
 T = TypeVar("T")
 
 _ROWS: Final = 1_000  # jobs in one transaction, about: what comes behind them waits no longer than that takes
 _WITHIN: Final = 30.0  # seconds that a transaction may wait for the store
+_LONGEST: Final = 24 * 3600.0
+_SHARE: Final = 0.9  # of its callers' time that an engine has: so that its answer comes before they give up
+_POSTS: Final = 1_000  # requests that wait; beyond them what nobody waits for is dropped
 
 Answer = Reply | Exception
 
@@ -47,11 +50,11 @@ class _Asked:
     def __init__(self, requests: Sequence[Request], until: float | None) -> None:
         self.requests = requests
         self.until = until  # monotonic
-        self.answers: list[Answer] | None = None
+        self.answers: Sequence[Answer] | None = None
         self.error: Exception | None = None
         self.lock: threading.Lock | None = None  # a thread sleeps on it
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.future: asyncio.Future[list[Answer]] | None = None
+        self.future: asyncio.Future[Sequence[Answer]] | None = None
 
     @property
     def rows(self) -> int:
@@ -90,12 +93,15 @@ class Store:
         self._thread: threading.Thread | None = None
         self._is_open = False
         self._is_closed = False
+        self._known: weakref.WeakSet[Bell] = weakref.WeakSet()  # bells that the engine rings
 
     def start_afresh(self) -> None:
-        """In the child of a fork: what waited is the parent's, and so is its connection."""
+        """In the child of a fork: what waited is the parent's, and so is its connection. What was closed stays so."""
+        was_closed = self._is_closed
+        self._set_out()
+        self._is_closed = was_closed
         self._inherited.append(self.engine)
         self.engine = self._connect()
-        self._set_out()
 
     # Asking
 
@@ -103,13 +109,20 @@ class Store:
         """Do *requests* in one step, together with what others ask; the answers, durable by now.
 
         *urgent*: before all that isn't. Raises `StoreUnavailable` if nothing was done within *timeout* seconds,
-        `OutcomeUnknown` if that can't be told, and what the first refused request was refused for.
+        `OutcomeUnknown` if that can't be told, and what the first refused request was refused for; the others are done
+        all the same.
         """
         asked = _Asked(requests, clock.deadline_after(timeout))
         asked.lock = threading.Lock()
         asked.lock.acquire()
-        self._put(asked, urgent)
-        if not asked.lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
+        limit = -1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
+        try:
+            self._put(asked, urgent)
+            is_told = asked.lock.acquire(timeout=limit)
+        except BaseException:  # a signal's handler has raised here
+            self._withdraw(asked)
+            raise
+        if not is_told:
             self._give_up(asked)
         if asked.error is not None:
             raise asked.error
@@ -121,8 +134,8 @@ class Store:
         asked = _Asked(requests, clock.deadline_after(timeout))
         asked.loop = asyncio.get_running_loop()
         asked.future = asked.loop.create_future()
-        timer = None if timeout is None else asked.loop.call_later(timeout, self._give_up_in_loop, asked)
         self._put(asked, urgent)
+        timer = None if timeout is None else asked.loop.call_later(max(0.0, timeout), self._give_up_in_loop, asked)
         try:
             return _all_good(await asked.future)
         except asyncio.CancelledError:
@@ -133,49 +146,76 @@ class Store:
                 timer.cancel()
 
     def post(self, *requests: Request) -> None:
-        """Ask for *requests* and don't wait: whether they are done, or refused, nobody is told."""
-        self._put(_Asked(requests, clock.deadline_after(_WITHIN)), urgent=False)
+        """Ask for *requests* and don't wait: whether they are done, refused, or dropped, nobody is told."""
+        if len(self._waiting) < _POSTS:
+            self._put(_Asked(requests, clock.deadline_after(_WITHIN)), urgent=False)
 
     def find(self, query: Query[T], timeout: float = _WITHIN) -> T:
         """The answer to *query*, from the caller's own thread."""
-        self._open()
-        return self.engine.find(query, timeout)
+        until = clock.monotonic() + timeout
+        self._open(timeout)
+        return self.engine.find(query, max(0.0, until - clock.monotonic()))
 
     async def afind(self, query: Query[T], timeout: float = _WITHIN) -> T:
         """As `find`, for coroutines."""
         return await asyncio.to_thread(self.find, query, timeout)
 
     def wait(self, bell: Bell, timeout: float) -> None:
-        """Sleep until there may be news; see `Engine.wait`."""
-        self._open()
-        self.engine.wait(bell, timeout)
+        """Sleep until there may be news; see `Engine.wait`.
+
+        The first wait with a bell ends at once: there may have been news before the engine knew whom to ring, after the
+        caller's last look.
+        """
+        self._open(_WITHIN)
+        if bell in self._known:
+            self.engine.wait(bell, timeout)
+        else:
+            self._known.add(bell)
+            self.engine.wait(bell, 0.0)
 
     def close(self, timeout: float | None = _WITHIN) -> None:
-        """Answer all that was asked, within *timeout* seconds, and let go of the engine. Safe to repeat."""
+        """Answer all that was asked, and let go of the engine. Safe to repeat.
+
+        Returns after *timeout* seconds, though the engine is stuck: it is let go of once it comes back.
+        """
         with self._lock:
             self._is_closed = True
             self._wanted.notify()
             thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is None:
+            self.engine.close()
+        elif thread is not threading.current_thread():
             thread.join(timeout)
-            if thread.is_alive():
-                return  # it is stuck in the engine, which can't be closed under it
-        self.engine.close()
 
-    def _open(self) -> None:
+    def _open(self, within: float) -> None:
+        if self._is_closed:
+            raise self._closed()
+        self._be_open(within)
+
+    def _be_open(self, within: float) -> None:
         if not self._is_open:
-            self.engine.open()
+            self.engine.open(within)
             self._is_open = True
+
+    def _closed(self) -> StoreUnavailable:
+        return StoreUnavailable(self.engine.url, "it was closed here")
 
     def _put(self, asked: _Asked, urgent: bool) -> None:
         with self._lock:
             if self._is_closed:
-                raise StoreUnavailable(self.engine.url, "it was closed here")
-            (self._urgent if urgent else self._waiting).append(asked)
+                raise self._closed()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="penstock-store", daemon=True)
-                self._thread.start()
+                self._thread = self._started()
+            (self._urgent if urgent else self._waiting).append(asked)
             self._wanted.notify()
+
+    def _started(self) -> threading.Thread:
+        thread = threading.Thread(target=self._serve, name="penstock-store", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise StoreUnavailable(self.engine.url, f"no thread could be started for it: {error}") from error
+        return thread
 
     def _give_up(self, asked: _Asked) -> None:
         """The caller's time is over. What is still in the queue will never be done; of the rest nobody knows."""
@@ -203,21 +243,32 @@ class Store:
     # The thread
 
     def _serve(self) -> None:
-        while batch := self._take():
-            try:
-                self._open()
-                answers = self.engine.transact(
-                    [request for asked in batch for request in asked.requests], self._within(batch)
-                )
-            except Exception as error:
-                for asked in batch:
-                    asked.error = error
-            else:
-                done = iter(answers)
-                for asked in batch:
-                    asked.answers = [next(done) for _ in asked.requests]
-            _tell(batch)
-            del batch
+        while self._serve_some():
+            pass
+        self.engine.close()
+
+    def _serve_some(self) -> bool:
+        """Do what is asked, at least one thing. False once there will be nothing more."""
+        batch = self._take()
+        if not batch:
+            return False
+        try:
+            within = _within(batch)
+            self._be_open(within)
+            requests = [request for asked in batch for request in asked.requests]
+            answers = self.engine.transact(requests, within)
+            if len(answers) != len(requests):
+                raise RuntimeError(f"{self.engine!r} gave {len(answers)} answers to {len(requests)} requests")
+        except BaseException as error:  # whatever it is: they wait, and others will come
+            for asked in batch:
+                asked.error = _own(error, asked)
+        else:
+            first = 0
+            for asked in batch:
+                asked.answers = answers[first : first + len(asked.requests)]
+                first += len(asked.requests)
+        _tell(batch)
+        return True
 
     def _take(self) -> list[_Asked]:
         """What goes into the next transaction; empty when there will be nothing more."""
@@ -229,16 +280,34 @@ class Store:
             batch: list[_Asked] = []
             rows = 0
             for queue in (self._urgent, self._waiting):
-                while queue and (not batch or rows + queue[0].rows <= _ROWS):
-                    asked = queue.popleft()
-                    rows += asked.rows
-                    batch.append(asked)
+                while queue:
+                    rows += queue[0].rows
+                    if batch and rows > _ROWS:
+                        return batch  # what comes behind it waits, too: else many small ones could pass it for ever
+                    batch.append(queue.popleft())
             return batch
 
-    def _within(self, batch: Sequence[_Asked]) -> float:
-        """As long as anybody in it would wait."""
-        now = clock.monotonic()
-        return max(_WITHIN if asked.until is None else max(0.0, asked.until - now) for asked in batch)
+
+def _within(batch: Sequence[_Asked]) -> float:
+    """Seconds that the engine has: as long as anybody would wait, and a little less."""
+    now = clock.monotonic()
+    longest = max(_WITHIN if asked.until is None else asked.until - now for asked in batch)
+    return min(max(0.0, _SHARE * longest), _LONGEST)
+
+
+def _own(error: BaseException, asked: _Asked) -> Exception:
+    """The error of a whole batch, for one of its callers: with the ids of its own jobs, and a traceback of its own."""
+    mine: Exception
+    if isinstance(error, OutcomeUnknown):
+        mine = OutcomeUnknown(_ids(asked.requests))
+    elif isinstance(error, (StoreUnavailable, StoreInvalid)):
+        mine = type(error)(error.url, error.why)
+    elif isinstance(error, Exception) and not isinstance(error, StopIteration):  # which no coroutine may raise
+        return error
+    else:
+        mine = RuntimeError(f"the engine raised {error!r}")
+    mine.__cause__ = error
+    return mine
 
 
 def _tell(batch: Sequence[_Asked]) -> None:
@@ -261,14 +330,15 @@ def _tell_loop(batch: Sequence[_Asked]) -> None:
         if asked.error is not None:
             future.set_exception(asked.error)
         else:
-            future.set_result(cast(list[Answer], asked.answers))
+            assert asked.answers is not None
+            future.set_result(asked.answers)
 
 
-def _all_good(answers: list[Answer]) -> list[Reply]:
+def _all_good(answers: Sequence[Answer]) -> list[Reply]:
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
-    return cast(list[Reply], answers)
+    return cast(list[Reply], list(answers))
 
 
 def _ids(requests: Sequence[Request]) -> tuple[str, ...]:

@@ -134,8 +134,11 @@ class Crew:
     Lock: `_lock` guards `asked_at`, `budget`, `_why` and `_reported`; a leaf.
     """
 
-    pack: Callable[[Job[Any]], None] | None = None
-    """Makes a job fit to leave this process, where that is needed; NotPicklable if it can't be."""
+    pack: Callable[[Job[Any], bool], None] | None = None
+    """Makes a job fit to leave this process, where that is needed, or (True) to run here and then leave it.
+
+    Raises NotPicklable if it can't be.
+    """
     broken_error: type[PoolBroken] = PoolBroken
     """What jobs fail with that no worker can run."""
 

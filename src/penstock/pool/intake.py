@@ -80,7 +80,7 @@ class Intake:
                     pass
                 if not placed:
                     if terms.when_full == "caller":
-                        return self._run_in_caller(terms, fn, args, kwargs)
+                        return self.run_in_caller(terms, fn, args, kwargs)
                     placed = self._wait_for_place(terms)
             number = next(self._numbers)
             numbered = True
@@ -167,11 +167,11 @@ class Intake:
             raise
         return job
 
-    def _can_be_packed(self, job: Job[Any]) -> bool:
+    def _can_be_packed(self, job: Job[Any], *, runs_here: bool = False) -> bool:
         """Pack *job* for its journey to another process; if it can't be, that is how it ends."""
         assert self._pack is not None
         try:
-            self._pack(job)
+            self._pack(job, runs_here)
         except NotPicklable as error:
             drop_our_frames(error)
             self._crew.attempts.settle(job, JobState.FAILED, error)
@@ -195,11 +195,13 @@ class Intake:
         if parent is not None:
             job._context = Context(parent=parent)
 
-    def _run_in_caller(
+    def run_in_caller(
         self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Job[Any]:
         """The backlog is full: run the job here and now."""
         job = self._accept_without_place(terms, fn, args, kwargs)
+        if self._pack is not None and not self._can_be_packed(job, runs_here=True):  # a worker may have to retry it
+            return job
         caller = ThreadRunner(self._crew, current_thread().name, current_thread())
         try:
             caller.run(job)

@@ -39,12 +39,15 @@ def map_jobs(
         if buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
     deadline = clock.deadline_after(clock.checked_seconds("timeout", timeout))
-    inputs = zip(*iterables, strict=False)
+    inputs: Iterator[Any] = zip(*iterables, strict=False)
     if crew.pack is None or chunksize == 1:
         return _map_each(crew, terms, fn, inputs, deadline, buffersize)
     check_function(fn)
+    each = EachOf(fn, spread=len(iterables) != 1)
+    if not each.spread:
+        inputs = iter(iterables[0])  # not as tuples of one, which would take as long as the journey
     chunks = ((chunk,) for chunk in iter(lambda: list(itertools.islice(inputs, chunksize)), []))
-    return _one_by_one(_map_each(crew, terms, EachOf(fn), chunks, deadline, buffersize))
+    return _one_by_one(_map_each(crew, terms, each, chunks, deadline, buffersize))
 
 
 def _map_each(
@@ -62,15 +65,25 @@ def _map_each(
 
 
 class EachOf:
-    """*fn* for each input of a chunk: one job for many inputs, so that the journey costs less."""
+    """*fn* for each input of a chunk: one job for many inputs, so that the journey costs less.
 
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        self._fn = fn
+    *spread*: an input is a tuple of arguments, else the one argument.
+    """
+
+    def __init__(self, fn: Callable[..., Any], *, spread: bool) -> None:
+        self.fn = fn
+        self.spread = spread
         self.__qualname__ = name_of(fn)  # what the job is called
 
-    def __call__(self, chunk: list[tuple[Any, ...]]) -> list[Any]:
+    def __eq__(self, other: object) -> bool:
+        return type(other) is EachOf and (self.fn, self.spread) == (other.fn, other.spread)
+
+    def __hash__(self) -> int:
+        return hash((self.fn, self.spread))
+
+    def __call__(self, chunk: list[Any]) -> list[Any]:
         """The results, in the order of the inputs."""
-        return [self._fn(*args) for args in chunk]
+        return list(itertools.starmap(self.fn, chunk) if self.spread else map(self.fn, chunk))
 
 
 def _one_by_one(chunks: Generator[list[T], None, None]) -> Generator[T, None, None]:
@@ -78,8 +91,9 @@ def _one_by_one(chunks: Generator[list[T], None, None]) -> Generator[T, None, No
     with contextlib.closing(chunks):
         for chunk in chunks:
             chunk.reverse()
-            while chunk:
-                yield chunk.pop()
+            pop = chunk.pop
+            for _ in range(len(chunk)):
+                yield pop()
 
 
 def _results(

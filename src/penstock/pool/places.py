@@ -61,16 +61,17 @@ class Places:
     def give(self) -> None:
         """Hand a place on: to the first in the line, or back to the free ones."""
         while True:
-            try:
-                waiter = self.waiting.popleft()
-            except IndexError:
+            if not self.waiting:
                 self.free.append(None)
                 if not self.waiting or not self.take():
                     return
                 # Somebody lined up in between, and the place is in our hand again.
-            else:
-                if waiter.grant():
-                    return
+            try:
+                waiter = self.waiting.popleft()
+            except IndexError:  # he has left again
+                continue
+            if waiter.grant():
+                return
 
     def wait(self, waiter: Waiter) -> None:
         """Line up; *waiter* is granted a place sooner or later, perhaps before this returns."""

@@ -10,6 +10,7 @@ It holds no lease: the supervisor keeps that for it, so that a job may keep this
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import json
 import logging
@@ -19,7 +20,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -28,7 +28,7 @@ from penstock import clock
 from penstock.app.task import Kind
 from penstock.engines.bell import Bell
 from penstock.engines.records import HeldBy
-from penstock.engines.requests import Beat, Claimed, Renew
+from penstock.engines.requests import Beat, Claimed, Error, Outcome, Renew, Settlement
 from penstock.errors import OutcomeUnknown, PenstockError, StoreInvalid, StoreUnavailable
 from penstock.job import Job
 from penstock.pool.processes.lifeline import hang_on
@@ -47,6 +47,7 @@ log = logging.getLogger("penstock.work")
 IMPATIENT: Final = 1.0  # seconds: what was claimed ahead and has not begun by then is handed back
 _LONGEST_SLEEP: Final = 30.0  # seconds between two looks at a store that gives no hint
 _BETWEEN_COUNTS: Final = 1.0
+_PATIENCE: Final = 3.0  # seconds that a job may be stuck before its process is given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ class Child:
         self._cancels = False
         self._is_over = False
         self._main = Bell()  # rung when the main thread has something to do
+        self._is_tired = False  # it has said that it wants to be replaced
+        self._stuck_since = 0.0  # monotonic: no job was stuck before
         self._look_at = 0.0  # monotonic: when to look for jobs that wait here in vain
         self._ask_at = 0.0  # when the store may be asked for nothing but cancellations again
 
@@ -155,10 +158,22 @@ class Child:
                     log.error("the supervisor is gone: this worker ends, and its jobs are others' to run again")
                     os._exit(4)
             now = clock.monotonic()
+            self._look_for_stuck(now)
             if now >= told_at + _BETWEEN_COUNTS and (counts := self._counts()) != told:
                 told_at, told = now, counts
                 self._line.say(**{"is": "counts", **counts})
         self._line.say(**{"is": "over", **self._counts()})
+
+    def _look_for_stuck(self, now: float) -> None:
+        """A thread that overran keeps its memory, and may keep a lock: the process is to end, when others are done."""
+        if self._is_tired or not any(lane.stuck() for lane in self._lanes.values()):
+            self._stuck_since = now
+        elif now - self._stuck_since > _PATIENCE:
+            self._is_tired = True
+            stuck = [job for lane in self._lanes.values() for job in lane.stuck()]
+            for job in stuck:
+                log.error("job %s (%s) overran and still runs; it stands at:\n%s", job.id, job.name, job.stack)
+            self._line.say(**{"is": "tired", "stuck": len(stuck)})
 
     def _obey(self, word: dict[str, Any]) -> None:
         match word:
@@ -226,6 +241,10 @@ class Child:
         try:
             while not self._holding.is_over:
                 self._step()
+        except StoreInvalid as error:
+            log.critical("%s", error)
+            self._line.say(**{"is": "failed", "why": str(error)})
+            os._exit(3)
         except BaseException:
             log.critical("claiming broke; this worker ends, and others will run its jobs", exc_info=True)
             os._exit(5)
@@ -267,7 +286,14 @@ class Child:
 
     def _register(self) -> None:
         worker = new_worker()
-        info = {"host": socket.gethostname(), "pid": os.getpid(), "app": self._settings.app}
+        info = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "app": self._settings.app,
+            "queues": self._settings.queues,
+            "tasks": sorted(self._app.tasks),
+            "alone": self._settings.alone,
+        }
         beat = Beat(worker, first=True, info=json.dumps(info).encode())
         while True:
             try:
@@ -345,8 +371,13 @@ class Child:
 
     def _has_ended(self, held: Held[Kind], job: Job[Any]) -> None:
         """A pool's job has ended; on any thread."""
-        task = self._app.tasks[held.job.task]
-        self._holding.ended(held, verdict(held, task, job, max(0.0, time.time() - held.job.enqueued)))
+        try:
+            settlement = verdict(held, self._app.tasks[held.job.task], job)
+        except Exception as error:  # a bug of ours: the job must not be held for ever for it
+            log.critical("no outcome could be made of %s", job.label, exc_info=True)
+            told = Error(type(error).__name__, str(error), "", "penstock")
+            settlement = Settlement(held.job.seq, held.job.token, Outcome.FAILED, error=told)
+        self._holding.ended(held, settlement)
         if self._sleeps:
             self._bell.ring()
 
@@ -377,6 +408,8 @@ def main(told: str) -> int:
     settings = ChildSettings.unpacked(told)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_to_supervisor)
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR1)  # where every thread stands, for whoever asks
     hang_on(settings.lifeline)
     set_up_logs(settings.log_level, as_json=settings.log_json)
     line = Line(socket.socket(fileno=settings.line))

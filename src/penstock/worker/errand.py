@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from penstock.errors import Discard, Snooze
+from penstock.app import attempt
+from penstock.engines.store import Store
 from penstock.job import current_job
 from penstock.worker.claim import StoreClaim
 from penstock.worker.named import find_app
 
 
-def run(app_name: str, task_name: str, args: bytes, claim: tuple[int, int, int]) -> Any:
+class _Claim(StoreClaim):
+    """The claim of the one job that runs in this process."""
+
+    store: Store
+
+
+def run(app_name: str, task_name: str, args: bytes, claim: tuple[int, int, int]) -> attempt.Ended:
     """The encoded result of the task; or the `Snooze` or `Discard` that it raised."""
     app = find_app(app_name)
     task = app.tasks[task_name]
     terms: Any = getattr(current_job(), "_terms", None)
     if terms is not None:
-        terms.claim = StoreClaim(app.store, *claim)
-    positional, named = task.codec.decode_call(args)
-    try:
-        return task.codec.encode_result(task.fn(*positional, **named))
-    except (Snooze, Discard) as asked:
-        return asked
+        terms.claim = _Claim(*claim)
+        terms.claim.store = app.store
+    return attempt.run(task, args)

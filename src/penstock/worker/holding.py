@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from penstock.engines.requests import Claim, Claimed, ClaimedJob, Outcome, Reply, Request, Settle, Settlement, Want
 
@@ -35,6 +35,7 @@ class Held(Generic[K]):
     cause: str | None = None
     reason: str = ""
     slots: list[int] = field(default_factory=list)  # of the board; whoever pops it gives it back
+    running: Any = None  # the job of a pool that runs it
 
 
 @dataclass(slots=True)

@@ -1,26 +1,37 @@
 """The pools of one child: plain tasks run on threads, `async def` ones on a loop, `process=True` ones in processes.
 
-start(held) ──> pool ──> run: slot on the board, decode, call, encode ──> job ends ──> ended(held, job)
+start(batch) ──> pool ──> run: slot on the board, decode, call, encode ──> job ends ──> ended(held, job)
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
+import logging
+import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, Protocol
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from penstock import clock
+from penstock.app import attempt
 from penstock.app.app import App
 from penstock.app.task import Kind, Task
-from penstock.errors import Discard, Snooze
 from penstock.job import Job
+from penstock.pool.executor import AnyPool
 from penstock.pool.terms import JobTerms
+from penstock.report import StuckJob
 from penstock.worker import errand
 from penstock.worker.board import Board
-from penstock.worker.claim import StoreClaim
+from penstock.worker.claim import terms_of
 from penstock.worker.holding import Held
+
+if TYPE_CHECKING:
+    from penstock.pool.coroutines import AsyncPool
+    from penstock.pool.processes import ProcessPool
+    from penstock.pool.threads import ThreadPool
+
+log = logging.getLogger("penstock.work")
 
 Ended = Callable[[Held[Kind], Job[Any]], None]
 
@@ -42,37 +53,34 @@ class Lane(Protocol):
         """Ask it to end."""
         ...
 
+    def stuck(self) -> Sequence[StuckJob]:
+        """The jobs that have failed for want of time, and still run: nobody can end them but the end of the process."""
+        ...
+
     def close(self, timeout: float) -> None:
         """Stop the pool within *timeout* seconds."""
         ...
 
 
 class _Lane:
-    """What the kinds share: the terms of a claimed job, and where its pool's job is found."""
+    """What the kinds share: the terms of a claimed job, and its way over the board."""
 
     _crew: Any
+    _pool: AnyPool
 
     def __init__(self, app: App, board: Board, ended: Ended) -> None:
         self._app = app
         self._board = board
         self._ended = ended
-        self._jobs: dict[Held[Kind], Job[Any]] = {}
+        self._terms: dict[str, Callable[[Held[Kind]], JobTerms]] = {}
 
-    def _terms(self, held: Held[Kind], task: Task[Any, Any]) -> JobTerms:
-        claimed = held.job
-        return JobTerms(
-            crew=self._crew,
-            when_full="block",
-            submit_timeout=None,
-            timeout=task.timeout,
-            retry=None,
-            id=claimed.id,
-            name=task.name,
-            context=None,
-            inherit=False,
-            plain=task.timeout is None,
-            claim=StoreClaim(self._app.store, claimed.seq, claimed.token, claimed.attempt),
-        )
+    def _order(self, held: Held[Kind]) -> tuple[Task[Any, Any], JobTerms]:
+        """The task of *held*, and the terms of its job."""
+        task = self._app.tasks[held.job.task]
+        make = self._terms.get(task.name)
+        if make is None:
+            make = self._terms[task.name] = terms_of(self._app.store, self._crew, task, self._has_ended)
+        return task, make(held)
 
     def _begin(self, held: Held[Kind], task: Task[Any, Any]) -> None:
         limit = 0.0 if task.timeout is None else clock.monotonic() + task.timeout
@@ -89,29 +97,37 @@ class _Lane:
 
     def _has_ended(self, held: Held[Kind], job: Job[Any]) -> None:
         self._end(held)
-        self._jobs.pop(held, None)
+        held.running = None
         self._ended(held, job)
 
-    def _watch(self, held: Held[Kind], job: Job[Any]) -> None:
-        self._jobs[held] = job
-        job.add_done_callback(functools.partial(self._has_ended, held))
-        if held.cause is not None:  # somebody asked it to end before it was here
+    def _is_running(self, held: Held[Kind], job: Job[Any]) -> None:
+        """*job* of the pool runs it, or has run it."""
+        held.running = job
+        if job.done():
+            held.running = None
+        elif held.cause is not None:  # somebody asked it to end before it was here
             job.cancel(held.reason)
+
+    def stuck(self) -> Sequence[StuckJob]:
+        """See `Lane`."""
+        return self._pool.report.stuck
 
     def forget(self, held: Held[Kind]) -> bool:
         """See `Lane`."""
-        job = self._jobs.get(held)
+        job = held.running
         return job is not None and job.forget()
 
     def cancel(self, held: Held[Kind], reason: str) -> None:
         """See `Lane`."""
-        job = self._jobs.get(held)
+        job = held.running
         if job is not None:
             job.cancel(reason)
 
 
 class ThreadLane(_Lane):
     """Plain functions, on threads."""
+
+    _pool: ThreadPool
 
     def __init__(self, app: App, board: Board, ended: Ended, threads: int) -> None:
         super().__init__(app, board, ended)
@@ -124,27 +140,29 @@ class ThreadLane(_Lane):
 
     def start(self, batch: Sequence[Held[Kind]]) -> None:
         """See `Lane`."""
+        submit = self._crew.intake.submit
         for held in batch:
-            task = self._app.tasks[held.job.task]
-            self._watch(held, self._crew.intake.submit(self._terms(held, task), self._run, (held, task), {}))
-
-    def _run(self, held: Held[Kind], task: Task[Any, Any]) -> Any:
-        self._begin(held, task)
-        try:
-            args, kwargs = task.codec.decode_call(held.job.args)
-            return task.codec.encode_result(task.fn(*args, **kwargs))
-        except (Snooze, Discard) as asked:
-            return asked
-        finally:
-            self._end(held)
+            task, terms = self._order(held)
+            self._is_running(held, submit(terms, _run, (self, held, task), {}))
 
     def close(self, timeout: float) -> None:
         """See `Lane`."""
         self._pool.shutdown(timeout=timeout)
 
 
+def _run(lane: ThreadLane, held: Held[Kind], task: Task[Any, Any]) -> attempt.Ended:
+    """On a thread of the pool. A plain function: the pool knows it by its code, and need not look at it each time."""
+    lane._begin(held, task)
+    try:
+        return attempt.run(task, held.job.args)
+    finally:
+        lane._end(held)
+
+
 class ProcessLane(_Lane):
     """Functions that keep a processor busy, or that nobody trusts, in processes of their own."""
+
+    _pool: ProcessPool
 
     def __init__(self, app: App, name: str, board: Board, ended: Ended, processes: int) -> None:
         super().__init__(app, board, ended)
@@ -157,11 +175,11 @@ class ProcessLane(_Lane):
     def start(self, batch: Sequence[Held[Kind]]) -> None:
         """See `Lane`."""
         for held in batch:
-            task, claimed = self._app.tasks[held.job.task], held.job
-            terms = self._terms(held, task)
+            task, terms = self._order(held)
+            claimed = held.job
             call = (self._name, claimed.task, claimed.args, (claimed.seq, claimed.token, claimed.attempt))
             self._begin(held, task)  # as far as can be seen from here; each runs in a process that may die by itself
-            self._watch(held, self._crew.intake.submit(terms, errand.run, call, {}))
+            self._is_running(held, self._crew.intake.submit(terms, errand.run, call, {}))
 
     def close(self, timeout: float) -> None:
         """See `Lane`."""
@@ -171,11 +189,13 @@ class ProcessLane(_Lane):
 class LoopLane(_Lane):
     """Coroutine functions, on a loop that has a thread of its own."""
 
+    _pool: AsyncPool
+
     def __init__(self, app: App, board: Board, ended: Ended, tasks: int) -> None:
         super().__init__(app, board, ended)
         from penstock.pool.coroutines import AsyncPool
 
-        self._pool = AsyncPool(tasks, backlog=_ROOM, unobserved="ignore", name="coroutines")
+        self._pool = AsyncPool(tasks, backlog=_ROOM, unobserved="ignore", around=app.around, name="coroutines")
         self._crew = self._pool._crew
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="penstock-loop", daemon=True)
@@ -184,31 +204,16 @@ class LoopLane(_Lane):
 
     def start(self, batch: Sequence[Held[Kind]]) -> None:
         """See `Lane`."""
-        if batch:
-            self._do(self._start(batch))
+        self._do(self._start(batch)).add_done_callback(_must_be_well)
 
     async def _start(self, batch: Sequence[Held[Kind]]) -> None:
         door = self._crew.intake
         for held in batch:
-            task = self._app.tasks[held.job.task]
-            terms = self._terms(held, task)
-            job = door.accept(terms, self._run, (held, task), {})
+            task, terms = self._order(held)
+            job = door.accept(terms, _run_on_loop, (self, held, task), {})
             if job is None:
-                job = await door.admit(terms, self._run, (held, task), {})
-            self._watch(held, job)
-
-    async def _run(self, held: Held[Kind], task: Task[Any, Any]) -> Any:
-        self._begin(held, task)
-        try:
-            args, kwargs = task.codec.decode_call(held.job.args)
-            if self._app.around is None:
-                return task.codec.encode_result(await task.fn(*args, **kwargs))
-            with self._app.around():
-                return task.codec.encode_result(await task.fn(*args, **kwargs))
-        except (Snooze, Discard) as asked:
-            return asked
-        finally:
-            self._end(held)
+                job = await door.admit(terms, _run_on_loop, (self, held, task), {})
+            self._is_running(held, job)
 
     def close(self, timeout: float) -> None:
         """See `Lane`."""
@@ -216,5 +221,20 @@ class LoopLane(_Lane):
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(1)
 
-    def _do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    def _do(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+
+def _must_be_well(future: Future[Any]) -> None:
+    """Jobs that were claimed and are on no pool would be held for ever: better that others run them."""
+    if not future.cancelled() and future.exception() is not None:
+        log.critical("jobs could not be started; this worker ends", exc_info=future.exception())
+        os._exit(5)
+
+
+async def _run_on_loop(lane: LoopLane, held: Held[Kind], task: Task[Any, Any]) -> attempt.Ended:
+    lane._begin(held, task)
+    try:
+        return await attempt.arun(task, held.job.args)
+    finally:
+        lane._end(held)

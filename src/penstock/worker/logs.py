@@ -37,3 +37,5 @@ def set_up_logs(level: str, *, as_json: bool) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(process)d %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    if level != "debug":  # the service has a last word of its own
+        logging.getLogger("penstock.stop").setLevel(logging.WARNING)

@@ -43,6 +43,7 @@ class ChildProcess:
         self.is_ready = False
         self.failed: str | None = None  # why it could not begin
         self.has_left = False  # it said that it is done
+        self.is_tired = False  # another has its place; it ends when its other jobs have
         self.counts: dict[str, Any] = {}
         self._suspected: dict[tuple[int, int], float] = {}  # past their limit when last looked at
         self._blamed: frozenset[int] | None = None

@@ -136,7 +136,11 @@ class Supervisor:
         """
         health = None
         if self._settings.health is not None:
-            health = Health(self._settings.health, self._live, self._ready)
+            try:
+                health = Health(self._settings.health, self._live, self._ready)
+            except OSError as error:
+                log.critical("no health checks on port %d: %s", self._settings.health, error.strerror)
+                return 2
             log.info("health: http://127.0.0.1:%d/live and /ready", health.port)
         for number in range(1, self._settings.processes + 1):
             self._start(number, alone=False)
@@ -209,6 +213,8 @@ class Supervisor:
                 child.counts, child.has_left = word, True
             case "failed":
                 child.failed = word["why"]
+            case "tired":
+                self._relieve(child, word["stuck"])
 
     def _is_ready(self, child: ChildProcess, word: dict[str, Any]) -> None:
         if self._keeper is None:
@@ -221,6 +227,14 @@ class Supervisor:
             log.info("working on %s, in %d processes", word["shown"], self._settings.processes)
         if self._rung >= Rung.DRAINING:
             self._say_rung(child)
+
+    def _relieve(self, child: ChildProcess, stuck: int) -> None:
+        """Jobs are stuck in *child*: it takes no more, and ends when the others have; another is started at once."""
+        log.error("child %d (process %d) is replaced: %d jobs are stuck there", child.number, child.pid, stuck)
+        child.is_tired = True
+        child.line.say(do="drain")
+        if self._rung is Rung.WORKING and not child.alone:
+            self._missing.append((clock.monotonic(), child.number))
 
     def _bury(self, child: ChildProcess) -> None:
         """*child* has ended: its last words, its jobs, and its place."""
@@ -240,7 +254,7 @@ class Supervisor:
         child.close()
 
     def _replace(self, child: ChildProcess) -> None:
-        if self._rung > Rung.WORKING or child.alone:
+        if self._rung > Rung.WORKING or child.alone or child.is_tired:
             return
         if child.failed is not None and not self._was_ready:
             self._why_failed = child.failed
@@ -302,7 +316,7 @@ class Supervisor:
             grace = self._settings.grace
             self._stop_at = now
             self._cancel_at = now + cancel_after(grace)
-            self._kill_at = now + grace - min(1.0, grace / 5)  # what is left is for handing back
+            self._kill_at = now + grace - min(1.0, grace / 10)  # what is left is for handing back
             self._missing.clear()
             log.info("stopping: no new jobs; what runs has %.3g s", grace)
         if self._stop_at is None:
@@ -370,7 +384,10 @@ class Supervisor:
 def serve(settings: WorkSettings) -> int:
     """Run a worker service until SIGTERM or SIGINT; the exit code. Main thread only."""
     supervisor = Supervisor(settings)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    stopping = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        stopping.append(signal.SIGHUP)  # the terminal was closed; nohup says that it doesn't matter
+    before = {number: signal.getsignal(number) for number in stopping}
 
     def stop(number: int, frame: object) -> None:
         supervisor.ask_to_stop()

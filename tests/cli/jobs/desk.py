@@ -1,4 +1,4 @@
-"""A store in memory that the command line is made to find, and a worker that does as it is told."""
+"""A store that the command line is made to find, and a worker that does as it is told."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from penstock import clock
 from penstock.cli import main
 from penstock.cli.jobs import store
+from penstock.engines.engine import Engine
 from penstock.engines.memory import MemoryEngine
 from penstock.engines.records import ByIds, Record
 from penstock.engines.requests import (
@@ -30,8 +32,8 @@ from penstock.engines.requests import (
     Settlement,
     Want,
 )
+from penstock.engines.sqlite import SQLiteEngine
 
-URL = "sqlite:///jobs.db"
 WORKER = 0x1234567890ABCDEF
 NOON = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
 
@@ -69,9 +71,12 @@ class Ran:
 class Desk:
     """Time stands still at `now` until the test moves it; the engine's clock and the wall's are one."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: Path | None = None) -> None:
         self.now = NOON
-        self.engine = MemoryEngine(URL, now=lambda: self.now)
+        self.url = "sqlite:///jobs.db" if file is None else f"sqlite:///{file}"
+        self._is_real = file is not None
+        self.engine = self._engine()
+        self.engine.open()
         self.connected: list[str] = []
         self._capsys = capsys
         self._numbers = itertools.count(1)
@@ -80,12 +85,18 @@ class Desk:
         for name in ("PENSTOCK_STORE", "PENSTOCK_APP"):
             patch.delenv(name, raising=False)
 
-    def _connect(self, url: str) -> MemoryEngine:
+    def _engine(self) -> Engine:
+        return SQLiteEngine(self.url, now=self._time) if self._is_real else MemoryEngine(self.url, now=self._time)
+
+    def _time(self) -> float:
+        return self.now
+
+    def _connect(self, url: str) -> Engine:
         self.connected.append(url)
-        return self.engine
+        return self._engine() if self._is_real else self.engine
 
     def run(self, *arguments: str) -> Ran:
-        code = main([*arguments, "--store", URL])
+        code = main([*arguments, "--store", self.url])
         told = self._capsys.readouterr()
         return Ran(code, told.out, told.err)
 

@@ -77,7 +77,7 @@ def test_ids_are_wrapped_between_and_not_within(desk: Desk) -> None:
     ids = [f"0193aa00-0000-7000-8000-00000000000{number}" for number in range(5)]
     kind = FailureRecord(error(), "resize", 5, 1.0, 2.0, ids)
 
-    lines = list(plain(seen([kind], 3.0, verbose=False), 80))
+    lines = list(plain(seen([kind], 3.0, verbose=False), 60))
 
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, lines)) <= 60
     assert all(any(id in line for line in lines) for id in ids)

@@ -1,7 +1,12 @@
 """`penstock jobs`."""
 
+import math
+from dataclasses import replace
+
+from penstock.cli.jobs.fields import job_fields
 from penstock.engines.requests import Cancel, Outcome, Progress
 from tests.cli.jobs.desk import Desk, error
+from tests.docs.pages import ROOT
 
 
 def ids_of(desk: Desk, *arguments: str) -> list[str]:
@@ -107,15 +112,27 @@ def test_a_line_of_json_has_everything_uncut(desk: Desk) -> None:
     }
 
 
-def test_progress_that_is_no_number_is_still_json(desk: Desk) -> None:
+def test_the_page_for_readers_names_every_field(desk: Desk) -> None:
     desk.arrive()
+    desk.end(Outcome.RETRY, error=error(), delay=5)
+    page = (ROOT / "docs/how-to/look-after-jobs.md").read_text()
+    shown, told = desk.run("show", "a1", "--json").json, desk.run("status", "--json").json
+    parts = [shown, shown["attempts"][0], shown["error"], told, told["queues"][0], told["workers"][0]]
+    parts += [desk.run("failures", "--json").json["failures"][0]]
+
+    names = {name for part in parts for name in part}
+    names -= {f"{name}_s" for name in names}  # each time is there twice
+
+    assert {"ran_s", "why", "lease_s"} <= names  # and lengths are not
+    assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_numbers_that_json_has_no_words_for_are_null(desk: Desk) -> None:
     desk.put()
-    (job,) = desk.claim()
-    desk.ask(Progress(job.seq, job.token, float("nan"), float("inf")))
+    told = job_fields(replace(desk.record("a1"), progress=Progress(1, 1, math.nan, math.inf), ran=math.nan))
 
-    (line,) = desk.run("jobs", "--json").lines
-
-    assert line["progress"] == {"done": None, "total": None, "note": ""}
+    assert told["progress"] == {"done": None, "total": None, "note": ""}
+    assert told["ran_s"] is None
 
 
 def test_the_table_says_what_matters_in_each_state(desk: Desk) -> None:

@@ -44,6 +44,14 @@ def test_an_extra_column_goes_before_others_are_cut_below_their_least() -> None:
     assert fitted(28)[1] == "id-1  …asks.resize  an erro…"
 
 
+def test_an_extra_column_goes_before_another_has_less_than_enough() -> None:
+    table = Table([Column("id"), Column("n", extra=True), Column("", least=2, enough=8)], [("id-1", "1,234", "x" * 20)])
+
+    assert list(plain([table], 21))[1] == "id-1  1,234  xxxxxxx…"
+    assert list(plain([table], 20))[1] == "id-1  xxxxxxxxxxxxx…"
+    assert list(plain([table], 9))[1] == "id-1  xx…"
+
+
 @given(st.text(), st.text(), st.integers(20, 60))
 def test_no_row_is_longer_than_the_line_whatever_the_cells(task: str, text: str, width: int) -> None:
     rows = plain([Table(COLUMNS, [("id", one_line(task), "1", one_line(text))])], width)
@@ -81,8 +89,17 @@ def test_a_lone_surrogate_in_json_can_be_written() -> None:
     assert one_line(value) == "\\ud800"
 
 
+def test_json_that_could_be_read_but_not_written_is_shown_as_it_is() -> None:
+    for depth in (101, 900, 1_300, 9_900, 500_000):  # Pythons differ in what they write, and in how long they take
+        deep = "[" * depth + "]" * depth
+
+        assert parsed(deep.encode()) == (None, deep)
+    assert parsed(b'[{"a": []}]') == ([{"a": []}], None)
+    assert parsed(b"[" * 100 + b"]" * 100)[1] is None
+
+
 def test_a_long_line_is_wrapped_between_words_only() -> None:
-    assert list(plain([Line("  aa-bb cc-dd " + "e" * 20, hang=4)], 10)) == ["  aa-bb", "    cc-dd", "    " + "e" * 20]
+    assert list(plain([Line("  aa bb-cc " + "d" * 20, hang=4)], 9)) == ["  aa", "    bb-cc", "    " + "d" * 20]
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,21 @@ def test_the_beginning_of_an_id_is_enough_if_it_is_that_of_one_job(desk: Desk) -
     assert desk.run("show", "0193ab", "--json").json["id"] == "0193ab"
     told = desk.run("show", "0193")
     assert (told.code, told.out) == (2, "")
-    assert told.err == "penstock show: '0193' begins the ids of several jobs: 0193ab, 0193aa\n"
+    assert told.err == "penstock show: '0193' begins the ids of several jobs: 0193aa, 0193ab\n"
 
 
 def test_a_whole_id_that_also_begins_another_is_itself(desk: Desk) -> None:
     desk.ask(Put([NewJob("a", "resize"), NewJob("ab", "resize")]))
 
     assert desk.run("show", "a", "--json").json["id"] == "a"
+
+
+def test_the_beginning_of_an_id_may_be_any_text(desk: Desk) -> None:
+    desk.ask(Put([NewJob("100%", "resize"), NewJob("1000", "resize"), NewJob("é\U0001f6b0", "resize")]))
+
+    assert desk.run("show", "100%", "--json").json["id"] == "100%"
+    assert desk.run("show", "é", "--json").json["id"] == "é\U0001f6b0"
+    assert desk.run("show", "_").code == desk.run("show", "%").code == 1
 
 
 def test_an_unknown_job_is_exit_code_1(desk: Desk) -> None:
@@ -83,7 +91,7 @@ def test_stored_bytes_that_are_no_json_are_shown_as_they_are(desk: Desk) -> None
 
 
 def test_however_deeply_arguments_are_nested_they_are_shown(desk: Desk) -> None:
-    for number, depth in enumerate(range(100, 1_100, 50), start=1):  # from some depth on json writes, or reads, no more
+    for number, depth in enumerate((90, 950, 1_200, 9_950, 100_000), start=1):
         desk.put(args=b"[" * depth + b"]" * depth)
 
         assert desk.run("show", f"a{number}", "--json").code == 0
@@ -106,11 +114,21 @@ def test_it_says_why_a_job_waits(desk: Desk) -> None:
     assert why(desk, "a1") == ["no worker is running"]
     desk.arrive(queues=["other"])
     assert why(desk, "a1") == ["no running worker serves queue mail and knows task resize"]
-    desk.arrive(7, queues=["mail"], tasks=["resize"])
+    desk.arrive(7, queues=["mail"], tasks=["send"])
+    assert why(desk, "a1") == ["no running worker serves queue mail and knows task resize"]
+    desk.arrive(8, queues=["mail"], tasks=["resize"])
     assert why(desk, "a1") == ["it waits for its turn: the first of its queue has waited for 0 ms"]
     desk.ask(Pause("mail"))
-    assert why(desk, "a1")[0] == "its queue is paused: penstock resume mail"
+    assert why(desk, "a1") == ["its queue is paused: penstock resume mail"]
     assert why(desk, "a2")[0].startswith("it is scheduled at 2023-11-14 22:23:20 UTC, in 10 min")
+
+
+def test_a_worker_whose_lease_ran_out_is_none(desk: Desk) -> None:
+    desk.put()
+    desk.arrive()
+    desk.now += 31
+
+    assert why(desk, "a1") == ["no worker is running"]
 
 
 def test_a_job_that_is_to_be_tried_again_says_so(desk: Desk) -> None:

@@ -82,6 +82,25 @@ async def test_a_stop_cuts_the_wait_for_another_attempt() -> None:
     assert (report.failed, report.cut) == (1, 1)
 
 
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("error", [SystemExit, GeneratorExit, asyncio.InvalidStateError])
+@looped
+async def test_whatever_a_job_raises_is_its_own_and_its_slot_goes_to_the_next(
+    error: type[BaseException], waits: bool
+) -> None:
+    async def leave() -> None:
+        if waits:
+            await asyncio.sleep(0)
+        raise error
+
+    async with AsyncPool(1, unobserved="ignore") as pool:
+        job = await pool.asubmit(leave)
+        with pytest.raises(error):
+            await job
+        assert job.state is JobState.FAILED
+        assert await pool.run(double, 2) == 4
+
+
 @looped
 async def test_failures_are_counted_by_kind_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async with AsyncPool(3) as pool:

@@ -110,8 +110,8 @@ class Puppet:
         self.obeys = True  # it dies of a SIGKILL
         self.is_dead = False
         self.is_closed = False
-        self._incoming = Incoming(CALL, 3)
-        self._messages = Incoming(CONTROL, 1)
+        self._incoming = Incoming(CALL)
+        self._messages = Incoming(CONTROL)
         self.calls: dict[int, tuple[bytes, bytes]] = {}  # taken off the lane so far, by number
         self.attempts: dict[int, int] = {}
 

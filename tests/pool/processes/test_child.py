@@ -38,7 +38,7 @@ class Parent:
         monkeypatch.setattr(os, "_exit", lambda code: self.exited.set())
         self.worker = child._Worker(jobs, control, self.page, SETUP, open(os.devnull, "wb"))  # noqa: SIM115, PTH123
         self._ends = [jobs, control]
-        self._incoming = Incoming(ANSWER, 1)
+        self._incoming = Incoming(ANSWER)
         self._came: list[tuple[int, int, Any]] = []
         self.running = in_thread(self.worker.run)
         self.hearing = in_thread(self.worker.hear)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,17 +11,18 @@ from typing import Any
 
 import pytest
 
-from penstock import DeadlineExceeded, Job, JobAbandoned, JobState, NotPicklable, PoolBroken, ProcessPool, Retry
-from penstock.events import Event
+from penstock import DeadlineExceeded, Job, JobAbandoned, JobState, NotPicklable, PoolBroken, ProcessPool, Retry, clock
+from penstock.events import Event, JobEnded, JobStarted
 from penstock.pool.processes import wire
 from penstock.pool.processes.arrivals import _MOST, Arrivals
 from penstock.pool.processes.dispatcher import Dispatcher
+from penstock.pool.processes.staff import ProcessStaff
 from penstock.pool.processes.wire import ANSWER
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool import crossing
 from tests.pool.crossing import Explodes, Hangs, Mute, Thing, double, fail, free
-from tests.pool.processes.puppet import Stage
-from tests.pool.watching import until
+from tests.pool.processes.puppet import Puppet, Stage
+from tests.pool.watching import Seen, until
 
 
 @pytest.fixture
@@ -272,3 +274,88 @@ def test_a_worker_whose_job_writes_to_the_lane_is_replaced(stage: Stage, written
     assert bob.takes() == [1]
     bob.runs(1)
     assert later.result(GUARD) == 4
+
+
+# Answers that come together
+
+
+def several_sent(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, count: int
+) -> tuple[ProcessPool, Puppet, list[Job[Any]]]:
+    """A worker that has *count* jobs and has begun the first; nothing looks whether that takes long."""
+    monkeypatch.setattr(ProcessStaff, "_room", lambda self, worker: count)
+    for name in ("_LONG", "_LONG_IF_ONE_IS_IDLE"):
+        monkeypatch.setattr(f"penstock.pool.processes.dispatcher.{name}", 3600.0)
+    pool = stage.pool()
+    jobs: list[Job[Any]] = [pool.submit(double, n) for n in range(1, count + 1)]
+    ann = stage.ready(pool)
+    assert ann.takes() == [1]
+    ann.begins(1)
+    staff, sent = pool._crew.staff, threading.Event()
+    (worker,) = staff.workers()
+    staff.dispatcher.do(lambda: staff.send_ahead(worker))
+    staff.dispatcher.do(sent.set)
+    assert sent.wait(GUARD)
+    assert ann.takes(count - 1) == list(range(2, count + 1))
+    return pool, ann, jobs
+
+
+def answer(seq: int, value: Any, kind: int = wire.DONE) -> bytes:
+    now = clock.monotonic()
+    body = pickle.dumps(value)
+    return ANSWER.pack(kind, wire.NO_MEMORY, seq, now, now, len(body)) + body
+
+
+def test_answers_that_come_together_reach_each_its_job(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, ann, jobs = several_sent(stage, monkeypatch, 5)
+    ann.begins(5)
+    skipped = ANSWER.pack(wire.SKIPPED, wire.NO_MEMORY, 4, 0.0, 0.0, 0)
+    made = answer(3, [3, 3], wire.MADE)
+    ann._jobs.sendall(answer(1, None) + answer(2, 22) + made + skipped + answer(5, "five"))
+
+    assert [job.result(GUARD) for job in jobs[:3]] == [None, 22, [3, 3]]
+    assert jobs[4].result(GUARD) == "five"
+    assert ann.takes() == [6], "what was skipped is sent again"
+    ann.runs(6)
+    assert jobs[3].result(GUARD) == 8
+    assert [job.attempt for job in jobs] == [1] * 5
+    assert pool.report.done == 5
+
+
+def test_what_was_answered_before_a_worker_wrote_nonsense_counts(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, ann, jobs = several_sent(stage, monkeypatch, 3)
+    ann.begins(3)
+    ann._jobs.sendall(answer(1, 11) + answer(2, 22) + answer(7, 77))
+
+    assert [job.result(GUARD) for job in jobs[:2]] == [11, 22]
+    assert "ended by SIGKILL" in str(jobs[2].exception(GUARD))
+
+
+def test_an_observer_is_told_of_each_of_the_jobs_whose_answers_come_together(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, ann, _ = several_sent(stage, monkeypatch, 4)
+    seen = Seen(pool)
+    ann.begins(4)
+    ann._jobs.sendall(b"".join(answer(n, n) for n in range(1, 5)))
+
+    seen.wait_for(JobEnded, 4)
+    assert [event.id for event in seen.of(JobStarted)] == [2, 3, 4]
+    assert [event.id for event in seen.of(JobEnded)] == [1, 2, 3, 4]
+
+
+def test_a_job_that_is_not_its_workers_any_more_is_left_out_of_the_answers_that_come_together(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, ann, jobs = several_sent(stage, monkeypatch, 3)
+    ann.begins(2)
+    assert jobs[2].cancel()  # it is marked, and will be skipped
+    ann.begins(3)
+    ann._jobs.sendall(answer(1, 1) + answer(2, 2) + answer(3, "run all the same"))
+    later = pool.submit(double, 4)
+    assert ann.takes() == [4]
+    ann.runs(4)
+
+    assert later.result(GUARD) == 8
+    assert jobs[2].cancelled()
+    assert (pool.report.done, pool.report.cancelled) == (3, 1)

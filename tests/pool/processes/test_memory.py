@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import pickle
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from penstock import ProcessPool
 from penstock.pool.processes import memory
-from penstock.pool.processes.memory import BIG, Memory, box, dumps, loads
+from penstock.pool.processes.memory import BIG, Maps, Memory, Shelf, box, dumps, loads
 from tests.gates import GUARD
 
 PROTOCOL = pickle.HIGHEST_PROTOCOL
@@ -28,7 +29,7 @@ def descriptors() -> int:
 
 def there_and_back(value: Any) -> Any:
     packed, held = dumps(box(value), PROTOCOL)
-    return loads(packed, None if held is None else os.dup(held.fd))
+    return loads(packed, None if held is None else os.dup(held.fd), Maps())
 
 
 def same(value: Any) -> Any:
@@ -96,13 +97,13 @@ def test_memory_whose_payload_was_copied_is_used_again_and_shows_nothing_of_the_
 
     assert again is not None
     assert again.fd == fd
-    assert loads(second, os.dup(again.fd)) == b"b" * BIG
+    assert loads(second, os.dup(again.fd), Maps()) == b"b" * BIG
 
 
 def test_memory_that_may_be_mapped_over_there_is_not_used_again() -> None:
     packed, held = dumps(numpy.zeros(BIG), PROTOCOL)
     assert held is not None
-    array = loads(packed, os.dup(held.fd))
+    array = loads(packed, os.dup(held.fd), Maps())
     held.use_again()
 
     others = [dumps(box(b"x" * (8 * BIG)), PROTOCOL) for _ in range(3)]
@@ -121,8 +122,123 @@ def test_the_shelf_keeps_no_more_than_it_may() -> None:
     assert len(shelf._files) == 2
     assert descriptors() <= before + 2
     assert shelf.in_use == 0
-    for _, fd in shelf._files:
-        os.close(fd)
+    for file in shelf._files:
+        file.close()
+
+
+# From its second use on a file stays mapped at both ends
+
+
+def used(shelf: Shelf, *values: bytes | bytearray) -> Memory:
+    """Memory with *values*, in a file that was used before with as much."""
+    Memory([pickle.PickleBuffer(value) for value in values], shelf).use_again()
+    return Memory([pickle.PickleBuffer(value) for value in values], shelf)
+
+
+def unpacked(held: Memory, maps: Maps) -> list[Any]:
+    """What is in *held*, as its receiver gets it."""
+    buffers = [pickle.PickleBuffer(value) for value in (b"first", bytearray(b"second"))][: len(held.layout)]
+    taken = iter(range(9))
+    inner = pickle.dumps(buffers, PROTOCOL, buffer_callback=lambda buffer: next(taken) < 0)
+    packed = pickle.dumps((inner, held.part, held.layout), PROTOCOL)
+    came: list[Any] = loads(packed, os.dup(held.fd), maps)
+    return came
+
+
+def test_a_file_that_is_used_again_is_mapped_once_at_each_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf, maps, made = Shelf(8 * BIG), Maps(), 0
+    mapped = mmap.mmap
+
+    def counted(*args: Any) -> mmap.mmap:
+        nonlocal made
+        made += 1
+        return mapped(*args)
+
+    monkeypatch.setattr(mmap, "mmap", counted)
+    first = Memory([pickle.PickleBuffer(bytes(BIG))], shelf)
+    assert (unpacked(first, maps), made) == ([bytes(BIG)], 0)
+    first.use_again()
+    for n in range(5):
+        values = bytes([n]) * BIG, bytearray([n + 1]) * BIG
+        held = Memory([pickle.PickleBuffer(value) for value in values[: 1 + n % 2]], shelf)
+        assert unpacked(held, maps) == list(values[: 1 + n % 2])
+        held.use_again()
+
+    assert made == 4, "once for one value, once for two, at each end"
+
+
+def test_what_was_copied_out_stays_as_it_was_when_the_file_is_used_again() -> None:
+    shelf, maps = Shelf(8 * BIG), Maps()
+    held = used(shelf, b"a" * BIG, bytearray(b"b") * BIG)
+    assert held.part
+    came = unpacked(held, maps)
+    held.use_again()
+    again = Memory([pickle.PickleBuffer(b"c" * (2 * BIG))], shelf)
+
+    assert again.part == held.part
+    assert came == [b"a" * BIG, bytearray(b"b") * BIG]
+    assert [type(value) for value in came] == [bytes, bytearray]
+
+
+def test_a_part_that_could_be_cut_off_is_not_mapped() -> None:
+    held = used(Shelf(8 * BIG), bytes(BIG))
+    with pytest.raises(PermissionError):
+        os.ftruncate(held.fd, 0)
+
+    maps = Maps()
+    file = os.memfd_create("of somebody else", os.MFD_ALLOW_SEALING)
+    os.ftruncate(file, BIG)
+    assert maps.get(7, file, BIG) is None
+    assert maps.get(held.part, held.fd, BIG) is not None
+    assert maps.get(held.part, held.fd, 2 * BIG) is None, "it is shorter than they say"
+    os.close(file)
+
+
+def test_where_no_part_can_be_mapped_it_is_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*args: object) -> mmap.mmap:
+        raise OSError("no more descriptors")
+
+    shelf, maps = Shelf(8 * BIG), Maps()
+    held = used(shelf, b"a" * BIG)
+    monkeypatch.setattr(mmap, "mmap", none_left)
+    assert held.part
+    assert unpacked(held, maps) == [b"a" * BIG]
+    more = used(shelf, b"b" * (2 * BIG))
+    assert not more.part
+    assert unpacked(more, maps) == [b"b" * (2 * BIG)]
+
+
+def test_no_more_stays_mapped_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_MOST_MAPPED", 2)
+    shelf, maps = Shelf(8 * BIG), Maps()
+    for _ in range(2):
+        held = [Memory([pickle.PickleBuffer(bytes([n]) * BIG)], shelf) for n in range(4)]
+        assert [unpacked(one, maps)[0][0] for one in held] == [0, 1, 2, 3]
+        for one in held:
+            one.use_again()
+    assert sorted(file.stays_mapped for file in shelf._files) == [False, False, True, True]
+
+    more = Maps()
+    parts = [file for file in shelf._files if file.stays_mapped]
+    one = used(Shelf(8 * BIG), bytes(BIG))
+    one._file.number = 1_000_000  # type: ignore[union-attr]
+    for number, fd in ((parts[0].number, parts[0].fd), (parts[1].number, parts[1].fd), (1_000_000, one.fd)):
+        assert more.get(number, fd, BIG)
+    assert list(more._parts) == [parts[1].number, 1_000_000]
+
+
+def test_nothing_stays_mapped_of_a_worker_that_has_ended() -> None:
+    with ProcessPool(1) as pool:
+        pool.submit(int).result(GUARD)  # what starts workers has its own
+    before = descriptors()
+    with ProcessPool(1) as pool:
+        for _ in range(5):
+            pool.submit(bytes, BIG).result(GUARD)
+        (worker,) = pool._crew.staff.workers()
+        assert worker.lane.maps._parts
+
+    assert not worker.lane.maps._parts
+    assert descriptors() <= before
 
 
 def test_nothing_is_held_once_it_is_forgotten() -> None:
@@ -142,18 +258,18 @@ def test_where_no_more_files_may_wait_buffers_go_the_long_way(monkeypatch: pytes
 
     assert first[1] is not None
     assert second[1] is None
-    assert loads(second[0], None) == bytes(BIG)
+    assert loads(second[0], None, Maps()) == bytes(BIG)
 
 
 def test_where_the_system_gives_no_memory_buffers_go_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_left(name: str) -> int:
+    def none_left(name: str, flags: int) -> int:
         raise OSError("no more descriptors")
 
     monkeypatch.setattr(os, "memfd_create", none_left)
     packed, held = dumps(box(bytearray(BIG)), PROTOCOL)
 
     assert held is None
-    assert loads(packed, None) == bytearray(BIG)
+    assert loads(packed, None, Maps()) == bytearray(BIG)
 
 
 def test_memory_that_is_shorter_than_it_said_is_an_error_and_closed() -> None:
@@ -163,7 +279,7 @@ def test_memory_that_is_shorter_than_it_said_is_an_error_and_closed() -> None:
     given = os.dup(held.fd)
 
     with pytest.raises(EOFError, match="shorter"):
-        loads(packed, given)
+        loads(packed, given, Maps())
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(given)
 
@@ -188,7 +304,8 @@ def test_what_the_caller_changes_after_the_call_does_not_reach_the_job() -> None
 
 def test_a_pool_holds_no_memory_of_jobs_that_have_ended() -> None:
     with ProcessPool(1) as pool:
-        pool.submit(same, bytes(BIG)).result(GUARD)
+        for _ in range(3):  # from its second use on a file stays mapped
+            pool.submit(same, bytes(BIG + 30)).result(GUARD)
         before = descriptors()
         for n in range(30):
             assert pool.submit(same, bytes([n]) * (BIG + n)).result(GUARD) == bytes([n]) * (BIG + n)

@@ -100,8 +100,12 @@ class Words:
     def __init__(self, machine: Machine, name: str) -> None:
         self._machine, self._name = machine, name
 
-    def __setitem__(self, at: int, value: int) -> None:
-        self._machine.store((self._name, at), value)
+    def __setitem__(self, at: int | slice, value: Any) -> None:
+        if isinstance(at, slice):
+            for place, one in zip(range(SLOTS)[at], value, strict=True):
+                self._machine.store((self._name, place), one)
+        else:
+            self._machine.store((self._name, at), value)
 
     def __getitem__(self, at: int) -> int:
         return self._machine.load((self._name, at))
@@ -156,19 +160,35 @@ def test_a_parent_that_comes_too_late_leaves_no_mark_for_the_job_that_has_the_sl
 
 
 def test_an_answer_and_a_look_that_comes_too_late_leave_no_mark_in_any_order() -> None:
-    for _, machine in every_order(
-        {"dispatcher": lambda page: page.answered(7), "canceller": lambda page: page.take_back(7)}, begun=7
-    ):
-        assert machine.memory["skips", 7] == 0
+    for first, count in ((7, 1), (6, 2)):
+        for _, machine in every_order(
+            {
+                "dispatcher": functools.partial(Page.answered, first=first, count=count),
+                "canceller": lambda page: page.take_back(7),
+            },
+            begun=7,
+        ):
+            assert machine.memory["skips", 7] == 0
 
 
 def test_a_slot_is_free_again_once_its_job_was_spoken_of(page: Page) -> None:
     assert page.take_back(3)
     assert not page.begin(3)
-    page.answered(3)
+    page.answered(3, 1)
 
     assert page.begin(3 + SLOTS)
     assert page.begun == 3 + SLOTS
+
+
+@pytest.mark.parametrize(("first", "count"), [(1, 1), (1, 100), (SLOTS - 3, 3), (SLOTS - 3, 4), (3 * SLOTS - 3, 128)])
+def test_the_slots_of_jobs_that_were_spoken_of_together_are_free_and_no_other(
+    page: Page, first: int, count: int
+) -> None:
+    page._skips[:] = bytes([1]) * SLOTS
+    page.answered(first, count)
+
+    free = {seq % SLOTS for seq in range(first, first + count)}
+    assert [slot for slot in range(SLOTS) if not page._skips[slot]] == sorted(free)
 
 
 @pytest.fixture
@@ -212,7 +232,7 @@ def test_two_processes_that_race_for_each_of_many_jobs_never_both_have_it(tmp_pa
                 assert worker.exitcode is None
             both += taken and notes._skips[0] == 2
             ours += taken
-            page.answered(seq)
+            page.answered(seq, 1)
     worker.join(GUARD)
     assert both == 0
     assert 0 < ours < ROUNDS, f"it was no race: {ours} of {ROUNDS} were taken back"

@@ -37,10 +37,13 @@ def test_calls_survive_any_cutting_of_the_stream(
     calls: list[tuple[int, int, int, bytes, bytes, bytes]], places: list[int]
 ) -> None:
     stream = b"".join(
-        CALL.pack(False, seq, number, attempt, len(extra), len(function), len(call)) + extra + function + call
+        CALL.pack(False, seq, number, attempt, len(extra), len(function), len(extra + function + call))
+        + extra
+        + function
+        + call
         for seq, number, attempt, extra, function, call in calls
     )
-    incoming = Incoming(CALL, 3)
+    incoming = Incoming(CALL)
     came = []
     for part in cut(stream, places):
         for (_, seq, number, attempt, extra, function, _), packed in incoming.feed(part):
@@ -58,7 +61,7 @@ def test_answers_survive_any_cutting_of_the_stream(
     stream = b"".join(
         ANSWER.pack(kind, 0, seq, began, ended, len(body)) + body for kind, seq, began, ended, body in answers
     )
-    incoming = Incoming(ANSWER, 1)
+    incoming = Incoming(ANSWER)
     came = [(fields[0], *fields[2:5], body) for part in cut(stream, places) for fields, body in incoming.feed(part)]
 
     assert came == answers
@@ -87,7 +90,7 @@ def test_a_frame_that_is_not_whole_costs_no_look_at_each_part_of_it() -> None:
             Counted.looks += 1
             return super().unpack_from(*args)  # type: ignore[arg-type]
 
-    incoming = Incoming(Counted(ANSWER.format), 1)
+    incoming = Incoming(Counted(ANSWER.format))
     frame = ANSWER.pack(3, 0, 1, 0.0, 0.0, 10_000) + bytes(10_000)
     came = [body for at in range(len(frame)) for _, body in incoming.feed(frame[at : at + 1])]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
 import msgspec
@@ -59,6 +59,20 @@ class Codec(Generic[R_co]):
             if unlike is not None:
                 self._refuse(unlike)
         return data
+
+    def typed_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call whose arguments are values of JSON, typed at a terminal say, each as its parameter has it.
+
+        Raises TypeError if it doesn't fit the signature, `NotEncodable` if not its types.
+        """
+        given = self._bind(*args, **kwargs)
+        try:
+            call = self._decode_call(_encode(given))
+        except Exception as error:
+            self._refuse(_said(error), error)
+        positional, named = self._unbind(call)
+        named |= {key: getattr(call, field) for key, field in self._fields.items()}
+        return positional[: len(args)], {name: named[name] for name in kwargs}
 
     def decode_call(self, data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of a stored call. Raises `NotDecodable`, which says what was changed."""

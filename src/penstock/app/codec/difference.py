@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import decimal
 import enum
 import reprlib
 from collections.abc import Iterable
@@ -95,7 +96,9 @@ def _is_equal(sent: Any, arrived: Any) -> bool:
     if isinstance(sent, datetime.datetime | datetime.time):  # in a fold, times of two zones are never equal
         same_time = sent.replace(tzinfo=None, fold=0) == arrived.replace(tzinfo=None, fold=0)
         return bool(same_time and sent.utcoffset() == arrived.utcoffset())
-    return bool(sent == arrived or (sent != sent and arrived != arrived))  # the last: a Decimal that is no number
+    if isinstance(sent, decimal.Decimal):  # one that is no number is equal to nothing, or won't be compared at all
+        return str(sent) == str(arrived)
+    return bool(sent == arrived)
 
 
 def _fields(value: Any) -> Iterable[str] | None:
@@ -106,8 +109,6 @@ def _fields(value: Any) -> Iterable[str] | None:
         return tuple(kind.__struct_fields__)
     if dataclasses.is_dataclass(value):
         return [field.name for field in dataclasses.fields(value) if field.compare]
-    if hasattr(kind, "__attrs_attrs__"):
-        return [field.name for field in kind.__attrs_attrs__ if field.eq]
     if hasattr(kind, "model_fields"):
         return [*kind.model_fields, *(getattr(value, "model_extra", None) or ())]
     return None

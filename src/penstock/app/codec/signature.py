@@ -58,8 +58,6 @@ class Signature:
         ]
         returns = hints.get("return", Any)
         self.returns = None if returns in (typing.NoReturn, typing.Never) else returns
-        for parameter in self.parameters:
-            _check(f"parameter {parameter.name!r}", parameter.hint)
         _check("what it returns", self.returns)
         self.bind = _binder(getattr(fn, "__qualname__", "the task"), self.parameters)
         self.unbind = _unbinder(self.parameters)
@@ -75,6 +73,7 @@ def _parameter(place: int, parameter: inspect.Parameter, hint: Any) -> Parameter
     elif parameter.kind is parameter.VAR_KEYWORD:
         hint = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Unpack else dict[str, hint]
         default = {}
+    _check(f"parameter {parameter.name!r}", hint)
     return Parameter(
         name=parameter.name,
         key=star + parameter.name,
@@ -216,5 +215,5 @@ def _has_fields(kind: type) -> bool:
     return (
         dataclasses.is_dataclass(kind)
         or typing.is_typeddict(kind)
-        or any(hasattr(kind, mark) for mark in ("__struct_fields__", "_fields", "__attrs_attrs__"))
+        or any(hasattr(kind, mark) for mark in ("__struct_fields__", "_fields"))
     )

@@ -8,7 +8,7 @@ from typing import Final, cast
 
 import click
 
-from penstock.cli.jobs.find import NAMES, PAGE, by_ids, close_kinds, search
+from penstock.cli.jobs.find import BATCH, NAMES, by_ids, close_kinds, search
 from penstock.cli.jobs.page import remark, say_json
 from penstock.cli.jobs.printable import one_line
 from penstock.cli.jobs.store import NOTHING, NothingFound, do, with_store
@@ -96,5 +96,5 @@ def run_again(engine: Engine, ids: Sequence[str], states: Sequence[JobState]) ->
 
     Each at most once, in batches: a job that fails again at once is not taken for another one.
     """
-    batches = (ids[start : start + PAGE] for start in range(0, len(ids), PAGE))
+    batches = (ids[start : start + BATCH] for start in range(0, len(ids), BATCH))
     return sum(cast(int, do(engine, Again(batch, states=states, limit=len(batch)))) for batch in batches)

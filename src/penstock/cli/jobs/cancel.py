@@ -7,7 +7,7 @@ from typing import Final, cast
 
 import click
 
-from penstock.cli.jobs.find import PAGE, by_ids
+from penstock.cli.jobs.find import BATCH, by_ids
 from penstock.cli.jobs.page import DIM, GOOD, WARN, Column, Styled, Table, say_json, show
 from penstock.cli.jobs.printable import one_line
 from penstock.cli.jobs.store import NOTHING, do, with_store
@@ -45,7 +45,7 @@ def cut(engine: Engine, ids: Sequence[str], reason: str) -> dict[str, Cut]:
     found = zip(ids, by_ids(engine, ids), strict=True)
     full = list(dict.fromkeys(given if job is None else job.id for given, job in found))
     cuts: dict[str, Cut] = {}
-    for start in range(0, len(full), PAGE):
-        batch = full[start : start + PAGE]
+    for start in range(0, len(full), BATCH):
+        batch = full[start : start + BATCH]
         cuts |= zip(batch, cast(list[Cut], do(engine, Cancel(batch, reason))), strict=True)
     return cuts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import click
 
@@ -17,6 +18,8 @@ from penstock.cli.jobs.times import ago, moment
 from penstock.cli.values import count
 from penstock.engines.engine import Engine
 from penstock.engines.records import Failed, FailureRecord
+
+SAMPLE: Final = 5  # jobs that engines remember of a kind
 
 
 @click.command("failures", short_help="What went wrong, grouped by kind.")
@@ -45,7 +48,7 @@ def seen(kinds: Sequence[FailureRecord], now: float, *, verbose: bool) -> Iterat
         if number:
             yield Line()
         yield Line(f"{kind.count:,} × {said_error(kind.error)}", f"{BAD} {BOLD}", hang=4)
-        more = ["…"] if kind.count > len(kind.ids) else []
+        more = ["…"] if kind.count > len(kind.ids) >= SAMPLE else []
         where = place(kind.error.traceback)
         yield Line(f"    task {one_line(kind.task)}{f', at {one_line(where)}' if where else ''}")
         yield Line(f"    first {moment(kind.first)}, last {ago(kind.last, now)}")

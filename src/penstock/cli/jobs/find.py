@@ -11,10 +11,11 @@ import click
 from penstock.cli.jobs.printable import one_line
 from penstock.cli.jobs.store import NothingFound
 from penstock.engines.engine import Engine
-from penstock.engines.records import ByIds, Failed, FailureRecord, Record, Search
+from penstock.engines.records import Begins, ByIds, Failed, FailureRecord, Record, Search
 from penstock.job import JobState
 
 PAGE: Final = 200  # jobs in one answer: each may bring a megabyte of arguments
+BATCH: Final = 1_000  # jobs that are changed in one step: others wait no longer for the store than these take
 KINDS: Final = 1_000
 FEW: Final = 5
 
@@ -46,7 +47,7 @@ def by_id(engine: Engine, given: str) -> Record:
 def _beginning(engine: Engine, prefix: str) -> Record | None:
     if not prefix:
         return None
-    found = engine.find(Search(prefix=prefix, limit=FEW + 1))
+    found = engine.find(Begins(prefix, FEW + 1))
     if len(found) > 1:
         ids = [one_line(record.id) for record in found[:FEW]]
         raise click.UsageError(

@@ -77,7 +77,7 @@ def table(jobs: Sequence[Record], now: float) -> Table:
             Column("enqueued", extra=True),
             Column("attempt", right=True, extra=True),
             Column("seq", right=True, extra=True),
-            Column("", least=16),
+            Column("", least=16, enough=36),
         ]
     )
     for job in jobs:

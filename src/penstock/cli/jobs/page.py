@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import sys
@@ -49,7 +50,8 @@ class Column(NamedTuple):
     right: bool = False
     least: int | None = None  # cells that it may be cut down to where the line is too short, the last column first
     by_end: bool = False  # its end tells most: it is cut at its beginning
-    extra: bool = False  # left out where there is no room even for the least of all, again the last first
+    enough: int | None = None  # cells that it should have before extra columns are shown
+    extra: bool = False  # left out where there is no room for enough of all others, again the last first
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,10 @@ class Screen:
             self._live.stop()
 
     def show(self, blocks: Iterable[Block]) -> None:
-        """Show *blocks* as the page of now."""
+        """Show *blocks* as the page of now. Raises `OSError` once there is no terminal any more."""
         if self._live is not None:
+            if not sys.stdout.isatty():  # it was hung up; rich would go on for nobody
+                raise OSError(errno.EIO, "the terminal is gone")
             self._live.update(Group(*drawn(blocks, self._live.console.width)), refresh=True)
             return
         if self._pages:
@@ -166,9 +170,12 @@ def _fitted(sizes: Sequence[int], columns: Sequence[Column], width: int) -> list
     """The sizes of *columns* in a line of *width*: those that can do without are left out (0), then others are cut."""
     fitted = list(sizes)
     least = [min(size, column.least or size) for size, column in zip(sizes, columns, strict=True)]
+    enough = [
+        min(size, column.enough or at_least) for size, at_least, column in zip(sizes, least, columns, strict=True)
+    ]
     for place, column in reversed(list(enumerate(columns))):
-        if column.extra and _excess(least, width) > 0:
-            fitted[place] = least[place] = 0
+        if column.extra and _excess(enough, width) > 0:
+            fitted[place] = least[place] = enough[place] = 0
     for place in reversed(range(len(columns))):
         fitted[place] = max(least[place], fitted[place] - max(0, _excess(fitted, width)))
     return fitted

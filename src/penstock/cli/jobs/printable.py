@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
+from collections.abc import Iterable
 from typing import Any, Final
 
 from penstock.engines.requests import Error
@@ -12,6 +13,7 @@ from penstock.engines.requests import Error
 Json = Any
 
 SHORT: Final = 76  # characters
+DEEPEST: Final = 100  # lists within lists
 
 
 def one_line(text: str) -> str:
@@ -47,11 +49,23 @@ def parsed(stored: bytes | None) -> tuple[Json, str | None]:
     if stored is None:
         return None, None
     try:
-        value = json.loads(stored, parse_constant=_number, parse_float=_number)
-        json.dumps([[value]], indent=0)  # what is nested so deeply that it can just be read can't be written
-        return value, None
+        return _not_too_deep(json.loads(stored, parse_constant=_number, parse_float=_number)), None
     except (ValueError, RecursionError):
         return None, stored.decode(errors="backslashreplace")
+
+
+def _not_too_deep(value: Json) -> Json:
+    """*value*, if it can be written again, and in a time and a space that a person can bear."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [part for outer in level for part in _parts(outer)]
+        if not level:
+            return value
+    raise ValueError("it is nested too deeply")
+
+
+def _parts(value: Json) -> Iterable[Json]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _number(text: str) -> float:

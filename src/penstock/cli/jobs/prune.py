@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, cast
+from typing import cast
 
 import click
 
+from penstock.cli.jobs.find import BATCH
 from penstock.cli.jobs.page import say_json
 from penstock.cli.jobs.store import do, with_store
 from penstock.cli.values import duration
 from penstock.engines.engine import Engine
 from penstock.engines.requests import Prune
-
-BATCH: Final = 1_000  # jobs: others wait no longer for the store than these take
 
 
 @click.command("prune", short_help="Forget jobs that ended long ago.")

@@ -81,7 +81,8 @@ def why(story: Story) -> Iterator[str]:
 
 def _why_not_taken(story: Story) -> Iterator[str]:
     job = story.job
-    if story.queue is not None and story.queue.paused:
+    is_paused = story.queue is not None and story.queue.paused
+    if is_paused:
         yield f"its queue is paused: penstock resume {job.queue}"
     if job.suspect:
         yield "it was there when a process died, and runs only when nothing else does"
@@ -89,7 +90,7 @@ def _why_not_taken(story: Story) -> Iterator[str]:
         yield "no worker is running"
     elif not any(workers.would_take(worker, job) for worker in story.workers):
         yield f"no running worker serves queue {job.queue} and knows task {job.task}"
-    elif job.state is JobState.READY and story.queue is not None and story.queue.oldest is not None:
+    elif not is_paused and story.queue is not None and story.queue.oldest is not None and job.state is JobState.READY:
         yield f"it waits for its turn: the first of its queue has waited for {length(story.queue.oldest)}"
 
 
@@ -123,8 +124,6 @@ def _facts(story: Story) -> Iterator[tuple[str, str]]:
     yield "task", one_line(job.task)
     yield "queue", one_line(job.queue) + (f", priority {job.priority}" if job.priority else "")
     yield "enqueued", when(job.enqueued, now)
-    if job.due > job.enqueued and job.started is None:
-        yield "due", when(job.due, now)
     if job.started is not None:
         yield "started", f"{when(job.started, now)}{_on(job.worker, story)}"
     if job.ended is not None:

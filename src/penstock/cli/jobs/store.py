@@ -6,7 +6,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
@@ -17,6 +17,9 @@ from penstock.engines import connect
 from penstock.engines.engine import Engine
 from penstock.engines.requests import Reply, Request
 from penstock.errors import StoreError
+
+if TYPE_CHECKING:
+    from penstock.app.app import App
 
 NOTHING: Final = 1  # the exit code when nothing was found
 UNREACHABLE: Final = 3
@@ -60,17 +63,32 @@ def with_store(command: Callable[..., int]) -> Callable[..., int]:
 @contextlib.contextmanager
 def opened(url: str) -> Iterator[Engine]:
     """The engine for *url*, until the block ends; what goes wrong with the store in it becomes a `StoreProblem`."""
+    refuse_memory(url)
     try:
         engine = connect(url)
     except (ValueError, ImportError) as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(one_line(str(error))) from None
+    with problems_told():
+        try:
+            engine.open(create=False)  # a name mistyped is no new store
+            yield engine
+        finally:
+            engine.close()
+
+
+@contextlib.contextmanager
+def problems_told() -> Iterator[None]:
+    """A block in which what goes wrong with a store becomes a `StoreProblem`."""
     try:
-        engine.open()
-        yield engine
+        yield
     except StoreError as error:
         raise StoreProblem(one_line(str(error))) from error
-    finally:
-        engine.close()
+
+
+def refuse_memory(url: str) -> None:
+    """Raise `click.UsageError` if the store at *url* is one that no other process can see."""
+    if url.startswith("memory:"):
+        raise click.UsageError("memory:// is within one process: it holds nothing of others, and nothing for them")
 
 
 def do(engine: Engine, request: Request) -> Reply:
@@ -79,6 +97,17 @@ def do(engine: Engine, request: Request) -> Reply:
     if isinstance(answer, Exception):
         raise answer
     return answer
+
+
+def find_app(spec: str, metavar: str) -> App:
+    """The app that *spec* names. What its module prints goes to standard error. Raises `click.UsageError`."""
+    with contextlib.redirect_stdout(sys.stderr):  # what an import prints must not stand among the results
+        app = find_object(spec, metavar)
+    from penstock.app.app import App  # it needs msgspec, which a store alone doesn't
+
+    if not isinstance(app, App):
+        raise click.UsageError(f"{spec} is no App: it is of type {type(app).__name__}")
+    return app
 
 
 def _url(store: str | None, app: str | None) -> str:
@@ -91,7 +120,7 @@ def _url(store: str | None, app: str | None) -> str:
     if store:
         return store
     if app:
-        return _url_of_app(app)
+        return find_app(app, "--app").url
     raise click.UsageError(
         "which store? Give --store URL (or set PENSTOCK_STORE), or --app module:app (or set PENSTOCK_APP)"
     )
@@ -99,12 +128,3 @@ def _url(store: str | None, app: str | None) -> str:
 
 def _is_typed(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-
-def _url_of_app(spec: str) -> str:
-    with contextlib.redirect_stdout(sys.stderr):  # what an import prints must not stand among the results
-        app = find_object(spec, "--app")
-    url = getattr(app, "url", None)
-    if not isinstance(url, str):
-        raise click.UsageError(f"{spec} is no App: it is of type {type(app).__name__}")
-    return url

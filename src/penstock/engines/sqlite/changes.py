@@ -11,6 +11,8 @@ from penstock.engines.sqlite.schema import CANCELLED, CODES, DONE, FAILED, READY
 from penstock.engines.sqlite.step import Step
 
 _KINDS: Final = 10_000  # of failures that are remembered
+_SPARE: Final = 10_000  # pages that a file may have free, 40 MB: the next jobs will need them
+_SHRUNK: Final = 2_000  # pages that one prune gives back to the disk
 
 _CANCEL: Final = "UPDATE job SET state = 5, ended = ?, reason = ?, suspect = 0, at = NULL WHERE seq = ?"
 _ASK: Final = "UPDATE job SET cancelling = 1, reason = ? WHERE seq = ? AND cancelling = 0"
@@ -61,16 +63,21 @@ def pause(step: Step, request: Pause) -> bool:
 def again(step: Step, request: Again) -> int:
     """Let ended jobs run again; how many."""
     codes = [CODES[state] for state in request.states if state in rules.ENDED]
-    where = [f"state IN ({', '.join(map(str, codes))})"]
+    if not codes:
+        return 0
+    where = [f"state >= 3 AND state IN ({', '.join(map(str, codes))})"]
     given: list[str | int] = []
-    if request.ids is not None:
-        where.append("id IN (SELECT value FROM json_each(?))")
-        given.append(json.dumps(request.ids))
+    index = "job_ended"
     if request.print is not None:
+        index = "job_print"
         where.append("print = ?")
         given.append(request.print)
+    if request.ids is not None:
+        index = "job_id"
+        where.append("id IN (SELECT value FROM json_each(?))")
+        given.append(json.dumps(request.ids))
     found: list[Any] = step.db.execute(
-        f"SELECT seq, queue, task, state FROM job WHERE state >= 3 AND {' AND '.join(where)} ORDER BY seq LIMIT ?",
+        f"SELECT seq, queue, task, state FROM job INDEXED BY {index} WHERE {' AND '.join(where)} ORDER BY seq LIMIT ?",
         (*given, max(0, request.limit)),
     ).fetchall()
     if found:
@@ -91,11 +98,11 @@ def progress(step: Step, request: Progress) -> bool:
 
 def prune(step: Step, request: Prune) -> int:
     """Forget jobs that ended long ago; how many."""
-    limit = max(0, request.limit)
+    limit = request.limit
     old = []
     for states, seconds in (((DONE, CANCELLED), request.done), ((FAILED,), request.failed)):
         rows = [row for state in states for row in step.db.execute(_OLD, (state, step.now - seconds, limit))]
-        old += sorted(rows, key=lambda row: row[4])[:limit]
+        old += sorted(rows, key=lambda row: (row[4], row[0]))[:limit]
     if old:
         seqs = json.dumps([row[0] for row in old])
         step.db.execute("DELETE FROM attempt WHERE seq IN (SELECT value FROM json_each(?))", (seqs,))
@@ -103,6 +110,7 @@ def prune(step: Step, request: Prune) -> int:
         for _, queue, task, state, _ in old:
             step.count(queue, task, state, None)
     _forget(step)
+    _shrink(step)
     return len(old)
 
 
@@ -115,3 +123,10 @@ def _forget(step: Step) -> None:
         step.db.execute(
             "DELETE FROM failure WHERE rowid IN (SELECT rowid FROM failure ORDER BY last LIMIT ?)", (kinds - _KINDS,)
         )
+
+
+def _shrink(step: Step) -> None:
+    """Give back space of a rush that is over: once more than half of the file is free, a little at a time."""
+    free, pages = step.db.pragma("freelist_count"), step.db.pragma("page_count")
+    if free > max(_SPARE, pages // 2):
+        step.db.execute(f"PRAGMA incremental_vacuum({_SHRUNK})").fetchall()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from penstock.engines.requests import Claim, Claimed, ClaimedJob, Want
@@ -19,7 +20,11 @@ from penstock.engines.sqlite.step import Step
 from penstock.engines.sqlite.waiting import let_due_be_ready
 
 _LANES: Final = """
-SELECT queue, task FROM counter WHERE state = 1 AND jobs > 0 AND queue NOT IN (SELECT queue FROM paused)
+SELECT -job.priority, job.due, job.seq, counter.queue, counter.task FROM counter JOIN job ON job.seq = (
+    SELECT seq FROM job INDEXED BY job_ready
+    WHERE state = 1 AND queue = counter.queue AND task = counter.task AND suspect = ?
+    ORDER BY priority DESC, due, seq LIMIT 1)
+WHERE counter.state = 1 AND counter.jobs > 0 AND counter.queue NOT IN (SELECT queue FROM paused)
 """
 _LANE: Final = """
 SELECT -priority, due, seq, token, id, queue, task, args, headers, attempt, enqueued FROM job INDEXED BY job_ready
@@ -51,7 +56,11 @@ def claim(step: Step, claim: Claim) -> Claimed:
 def _given(step: Step, claim: Claim, want: Want) -> list[ClaimedJob]:
     if want.limit <= 0:
         return []
-    lanes = [step.db.execute(_LANE, (*lane, claim.alone)) for lane in _lanes(step, claim.queues, want)]
+    # Several cursors on one statement would each compile it anew; one for each place in the line are kept.
+    lanes = [
+        step.db.execute(f"{_LANE} -- {place}", (queue, task, claim.alone))
+        for place, (queue, task) in enumerate(_lanes(step, claim, want))
+    ]
     first: Iterator[tuple[Any, ...]] = heapq.merge(*lanes)  # no two are equal before their seq
     rows = list(itertools.islice(first, want.limit))
     for lane in lanes:
@@ -59,32 +68,28 @@ def _given(step: Step, claim: Claim, want: Want) -> list[ClaimedJob]:
     if not rows:
         return []
     step.db.execute(_GIVE, (claim.worker, step.now, json.dumps([row[2] for row in rows])))
-    jobs = []
-    for negative, due, seq, token, id, queue, task, args, headers, attempt, enqueued in rows:
-        step.count(queue, task, READY, RUNNING)
-        waited = max(0.0, step.now - due)
-        jobs.append(
-            ClaimedJob(
-                seq,
-                token + 1,
-                id,
-                step.name(task),
-                step.name(queue),
-                -negative,
-                args,
-                headers,
-                attempt + 1,
-                enqueued,
-                waited,
-            )
-        )
-    return jobs
+    names: dict[int, str] = {}
+    for (queue, task), jobs in Counter((row[5], row[6]) for row in rows).items():
+        step.count(queue, task, READY, RUNNING, jobs)
+        names[queue], names[task] = step.name(queue), step.name(task)
+    return [_claimed(row, names, step.now) for row in rows]
 
 
-def _lanes(step: Step, queues: Sequence[str] | None, want: Want) -> list[tuple[int, int]]:
+def _claimed(row: tuple[Any, ...], names: dict[int, str], now: float) -> ClaimedJob:
+    negative, due, seq, token, id, queue, task, args, headers, attempt, enqueued = row
+    waited = max(0.0, now - due)
+    return ClaimedJob(
+        seq, token + 1, id, names[task], names[queue], -negative, args, headers, attempt + 1, enqueued, waited
+    )
+
+
+def _lanes(step: Step, claim: Claim, want: Want) -> list[tuple[int, int]]:
+    """Where the jobs are that may be given: in as many lanes as there are jobs wanted, those with the best heads."""
     step.write_counts()
-    return [
-        (queue, task)
-        for queue, task in step.db.execute(_LANES)
-        if step.name(task) in want.tasks and (queues is None or step.name(queue) in queues)
+    heads: Iterable[Any] = step.db.execute(_LANES, (claim.alone,))
+    fitting = [
+        head
+        for head in heads
+        if step.name(head[4]) in want.tasks and (claim.queues is None or step.name(head[3]) in claim.queues)
     ]
+    return [head[3:] for head in heapq.nsmallest(want.limit, fitting)]

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from penstock.engines import rules
 from penstock.engines.requests import Error
-from penstock.engines.sqlite.schema import CODES, RUNNING, SCHEDULED
+from penstock.engines.sqlite.schema import CODES, RUNNING
 from penstock.engines.sqlite.step import Step
 
 _ATTEMPTS: Final = 100  # on record for one job: one that snoozes for ever must not grow for ever
@@ -24,6 +24,7 @@ class Held(NamedTuple):
     task: int
     attempt: int
     crashes: int
+    suspect: int
     worker: int
     started: float
     due: float
@@ -50,13 +51,19 @@ _LOG: Final = "INSERT INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def end(
-    step: Step, held: Held, move: rules.Move, error: Error | None, delay: float = 0.0, ran: float | None = None
+    step: Step,
+    held: Held,
+    move: rules.Move,
+    error: Error | None,
+    why: str,
+    delay: float = 0.0,
+    ran: float | None = None,
 ) -> None:
-    """Let the claim end by *move*."""
+    """Let the claim end by *move*; *why* goes on record with the attempt."""
     if error is not None:
         step.db.execute(_ERROR, (*error, held.seq))
     if move.logged is not None:
-        _log(step, held, move, error)
+        _log(step, held, move.logged, error, why)
     has_ended = move.state in rules.ENDED
     state = CODES[move.state]
     step.db.execute(
@@ -65,8 +72,8 @@ def end(
             state,
             held.attempt if move.used else held.attempt - 1,
             held.crashes + move.crashes,
-            move.suspect,
-            held.due if has_ended else step.now + (delay if state == SCHEDULED else 0.0),
+            held.suspect if move.suspect is None else move.suspect,
+            held.due if has_ended or move.keeps_place else step.now + delay,
             step.now if has_ended else None,
             ran,
             held.result,
@@ -94,7 +101,7 @@ def count_failure(step: Step, id: str, task: int, error: Error) -> None:
     )
 
 
-def _log(step: Step, held: Held, move: rules.Move, error: Error | None) -> None:
+def _log(step: Step, held: Held, outcome: str, error: Error | None, why: str) -> None:
     step.db.execute(
         _LOG,
         (
@@ -104,8 +111,8 @@ def _log(step: Step, held: Held, move: rules.Move, error: Error | None) -> None:
             held.worker,
             held.started,
             step.now,
-            str(move.logged),
-            move.reason,
+            str(outcome),
+            why,
             *(error or (None, None, None, None)),
         ),
     )

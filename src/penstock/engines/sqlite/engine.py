@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar, cast
 import apsw
 
 from penstock import clock
+from penstock.engines import checks
 from penstock.engines.bell import Bell
 from penstock.engines.records import Query
 from penstock.engines.requests import (
@@ -33,7 +34,7 @@ from penstock.engines.requests import (
 from penstock.engines.sqlite import beside, changes, connection, place, schema, workers
 from penstock.engines.sqlite import clock as engine_clock
 from penstock.engines.sqlite.claims import claim
-from penstock.engines.sqlite.file import File
+from penstock.engines.sqlite.file import File, found
 from penstock.engines.sqlite.finding import Finding
 from penstock.engines.sqlite.living import Living
 from penstock.engines.sqlite.news import News
@@ -49,6 +50,7 @@ T = TypeVar("T")
 # What may be forgotten in a power cut, for nobody outlives it who knew: the claims and beats of this machine's workers.
 _LIGHT: Final = frozenset({Claim, Renew, Progress})
 
+_PATIENCE: Final = 500  # milliseconds that writers wait for readers, so that the log can be begun anew
 _STILL: Final = 5.0  # seconds that a fork waits for a transaction, or for a reading, to end
 
 Answer = Reply | Exception
@@ -94,19 +96,24 @@ class SQLiteEngine:
         self._version: int | None = None
         self._is_still = True  # during a fork
 
-    def open(self, within: float = 10.0) -> None:
+    def open(self, within: float = 10.0, *, create: bool = True) -> None:
         """Make or migrate the store if need be; see `Engine.open`."""
         with connection.translated(self._place), self._writing:
             place.check_local(self._place)
-            self._be_open(clock.monotonic() + within, create=True)
+            self._be_open(clock.monotonic() + within, create=create)
 
     def transact(self, requests: Sequence[Request], within: float = 10.0) -> list[Answer]:
         """Do all of *requests*; see `Engine.transact`."""
         until = clock.monotonic() + within
+        refused: dict[int, Exception] = {
+            index: why for index, request in enumerate(requests) if (why := checks.why_refused(request))
+        }
         with connection.translated(self._place), self._writing:
             file = self._be_open(until)
             with self._turn.taken(until):
-                answers, has_news = self._write(file, requests, until)
+                answers, has_news = self._write(file, requests, refused, until)
+                if any(type(request) is Sweep for request in requests):
+                    self._keep_log_short()
             if has_news:
                 self._news.tell()
         return answers
@@ -153,10 +160,7 @@ class SQLiteEngine:
                 if not is_current:
                     schema.migrate(db, self._place)
                 now = self._given_now or engine_clock.read(db)
-            which = connection.identity(self._place)
-            if which is None:
-                raise StoreUnavailable(self._place.url, "the file is gone: it was moved or deleted")
-            file = File(self._place, which, now)
+            file = found(self._place, now)
         except BaseException:
             db.close(True)
             raise
@@ -172,7 +176,7 @@ class SQLiteEngine:
         with contextlib.suppress(apsw.Error):
             self._readers.close()
         with self._watching:
-            watch, self._watch = self._watch, None
+            watch, self._watch, self._version = self._watch, None, None
             with contextlib.suppress(apsw.Error):
                 if watch is not None:
                     watch.close(True)
@@ -213,15 +217,16 @@ class SQLiteEngine:
 
     # Writing
 
-    def _write(self, file: File, requests: Sequence[Request], until: float) -> tuple[list[Answer], bool]:
-        """Requests that can't be done are found one after the other, each at the cost of beginning anew."""
+    def _write(
+        self, file: File, requests: Sequence[Request], refused: dict[int, Exception], until: float
+    ) -> tuple[list[Answer], bool]:
+        """Should one that passed the checks fail all the same, all begin anew without it."""
         assert self._db is not None
         self._db.set_busy_timeout(int(max(0.0, until - clock.monotonic()) * 1000))
         self._commit_fully(self._place.full and any(type(request) not in _LIGHT for request in requests))
-        refused: dict[int, Exception] = {}
         try:
             try:
-                return self._step(file, requests, refused, at_once=True)
+                return self._step(file, requests, refused, at_once=not refused)
             except _BadRequest:
                 pass
             while True:
@@ -271,8 +276,15 @@ class SQLiteEngine:
         assert self._db is not None
         try:
             self._db.execute("COMMIT")
-        except apsw.IOError as error:  # written, perhaps, but not safe on the disk
+        except apsw.Error as error:
+            if connection.is_certain(error):
+                raise
             raise OutcomeUnknown(_ids(requests)) from error
+
+    def _keep_log_short(self) -> None:
+        assert self._db is not None
+        self._db.set_busy_timeout(_PATIENCE)
+        connection.keep_log_short(self._db, self._place)
 
     def _commit_fully(self, full: bool) -> None:
         if full is not self._is_full:
@@ -286,9 +298,10 @@ class SQLiteEngine:
         """Whether another connection has committed something since the last look."""
         try:
             with self._watching:
+                file = self._file
+                if file is None or not file.is_there():
+                    return file is not None
                 if self._watch is None:
-                    if self._file is None:
-                        return False
                     self._watch = connection.connect(self._place)
                 version, self._version = self._version, self._watch.pragma("data_version")
                 return version is not None and version != self._version

@@ -1,24 +1,41 @@
-"""The file as this process knows it."""
+"""The file as this process knows it, and the folder beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from penstock.engines.sqlite.connection import identity
 from penstock.engines.sqlite.names import Names
 from penstock.engines.sqlite.place import Place
+
+_Identity = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class File:
     """One file: not the same any more if it was deleted and made anew under its name."""
 
-    place: Place
-    identity: tuple[int, int]
+    path: Path
+    folder: Path
+    identities: tuple[_Identity, _Identity]
     now: Callable[[], float]
     names: Names = field(default_factory=Names)
 
     def is_there(self) -> bool:
-        """Whether it still is what is found at its place."""
-        return identity(self.place) == self.identity
+        """Whether file and folder still are what is found at their place."""
+        try:
+            return (_identity(self.path), _identity(self.folder)) == self.identities
+        except OSError:
+            return False
+
+
+def found(place: Place, now: Callable[[], float]) -> File:
+    """The file that is there now."""
+    path, folder = Path(place.path), Path(place.folder)
+    return File(path, folder, (_identity(path), _identity(folder)), now)
+
+
+def _identity(path: Path) -> _Identity:
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino

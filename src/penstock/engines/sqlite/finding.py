@@ -11,6 +11,7 @@ import apsw
 from penstock.engines.records import (
     Attempt,
     Attempts,
+    Begins,
     ByIds,
     Complaints,
     Count,
@@ -32,10 +33,12 @@ from penstock.engines.sqlite.complaints import complaints
 from penstock.engines.sqlite.names import Names
 from penstock.engines.sqlite.schema import CODES, STATES
 
+_NEW: Final = 20_000  # jobs that a search walks through, from the newest back, before it takes a way around
 _ALL: Final = (
     "seq, id, task, queue, priority, state, args, headers, attempt, crashes, suspect, token, worker, enqueued, due,"
     " started, ended, ran, result, error_type, error_message, error_traceback, print, reason, cancelling, progress"
 )
+_BEGINS: Final = f"SELECT {_ALL} FROM job INDEXED BY job_id WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
 # By state. A partial index is used only where its own condition is repeated word for word.
 _INDEXED: Final = (
     "INDEXED BY job_due WHERE state = 0",
@@ -73,6 +76,9 @@ class Finding:
             case States(ids):
                 states = dict(self._db.execute(f"SELECT id, state FROM job WHERE {_IN_IDS}", (json.dumps(list(ids)),)))
                 return [STATES[states[id]] if id in states else None for id in ids]
+            case Begins(prefix, limit):
+                rows = self._db.execute(_BEGINS, (prefix, _after(prefix), max(0, limit)))
+                return [self._record(row) for row in rows]
             case Search():
                 return self._search(query)
             case HeldBy(worker):
@@ -122,35 +128,49 @@ class Finding:
         )
 
     def _search(self, search: Search) -> list[Record]:
-        """Newest first: either by walking back through all jobs, or by sorting those of the states, if they are few."""
-        where, given = ["seq < ?"], [2**62 if search.before is None else search.before]
-        filters: list[Any] = []
-        for column, text in (("queue", search.queue), ("task", search.task)):
-            if text is not None:
-                where.append(f"{column} = ?")
-                filters.append(self._names.number(self._db, text))
-        if search.print is not None:
-            where.append("print = ?")
-            filters.append(search.print)
+        """Newest first: by an index if one fits; else among the newest jobs, and only then among all of the states."""
         states = STATES if search.states is None else search.states
         codes = sorted({CODES[state] for state in states if state in CODES})
-        source = self._source(codes, search)
+        listed = ", ".join(map(str, codes))
+        where, given = [f"state IN ({listed})"], []
+        before = 2**62 if search.before is None else search.before
+        for condition, value in (
+            ("queue = ?", self._number(search.queue)),
+            ("task = ?", self._number(search.task)),
+            ("print = ?", search.print),
+            ("seq < ?", before),
+        ):
+            if value is not None:
+                where.append(condition)
+                given.append(value)
+        limit = self._most(codes, search)
+        if limit <= 0:
+            return []
+        if search.print is not None:
+            return self._found(f"INDEXED BY job_print WHERE {' AND '.join(where)}", given, limit)
+        newest = self._db.execute("SELECT max(seq) FROM job WHERE seq < ?", (before,)).get or 0
+        found = self._found(f"NOT INDEXED WHERE {' AND '.join(where)} AND seq > ?", [*given, newest - _NEW], limit)
+        if len(found) < limit and newest > _NEW:
+            those = " UNION ALL ".join(f"SELECT seq FROM job {_INDEXED[code]}" for code in codes)
+            among = f"NOT INDEXED WHERE seq IN ({those})" if len(codes) < len(STATES) else "NOT INDEXED WHERE 1"
+            found = self._found(f"{among} AND {' AND '.join(where)}", given, limit)
+        return found
+
+    def _found(self, source: str, given: Sequence[Any], limit: int) -> list[Record]:
         rows: Iterable[Any] = self._db.execute(
-            f"SELECT {_ALL} FROM job {source} AND {' AND '.join(where)} ORDER BY seq DESC LIMIT ?",
-            (*given, *filters, max(0, search.limit)),
+            f"SELECT {_ALL} FROM job {source} ORDER BY seq DESC LIMIT ?", (*given, limit)
         )
         return [self._record(row) for row in rows]
 
-    def _source(self, codes: Sequence[int], search: Search) -> str:
-        listed = ", ".join(map(str, codes))
-        if search.print is not None:
-            return f"INDEXED BY job_print WHERE state IN ({listed})"
-        by_state = dict(self._db.execute("SELECT state, sum(jobs) FROM counter GROUP BY state"))
-        few, all_ = sum(by_state.get(code, 0) for code in codes), sum(by_state.values())
-        if few * few > all_ * search.limit:  # every so many jobs back there is one of them
-            return f"NOT INDEXED WHERE state IN ({listed})"
-        parts = [f"SELECT seq FROM job {_INDEXED[code]}" for code in codes]
-        return f"WHERE seq IN ({' UNION ALL '.join(parts) or 'SELECT 0 WHERE 0'})"
+    def _most(self, codes: Sequence[int], search: Search) -> int:
+        """How many there can be, so that nobody looks for one more than there are."""
+        counters: Iterable[Any] = self._db.execute("SELECT state, queue, task, jobs FROM counter")
+        jobs: int = sum(
+            count
+            for state, queue, task, count in counters
+            if state in codes and search.queue in (None, self._name(queue)) and search.task in (None, self._name(task))
+        )
+        return min(search.limit, jobs)
 
     def _held(self, worker: int) -> list[ClaimedJob]:
         rows: Iterable[Any] = self._db.execute(
@@ -223,6 +243,18 @@ class Finding:
 
     def _name(self, number: int) -> str:
         return self._names.text(self._db, number)
+
+    def _number(self, text: str | None) -> int | None:
+        return None if text is None else self._names.number(self._db, text) or 0
+
+
+def _after(prefix: str) -> str | bytes:
+    """What comes behind all that begin with *prefix*, as SQLite sorts: text by code points, and all blobs behind it."""
+    rest = prefix.rstrip("\U0010ffff")
+    if not rest:
+        return b""
+    following = ord(rest[-1]) + 1
+    return rest[:-1] + chr(0xE000 if following == 0xD800 else following)  # halves of pairs are no text
 
 
 def _error(parts: Sequence[Any]) -> Error | None:

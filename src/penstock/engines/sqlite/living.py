@@ -38,7 +38,8 @@ class Living:
         """Show nothing of *worker* any more: the lease decides."""
         descriptor = self._held.pop(worker, None)
         if descriptor is not None:
-            Path(self._path(worker)).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                Path(self._path(worker)).unlink()
             os.close(descriptor)
 
     def let_all_go(self) -> None:
@@ -63,7 +64,7 @@ class Living:
         """The store has given *worker* up: its file is needed no more."""
         self.let_go(worker)
         with contextlib.suppress(OSError):
-            Path(self._path(worker)).unlink(missing_ok=True)
+            Path(self._path(worker)).unlink()
 
     def forget(self) -> None:
         """In the child of a fork: close the copies, which would keep the parent's workers alive for ever."""

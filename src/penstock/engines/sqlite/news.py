@@ -31,7 +31,8 @@ _SUFFIX: Final = ".wake"
 class News:
     """One engine's ear and mouth.
 
-    A bell is rung for as long as it exists, also between two waits, so that nothing is missed that came in between.
+    A bell is rung for as long as it exists, also between two waits, so that nothing is missed that came in between;
+    that is why the first wait with one returns at once.
     Lock: `_lock` guards `_bells` and `_ear`; a leaf.
     """
 
@@ -47,8 +48,12 @@ class News:
         """Sleep until there are news, *bell* is rung, or *timeout* seconds have passed."""
         until = clock.monotonic() + timeout
         with self._lock:
+            is_first = bell not in self._bells
             self._bells.add(bell)
             ear = self._listen()
+        if is_first:  # what came since the caller looked has rung no bell yet
+            bell.hear()
+            return
         poll = select.poll()
         poll.register(bell.fileno(), select.POLLIN)
         if ear is not None:
@@ -99,24 +104,29 @@ class News:
         self._name = ""
 
     def _listen(self) -> socket.socket | None:
+        if self._ear is not None and not Path(self._place.folder, self._name).exists():
+            self._ear.close()  # somebody has deleted the folder
+            self._ear = None
         if self._ear is None:
-            ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            ear.setblocking(False)
             name = secrets.token_hex(8) + _SUFFIX
+            ear = None
             try:
+                ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                ear.setblocking(False)
                 with _address(self._place.folder, name) as address:
                     ear.bind(address)
             except OSError:  # the look at the file has to do
-                ear.close()
+                if ear is not None:
+                    ear.close()
                 return None
             self._ear, self._name = ear, name
         return self._ear
 
     def _send(self, name: str) -> None:
-        if self._mouth is None:
-            self._mouth = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._mouth.setblocking(False)
         try:
+            if self._mouth is None:
+                self._mouth = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                self._mouth.setblocking(False)
             with _address(self._place.folder, name) as address:
                 self._mouth.sendto(b"!", address)
         except BlockingIOError:

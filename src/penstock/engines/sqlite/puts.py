@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -28,8 +29,8 @@ def put(step: Step, jobs: Sequence[NewJob]) -> list[Fate]:
         accepted = {seq for (seq,) in step.db.execute("SELECT seq FROM job WHERE seq >= ?", (first,))}
         fates = [Fate.ACCEPTED if row[0] in accepted else Fate.KNOWN for row in rows]
         rows = [row for row in rows if row[0] in accepted]
-    for row in rows:
-        step.count(row[3], row[4], None, row[2])
+    for (state, queue, task), count in Counter(row[2:5] for row in rows).items():
+        step.count(queue, task, None, state, count)
     step.has_news = step.has_news or bool(rows)
     return fates
 

@@ -19,12 +19,13 @@ _MOST: Final = 8  # readings at the same time: they share one interpreter, so th
 
 
 class Readers:
-    """The connections of one file. Lock: `_lock` guards `_idle`; a leaf."""
+    """Some connections, and whoever uses them. Lock: `_lock` guards `_idle` and `_closed`; a leaf."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._lock = threading.Lock()
         self._idle: list[apsw.Connection] = []
+        self._closed = 0  # how often
         self._places = threading.BoundedSemaphore(_MOST)
 
     @contextmanager
@@ -34,6 +35,7 @@ class Readers:
             raise StoreUnavailable(self._place.url, "too many threads of this process read from it at once")
         try:
             with self._lock:
+                closed = self._closed
                 db = self._idle.pop() if self._idle else None
             if db is None:
                 db = connection.connect(self._place)
@@ -46,10 +48,11 @@ class Readers:
                 db.execute("COMMIT")
                 is_well = True
             finally:
-                if is_well:
-                    with self._lock:
+                with self._lock:
+                    is_kept = is_well and closed == self._closed
+                    if is_kept:
                         self._idle.append(db)
-                else:
+                if not is_kept:
                     with contextlib.suppress(apsw.Error):
                         db.close(True)
         finally:
@@ -70,8 +73,9 @@ class Readers:
             self._places.release()
 
     def close(self) -> None:
-        """Close those that nobody uses now."""
+        """Close the connections; those that are in use, when they no longer are. Later readings open new ones."""
         with self._lock:
+            self._closed += 1
             idle, self._idle = self._idle, []
         for db in idle:
             db.close()

@@ -146,16 +146,15 @@ def is_current(db: apsw.Connection, place: Place, newest: int | None = None) -> 
 
 def migrate(db: apsw.Connection, place: Place) -> None:
     """Make *db* a store of today's version, or leave it as it was. Nobody else may write meanwhile: hold the turn."""
-    if db.pragma("journal_mode") != "wal":
-        db.pragma("journal_mode", "wal")  # stays with the file
+    if db.pragma("journal_mode") != "wal":  # both settings stay with the file; this one only if it still is empty
+        db.pragma("auto_vacuum", "INCREMENTAL")
+        db.pragma("journal_mode", "wal")
     db.execute("BEGIN IMMEDIATE")
     try:
-        if not is_current(db, place):  # else another process was faster
-            for step in MIGRATIONS[db.pragma("user_version") :]:
-                db.execute(step)
-            db.execute(f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {len(MIGRATIONS)}; COMMIT")
-        else:
-            db.execute("ROLLBACK")
+        is_current(db, place)  # another process was faster, perhaps: then there is nothing left to do
+        for step in MIGRATIONS[db.pragma("user_version") :]:
+            db.execute(step)
+        db.execute(f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {len(MIGRATIONS)}; COMMIT")
     except BaseException:
         if db.in_transaction:
             db.execute("ROLLBACK")

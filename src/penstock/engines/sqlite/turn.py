@@ -25,7 +25,7 @@ from penstock.engines.sqlite.place import Place
 from penstock.errors import StoreUnavailable
 
 _SHORTEST: Final = 0.0001
-_LONGEST: Final = 0.002
+_LONGEST: Final = 0.001
 
 
 class Turn:

@@ -107,6 +107,6 @@ def _take_back(step: Step, death: Death, lost: bool, limit: int) -> list[rules.M
         if move.crashes:
             error = Error("WorkerDied", death.why, "", f"WorkerDied {step.name(job.task)}")
             count_failure(step, job.id, job.task, error)
-        end(step, job, move, error)
+        end(step, job, move, error, move.reason or death.why)
         moves.append(move)
     return moves

@@ -31,15 +31,11 @@ class TaskAttempts(Attempts):
             return Cause("its task was cancelled", by_deadline=False, source=job.context)
         return super().cause_of(error, job)
 
-    def failed(self, worker: Runner, job: Job[Any], error: BaseException, ended: float | None = None) -> None:
-        """The function raised *error*."""
-        if isinstance(error, GeneratorExit):  # thrown away with its loop, by the collector perhaps: see call_apart
-            timers.call_apart(functools.partial(self._thrown_away, worker, job))
-        else:
-            super().failed(worker, job, error, ended)
+    def thrown_away(self, worker: Runner, job: Job[Any]) -> None:
+        """The task of *job* can never go on: its loop was closed. By the collector perhaps: see `call_apart`."""
+        timers.call_apart(functools.partial(self._thrown_away, worker, job))
 
     def _thrown_away(self, worker: Runner, job: Job[Any]) -> None:
-        """The task of *job* can never go on: its loop was closed."""
         if not self.take(job, worker):
             self.came_back(worker, job)
         else:

@@ -110,12 +110,13 @@ class TaskWorker:
         except BaseException as caught:
             error = caught  # dealt with below: what begins in here would have it for its context
         if error is not None:
+            if isinstance(error, GeneratorExit) and not self._is_at_it():
+                self._attempts.thrown_away(self, job)
+                raise error  # the loop is gone, and no other job can begin
             if self._slots.is_beginning:
                 _forget_context(error, sys.exception())
             self._attempts.failed(self, job, error)
             del job  # the frames of the error reach this one, and the job keeps its error: a cycle
-            if isinstance(error, GeneratorExit):
-                raise error  # the loop is gone, and no other job can begin
             self.go_on()
             if isinstance(error, KeyboardInterrupt):
                 raise error  # it is the loop's to deal with
@@ -140,6 +141,8 @@ class TaskWorker:
             job._context.close()
         if job._bell is not None:
             job._ring()
+        if job._terms.claim is not None:
+            job._tell_claim()
         if self._ledger.observers:
             self._attempts.tell_ended(job, None)
         tally.ended += 1
@@ -157,6 +160,14 @@ class TaskWorker:
             self.go_on()
         if self._lifecycle.closing:
             self._crew.check_drained()
+
+    def _is_at_it(self) -> bool:
+        """Whether the loop runs its coroutine just now; else that is being destroyed."""
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # no loop runs here
+            return False
+        return task is not None and task.get_coro() is self.coroutine
 
     def go_on(self) -> None:
         """It has left its job: free for the next."""

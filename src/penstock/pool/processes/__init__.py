@@ -152,11 +152,16 @@ class ProcessCrew(Crew):
     def _hire(self) -> tuple[ProcessStaff, Attempts]:
         return ProcessStaff(self), Attempts(self)
 
-    def pack(self, job: Job[Any]) -> None:
-        """Make the call of *job* fit to cross; NotPicklable if it can't."""
+    def pack(self, job: Job[Any], runs_here: bool = False) -> None:
+        """Make the call of *job* fit to cross; NotPicklable if it can't. *runs_here*: its first attempt does."""
         if self._too_early:
             self.refuse_if_too_early()
-        job._args = Parcel(job, job._fn, job._args)  # type: ignore[assignment, arg-type]
+        parcel = Parcel(job, job._fn, job._args)  # type: ignore[arg-type]
+        if runs_here:
+            parcel.keep(job._args)  # type: ignore[arg-type]
+        else:
+            job._cv = None  # contextvars stay here
+        job._args = parcel  # type: ignore[assignment]
 
     def refuse_if_too_early(self) -> None:
         """A worker imports the script that started it: raise if that starts work again, without end."""

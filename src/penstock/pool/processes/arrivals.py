@@ -134,6 +134,7 @@ class Sent:
 
     def __init__(self, worker: ProcessWorker, body: bytes, memory: int) -> None:
         self._page = worker.ends.page
+        self._maps = worker.lane.maps
         self._body = body
         self._number = memory
         self._fd = None if memory == wire.NO_MEMORY else worker.lane.next_fd()
@@ -142,7 +143,7 @@ class Sent:
         """The value."""
         fd, self._fd = self._fd, None
         try:
-            return loads(self._body, fd)  # which closes it
+            return loads(self._body, fd, self._maps)  # which closes it
         finally:
             self._is_not_needed()
 

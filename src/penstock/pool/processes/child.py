@@ -36,7 +36,7 @@ from penstock.pool.leaving import stop_all
 from penstock.pool.processes import main, wire
 from penstock.pool.processes.memory import Memory, loads
 from penstock.pool.processes.page import Page
-from penstock.pool.processes.parcel import Functions, Later, is_plain, pack_error, pack_result
+from penstock.pool.processes.parcel import NOTHING, Functions, Later, is_plain, pack_error, pack_result
 from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, Lane, message, messages, send_with_fds
 from penstock.pool.stacks import drop_our_frames
 from penstock.retry import Retry
@@ -47,6 +47,7 @@ DUMP_SIGNAL: Final = getattr(signal, "SIGRTMAX", signal.SIGTERM) - 1 if hasattr(
 _PR_SET_PDEATHSIG: Final = 1
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)  # signals that stop programs
 _SOON_COPIED: Final = 8 << 20  # bytes: the parent's dispatcher copies them itself
+_RUNNING: Final = JobState.RUNNING  # looked up once: it costs as much as a step
 _PLAIN: Final = frozenset({bool, bytes, float, int, str, type(None)})  # results that need no look
 
 
@@ -135,6 +136,7 @@ class _Worker:
         self._page = page
         self._setup = setup
         self._around: Callable[[], contextlib.AbstractContextManager[Any]] | None = None
+        self._call: Callable[[Job[Any]], Any] = Job._call
         self._file = file  # faulthandler writes to it as long as it lives
         self.is_copy = False
         self._unmasked = threading.local()  # .value: the signal mask of a thread that forks
@@ -157,6 +159,8 @@ class _Worker:
                 importlib.import_module(module)
             users = self._setup.users.open()
             self._around = users["around"]
+            if self._around is not None:
+                self._call = self._call_around
             if users["initializer"] is not None:
                 users["initializer"](*users["initargs"])
         except BaseException as error:
@@ -174,7 +178,7 @@ class _Worker:
 
     def run(self) -> None:
         """Take jobs and answer, until the lane ends."""
-        incoming = Incoming(CALL, 3)
+        incoming = Incoming(CALL)
         while True:
             try:
                 data = self._lane.recv()
@@ -182,31 +186,35 @@ class _Worker:
                 return
             if not data:
                 return
-            for (has_memory, seq, number, attempt, extra, function, _), packed in incoming.feed(data):
-                fd = self._lane.next_fd() if has_memory else None
-                if self._page.begin(seq) and packed:
-                    parts = packed[:extra], packed[extra : extra + function], packed[extra + function :]
-                    self._run_one(seq, number, attempt, parts, fd)
+            for header, packed in incoming.feed(data):
+                fd = self._lane.next_fd() if header[0] else None
+                if self._page.begin(header[1]) and packed:
+                    self._run_one(header, packed, fd)
                 else:
-                    self._is_over(seq)
-                    self._answer(wire.SKIPPED, seq, 0.0, 0.0, b"")
+                    self._is_over(header[1])
+                    self._answer(wire.SKIPPED, header[1], 0.0, 0.0, b"")
                     if fd is not None:
                         os.close(fd)
 
-    def _run_one(self, seq: int, number: int, attempt: int, parts: tuple[bytes, bytes, bytes], fd: int | None) -> None:
+    def _run_one(self, header: tuple[Any, ...], packed: bytes, fd: int | None) -> None:
         began = clock.monotonic()
+        seq = header[1]
         memory: Memory | None = None
         try:
-            job = self._unpack(number, attempt, parts, fd, began)
-            cv = contextvars.copy_context()
+            job = self._unpack(header, packed, fd, began)
             self._running = seq, job
             if self._tripped:
                 self._trip_if_told(seq, job)
-            value = cv.run(self._call, job)
+            value = contextvars.copy_context().run(self._call, job)
             if self.is_copy:
                 sys.exit()
-            answer, memory = pack_result(value)
-            kind = wire.DONE if _arrives_at_once(value, answer, memory) else wire.MADE
+            if value is None:
+                kind, answer = wire.DONE, NOTHING
+            else:
+                if self._lent:
+                    self._take_back_what_was_copied()
+                answer, memory = pack_result(value)
+                kind = wire.DONE if _arrives_at_once(value, answer, memory) else wire.MADE
         except BaseException as error:
             if self.is_copy:
                 raise  # as from a program of its own
@@ -225,17 +233,16 @@ class _Worker:
             for told in [told for told in list(self._tripped) if told <= seq]:
                 self._tripped.pop(told, None)
 
-    def _unpack(
-        self, number: int, attempt: int, parts: tuple[bytes, bytes, bytes], fd: int | None, began: float
-    ) -> Job[Any]:
+    def _unpack(self, header: tuple[Any, ...], packed: bytes, fd: int | None, began: float) -> Job[Any]:
+        _, _, number, attempt, extra, function, _ = header
         try:
-            extra, function, call = parts
+            call = packed[extra + function :]
             if function:
-                args = loads(call, fd) if call else ()  # before anything may fail: it closes *fd*
-                fn = self._functions.unpack(function)
+                args = loads(call, fd, self._lane.maps) if call else ()  # before anything may fail: it closes *fd*
+                fn = self._functions.unpack(packed[extra : extra + function])
             else:
-                fn, args = loads(call, fd)
-            more = Extra(*pickle.loads(extra)) if extra else None
+                fn, args = loads(call, fd, self._lane.maps)
+            more = Extra(*pickle.loads(packed[:extra])) if extra else None
             values = pickle.loads(more.values) if more is not None and more.values is not None else None
         except Exception as error:
             raise NotPicklable(
@@ -246,7 +253,7 @@ class _Worker:
         job._attempt = attempt
         job._worker = self.name
         job._began = began
-        job._stage = JobState.RUNNING
+        job._stage = _RUNNING
         if more is not None:
             left = None if more.deadline is None else max(0.0, more.deadline - clock.monotonic())
             job._context = Context(left, values=values, parent=None)
@@ -254,9 +261,8 @@ class _Worker:
                 job._context.limit(more.timeout)
         return job
 
-    def _call(self, job: Job[Any]) -> Any:
-        if self._around is None:
-            return job._call()
+    def _call_around(self, job: Job[Any]) -> Any:
+        assert self._around is not None
         scope.set(job)
         with self._around():
             return job._call()
@@ -266,7 +272,7 @@ class _Worker:
     ) -> None:
         number = wire.NO_MEMORY if memory is None else self._lend(memory)
         header = ANSWER.pack(kind, number, seq, began, ended, len(body))
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody is there to hear it
+        try:
             if memory is not None:
                 data = header + body
                 self._jobs.sendall(data[send_with_fds(self._jobs, data, [memory.fd]) :])
@@ -275,16 +281,21 @@ class _Worker:
             else:
                 self._jobs.sendall(header)
                 self._jobs.sendall(body)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # nobody is there to hear it
 
     def _lend(self, memory: Memory) -> int:
         """The number under which *memory* is kept until the parent has copied it, if it will."""
-        for number in [number for number in self._lent if not self._page.is_lent(number)]:
-            self._lent.pop(number).use_again()
         lent = self._page.lend() if memory.copied else None
         if lent is None:
             return wire.MEMORY
         self._lent[lent] = memory
         return lent + 1
+
+    def _take_back_what_was_copied(self) -> None:
+        """Memory that the parent has copied can be used again."""
+        for number in [number for number in self._lent if not self._page.is_lent(number)]:
+            self._lent.pop(number).use_again()
 
     # When a job forks
 

@@ -12,15 +12,17 @@ import contextlib
 import functools
 import logging
 import os
+import pickle
 import selectors
 import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock import clock, timers
-from penstock.job import Job, JobState
+from penstock.job import Job, JobState, name_of
 from penstock.lifecycle import Phase
 from penstock.pool.ledger import ALL_OF_FIRST, ONE_IN
 from penstock.pool.processes import wire
@@ -28,7 +30,7 @@ from penstock.pool.processes.arrivals import Arrival, Arrivals, Sent, not_unpack
 from penstock.pool.processes.child import Setup, levels_to_relay
 from penstock.pool.processes.died import WorkerDied
 from penstock.pool.processes.launch import Ends, Starter, process_for
-from penstock.pool.processes.parcel import Later, unpack_error
+from penstock.pool.processes.parcel import NOTHING, Later, unpack_error
 from penstock.pool.processes.processors import cpu_count, thread_limits
 from penstock.pool.processes.records import Records
 from penstock.pool.processes.wire import CHUNK, Garbled
@@ -46,7 +48,11 @@ _FIRST_PAUSE: Final = 0.2  # seconds before another is started in the place of o
 _LONGEST_PAUSE: Final = 5.0  # doubled each time up to so many
 _LATE: Final = 0.05  # seconds between two looks whether outcomes get stuck
 _A_MOMENT: Final = 1.0  # seconds for the handlers to have the last log records when all workers have left
+_DONE: Final = JobState.DONE  # looked up once: it costs as much as a step
 _VMSTAT: Final = Path("/proc/vmstat")
+
+Returned = tuple[int, float, float, Any]
+"""What a worker says of a job that it has run: its number, when it began and ended, and its result, unpacked."""
 
 
 class Dispatcher:
@@ -325,7 +331,18 @@ class Dispatcher:
 
     def _understand(self, worker: ProcessWorker, data: bytes) -> None:
         spoke_of_jobs = False
+        returned: list[Returned] = []  # what came since something else did
         for (kind, memory, seq, began, ended, _), body in worker.incoming.feed(data):
+            if kind == wire.DONE and memory == wire.NO_MEMORY:
+                try:
+                    returned.append((seq, began, ended, None if body == NOTHING else pickle.loads(body)))
+                    continue
+                except Exception:
+                    pass  # it holds no code, but there may be no memory for it: below it is tried again
+            if returned:
+                spoke_of_jobs = True
+                self._have_returned(worker, returned)
+                returned = []
             if kind == wire.READY and not worker.ready:
                 self._starting -= 1
                 self._crew.staff.is_ready(worker)
@@ -335,7 +352,7 @@ class Dispatcher:
             else:
                 spoke_of_jobs = True
                 if kind == wire.DONE:
-                    self._done(worker, seq, began, ended, Sent(worker, body, memory))
+                    self._has_returned(worker, seq, began, ended, Sent(worker, body, memory))
                 elif kind == wire.SKIPPED:
                     self._skipped(worker, seq)
                 else:
@@ -345,50 +362,80 @@ class Dispatcher:
                         self._arrives(worker, job, ended, began=began, result=sent)
                     else:
                         self._arrives(worker, job, ended, began=began, raised=body)
-        if spoke_of_jobs:
+        if returned:
+            self._have_returned(worker, returned)
+        if returned or spoke_of_jobs:
             self._give_more(worker)
 
     def _answered(self, worker: ProcessWorker, seq: int, began: float, ended: float) -> Job[Any]:
         """The job that *worker* speaks of, which begins and ends at these times."""
         job = self._is_spoken_of(worker, seq)
-        took = ended - began
-        worker.takes = took if worker.takes <= 0 else worker.takes + (took - worker.takes) / 8
-        worker.moved_at = ended
+        worker.has_taken(began, ended)
         return job
 
     def _is_spoken_of(self, worker: ProcessWorker, seq: int) -> Job[Any]:
         """The job with that number, which must be the next."""
-        with worker.lock:
-            number, job = worker.under_way[0] if worker.under_way else (0, None)
-            if number != seq or job is None:
-                raise Garbled
-            worker.under_way.popleft()
-        worker.ends.page.answered(seq)
-        return job
+        jobs = worker.spoken_of([seq])
+        if not jobs:
+            raise Garbled
+        return jobs[0]
 
-    def _done(self, worker: ProcessWorker, seq: int, began: float, ended: float, sent: Sent) -> None:
-        job = self._answered(worker, seq, began, ended)
+    def _have_returned(self, worker: ProcessWorker, returned: list[Returned]) -> None:
+        """*worker* has run these jobs, in this order: each has its result here, which is given to it now.
+
+        All of them together, as each step costs little more for many jobs than for one.
+        """
+        jobs = worker.spoken_of([seq for seq, *_ in returned])
+        are_all = len(jobs) == len(returned)
+        for _, began, ended, _ in returned[-8:]:  # the older ones would hardly count
+            worker.has_taken(began, ended)
         crew = self._crew
-        try:
-            value = sent.unpack()
-        except Exception as trouble:  # it holds no code, but there may be no memory for it
-            self._arrives(worker, job, ended, began=began, error=not_unpacked(trouble))
-            return
-        if not crew.attempts.take(job, worker) and not crew.staff.ends_ahead(worker, job, began):
-            crew.attempts.came_back(worker, job)
-            return
-        job._began, job._ended = began, ended
-        use_again(job)
-        tally = worker.tally
-        tally.done += 1
-        if tally.done < ALL_OF_FIRST or not tally.done & ONE_IN:
-            tally.times.extend((job._since, began, ended))
-        job._settle(JobState.DONE, value)
         if crew.ledger.observers:
-            crew.attempts.tell_ended(job, None)
-        tally.ended += 1
+            for job, (_, began, _, _) in zip(jobs, returned, strict=False):
+                crew.staff.has_begun(worker, job, began)
+        gone = crew.staff.take_ended(worker, jobs)
+        tally = worker.tally
+        count = tally.done
+        tally.done += len(jobs) - len(gone)
+        for job, (_, began, ended, value) in zip(jobs, returned, strict=False):
+            if gone and job in gone:
+                crew.attempts.came_back(worker, job)
+                continue
+            job._began = began
+            job._ended = ended
+            use_again(job)
+            count += 1
+            if count < ALL_OF_FIRST or not count & ONE_IN:
+                tally.times.extend((job._since, began, ended))
+            # From here on as Job._settle, written out: a call costs as much as all of it.
+            job._value = value
+            job._stage = _DONE
+            fn = job._fn
+            job._fn = fn.__qualname__ if type(fn) is FunctionType else name_of(fn)
+            job._args = job._cv = None
+            if job._context is not None:
+                job._context.close()
+            if job._bell is not None:
+                job._ring()
+            if job._terms.claim is not None:
+                job._tell_claim()
+            if crew.ledger.observers:
+                crew.attempts.tell_ended(job, None)
+        tally.ended += len(jobs) - len(gone)
         if crew.lifecycle.closing:
             crew.check_drained()
+        if not are_all:
+            raise Garbled
+
+    def _has_returned(self, worker: ProcessWorker, seq: int, began: float, ended: float, sent: Sent) -> None:
+        """*worker* has run one job, whose result is plain data that is yet to be unpacked."""
+        try:
+            value = sent.unpack()
+        except Exception as trouble:
+            job = self._answered(worker, seq, began, ended)
+            self._arrives(worker, job, ended, began=began, error=not_unpacked(trouble))
+        else:
+            self._have_returned(worker, [(seq, began, ended, value)])
 
     def _arrives(
         self, worker: ProcessWorker, job: Job[Any], ended: float, began: float | None = None, **outcome: Any
@@ -446,7 +493,7 @@ class Dispatcher:
         staff = self._crew.staff
         now = clock.monotonic()
         long = _LONG_IF_ONE_IS_IDLE if staff.idle else _LONG
-        for worker in {entry.worker for entry in list(staff.ahead.values())}:
+        for worker in {worker for worker, _, _ in list(staff.ahead.values())}:
             if now - worker.moved_at >= long:
                 staff.return_those_behind(worker)
         staff.hand_out()

@@ -84,9 +84,13 @@ class Page:
         self._skips[slot] = 0
         return False
 
-    def answered(self, seq: int) -> None:
-        """The worker has spoken of *seq*: its slot is free for another."""
-        self._skips[seq & (SLOTS - 1)] = 0
+    def answered(self, first: int, count: int) -> None:
+        """The worker has spoken of *count* jobs from *first* on: their slots are free for others."""
+        slot = first & (SLOTS - 1)
+        if slot + count > SLOTS:  # they go round the end
+            self._skips[: slot + count - SLOTS] = bytes(slot + count - SLOTS)
+            count = SLOTS - slot
+        self._skips[slot : slot + count] = bytes(count)
 
     def close(self) -> None:
         """Give the memory back."""

@@ -11,18 +11,22 @@ import copyreg
 import importlib.util
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.reduction import ForkingPickler
 from types import FunctionType
 from typing import Any, Final
 
 from penstock.errors import NotPicklable
 from penstock.job import Job
+from penstock.pool.mapping import EachOf
 from penstock.pool.processes import main
 from penstock.pool.processes.culprit import culprit
 from penstock.pool.processes.memory import Memory, box, dumps
 
 _PROTOCOL: Final = pickle.HIGHEST_PROTOCOL
+
+NOTHING: Final = pickle.dumps(None, _PROTOCOL)
+"""The result of a function that returns none, as most that are called for what they do."""
 
 
 class RemoteTraceback(Exception):
@@ -44,11 +48,13 @@ class RemoteTraceback(Exception):
 class Parcel:
     """The call of one job, packed when it was accepted: what the caller changes later does not reach the job."""
 
-    __slots__ = ("_values", "call", "function", "memory")
+    __slots__ = ("_kept", "_values", "call", "function", "memory")
 
     def __init__(self, job: Job[Any], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.memory: Memory | None = None
-        function = _known.get(fn) if type(fn) is FunctionType else b""
+        kind = type(fn)
+        is_name = kind is FunctionType or (kind is EachOf and type(fn.fn) is FunctionType)  # type: ignore[attr-defined]
+        function = _known.get(fn) if is_name else b""
         self.function: bytes = _remember(fn) if function is None else function
         if not self.function:
             self.call, self.memory = pack_call(fn, args)
@@ -64,6 +70,13 @@ class Parcel:
             except Exception as error:
                 what = "the values of its context"
                 raise NotPicklable(f"{culprit(dict(context.values), what) or what}: {_short(error)}") from error
+
+    def keep(self, args: tuple[Any, ...]) -> None:
+        """Keep the arguments for the first attempt, which runs here: iterating gives them."""
+        self._kept = args
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._kept)
 
     def extra(self, job: Job[Any]) -> bytes:
         """What *job* has beyond its call, as `Extra`'s fields; empty if nothing."""

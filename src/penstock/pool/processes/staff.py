@@ -22,7 +22,6 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock import clock
@@ -42,16 +41,12 @@ _FAILED_STARTS: Final = 3  # in a row: then the pool is broken
 _AHEAD: Final = 2e-3  # seconds of work that are sent ahead to a worker, by what its jobs took lately
 _MOST_AHEAD: Final = 128  # jobs
 LONG: Final = 5e-3  # seconds that a job may hold up those that were sent after it
+_RUNNING: Final = JobState.RUNNING  # looked up once: it costs as much as a step
 _LOOK: Final = 0.05  # seconds for workers to write down where they stand when they are killed by a stop
 
 
-@dataclass(eq=False, slots=True)
-class Ahead:
-    """A job that was sent ahead."""
-
-    worker: ProcessWorker
-    seq: int
-    placed: bool  # it holds a place in the backlog
+Ahead = tuple[ProcessWorker, int, bool]
+"""Where a job was sent ahead: to whom, under which number, and whether it holds a place in the backlog."""
 
 
 class ProcessStaff:
@@ -187,7 +182,7 @@ class ProcessStaff:
                 except IndexError:
                     break
                 jobs.append(job)
-                self.ahead[job] = Ahead(worker, worker.last + len(jobs), placed)
+                self.ahead[job] = worker, worker.last + len(jobs), placed
         if jobs:
             worker.send(jobs)
             self._has_moved()
@@ -217,8 +212,8 @@ class ProcessStaff:
                 placed = self._crew.backlog.remove(job)  # it may have moved there while the caller looked
                 too_late = placed is None
             else:
-                placed = entry.placed
-                too_late = not entry.worker.ends.page.take_back(entry.seq)
+                worker, seq, placed = entry
+                too_late = not worker.ends.page.take_back(seq)
                 if too_late:
                     self._runs(job, entry)
         if placed:
@@ -240,11 +235,12 @@ class ProcessStaff:
         with self._taking:
             for job in newest_first:
                 entry = self.ahead.get(job)
-                if entry is None or entry.worker is not worker:
+                if entry is None or entry[0] is not worker:
                     continue
                 del self.ahead[job]
-                if worker.ends.page.take_back(entry.seq):
-                    (backlog.queue if entry.placed else backlog.due).appendleft(job)  # it kept its place
+                _, seq, placed = entry
+                if worker.ends.page.take_back(seq):
+                    (backlog.queue if placed else backlog.due).appendleft(job)  # it kept its place
                 else:
                     self._runs(job, entry)
                     run.append((job, entry))
@@ -256,7 +252,7 @@ class ProcessStaff:
         """On the dispatcher: *worker* has come to *job*, if that was sent ahead to it."""
         with self._taking:
             entry = self.ahead.get(job)
-            if entry is None or entry.worker is not worker:
+            if entry is None or entry[0] is not worker:
                 return
             del self.ahead[job]
             self._runs(job, entry, began)
@@ -264,7 +260,7 @@ class ProcessStaff:
 
     def _runs(self, job: Job[Any], entry: Ahead, began: float | None = None) -> None:
         """*job* was sent ahead and has begun. Holds `_taking`; `_adopt` has to follow."""
-        worker = entry.worker
+        worker = entry[0]
         job._began = clock.monotonic() if began is None else began
         job._attempt += 1
         job._worker = worker.name
@@ -272,26 +268,33 @@ class ProcessStaff:
         self._crew.attempts.running[job] = worker
 
     def _adopt(self, job: Job[Any], entry: Ahead) -> None:
-        if entry.placed:
+        if entry[2]:
             self._crew.backlog.places.give()
         self._crew.attempts.adopt(job)
 
-    def ends_ahead(self, worker: ProcessWorker, job: Job[Any], began: float) -> bool:
-        """On the dispatcher: take *job*, which *worker* has run, from those sent ahead or from the running ones."""
+    def take_ended(self, worker: ProcessWorker, jobs: list[Job[Any]]) -> list[Job[Any]]:
+        """On the dispatcher: take *jobs*, which *worker* has run, from those sent ahead or from the running ones.
+
+        Returns those of them that are in neither.
+        """
+        ahead, attempts = self.ahead, self._crew.attempts
+        gone: list[Job[Any]] = []
+        places = 0
         with self._taking:
-            entry = self.ahead.get(job)
-            if entry is None or entry.worker is not worker:
-                return self._crew.attempts.take(job, worker)
-            del self.ahead[job]
-        job._attempt += 1
-        job._worker = entry.worker.name
-        job._stage = JobState.RUNNING
-        if entry.placed:
+            for job in jobs:
+                entry = ahead.get(job)
+                if entry is None or entry[0] is not worker:
+                    if not attempts.take(job, worker):
+                        gone.append(job)
+                    continue
+                del ahead[job]
+                places += entry[2]
+                job._attempt += 1
+                job._worker = worker.name
+                job._stage = _RUNNING
+        for _ in range(places):
             self._crew.backlog.places.give()
-        if self._crew.ledger.observers:
-            job._began = began
-            self._crew.attempts.tell_started(job)
-        return True
+        return gone
 
     def has_not_run(self, job: Job[Any]) -> None:
         """*job*, in our hands, was taken for running and was not run: it is cancelled, or goes before the others."""
@@ -311,10 +314,10 @@ class ProcessStaff:
         backlog = self._crew.backlog
         with self._taking:
             entry = self.ahead.get(job)
-            if entry is not None and entry.worker is worker:
+            if entry is not None and entry[0] is worker:
                 del self.ahead[job]
-                (backlog.queue if entry.placed else backlog.due).appendleft(job)
-        if entry is not None and entry.worker is worker:
+                (backlog.queue if entry[2] else backlog.due).appendleft(job)
+        if entry is not None and entry[0] is worker:
             self._has_moved()
             return True
         if self._crew.attempts.take(job, worker):

@@ -24,7 +24,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
-CALL: Final = struct.Struct("<BQQIIIQ")  # has memory, seq, number, attempt; bytes of extra, of function, of call
+from penstock.pool.processes.memory import Maps
+
+CALL: Final = struct.Struct("<BQQIIIQ")  # has memory, seq, number, attempt; bytes of extra, of function, of all
 ANSWER: Final = struct.Struct("<BBQddQ")  # kind, memory, seq, began, ended (monotonic: one clock for all), bytes
 CONTROL: Final = struct.Struct("<I")  # bytes of a pickled message
 CHUNK: Final = 1 << 15  # bytes asked for at once: malloc maps and unmaps memory for much larger ones, each time
@@ -51,14 +53,13 @@ class Garbled(Exception):
 
 
 class Incoming:
-    """Frames of one layout from a stream of bytes: a header whose last fields are lengths, then so many bytes.
+    """Frames of one layout from a stream of bytes: a header whose last field is a length, then so many bytes.
 
     *kinds*: what the first field may be; anything else is `Garbled`.
     """
 
-    def __init__(self, header: struct.Struct, lengths: int, kinds: frozenset[int] | None = None) -> None:
+    def __init__(self, header: struct.Struct, kinds: frozenset[int] | None = None) -> None:
         self._header = header
-        self._lengths = lengths
         self._kinds = kinds
         self._rest: list[bytes] = []  # what came of a frame that is not complete
         self._missing = 0  # bytes that it lacks at least
@@ -72,20 +73,20 @@ class Incoming:
                 return []
             data = b"".join(self._rest)
             self._rest.clear()
-        found = []
+        found: list[tuple[tuple[Any, ...], bytes]] = []
         kinds = self._kinds
-        unpack, size, one = self._header.unpack_from, self._header.size, self._lengths == 1
+        unpack, size, add = self._header.unpack_from, self._header.size, found.append
         at, end = 0, len(data)
         while end - at >= size:
             fields = unpack(data, at)
             if kinds is not None and fields[0] not in kinds:
                 raise Garbled
             body = at + size
-            following = body + (fields[-1] if one else sum(fields[-self._lengths :]))
+            following = body + fields[-1]
             if following > end:
                 self._missing = following - end
                 break
-            found.append((fields, data[body:following]))
+            add((fields, data[body:following]))
             at = following
         else:
             self._missing = size - (end - at)
@@ -100,6 +101,7 @@ class Lane:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._fds: deque[int] = deque()
+        self.maps = Maps()  # what the other end sends of memory that is used again
 
     def recv(self) -> bytes:
         """As socket.recv; descriptors wait for `next_fd`. Garbled if one was lost: nobody knows whose."""
@@ -118,7 +120,8 @@ class Lane:
         return self._fds.popleft()
 
     def close(self) -> None:
-        """Close what nobody will take."""
+        """Close what nobody will take, and what stayed mapped."""
+        self.maps.close()
         while self._fds:
             os.close(self._fds.popleft())
 
@@ -136,7 +139,7 @@ def message(content: Any) -> bytes:
 
 def messages(sock: socket.socket) -> Iterator[Any]:
     """The messages of a control lane, until its end."""
-    incoming = Incoming(CONTROL, 1)
+    incoming = Incoming(CONTROL)
     while data := sock.recv(CHUNK):
         for _, packed in incoming.feed(data):
             yield pickle.loads(packed)

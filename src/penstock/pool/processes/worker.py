@@ -25,6 +25,7 @@ from penstock.pool.stacks import innermost_last
 if TYPE_CHECKING:
     from penstock.pool.processes import ProcessCrew
 
+_RUNNING: Final = JobState.RUNNING  # looked up once: it costs as much as a step
 _LARGEST: Final = 1 << 20  # bytes of stacks that are kept of one worker
 _STACK: Final = "Stack (most recent call first):"  # how faulthandler begins one
 _DUMP_TAKES: Final = 0.1  # seconds that a worker is given to write down where it stands
@@ -62,7 +63,7 @@ class ProcessWorker:
         self.lane = Lane(ends.jobs)
         self._saying = threading.Lock()  # guards the next: messages go out whole, and in order; a leaf
         self._unsaid = bytearray()  # what did not fit into the control lane yet
-        self.incoming, self.said = Incoming(ANSWER, 1, KINDS), Incoming(CONTROL, 1)
+        self.incoming, self.said = Incoming(ANSWER, KINDS), Incoming(CONTROL)
         self.watched: bool | None = None  # whether its jobs lane is; None: not yet, False: it has ended
         self.heard: bool | None = None  # the same of its control lane; None as well: nothing is to be done
         self.last = 0  # the number of the last job sent; whoever may hand it a job writes it
@@ -83,29 +84,50 @@ class ProcessWorker:
             for job in jobs:
                 self.last += 1
                 self.under_way.append((self.last, job))
-                fds += self._frame(self.last, job, frames)
+                self._add_frame(self.last, job, frames, fds)
             self._write(b"".join(frames), fds)
             return True
 
-    def _frame(self, seq: int, job: Job[Any], frames: list[bytes]) -> list[int]:
-        """Add the frame of *job*; the descriptor that has to go along, if one has."""
+    def _add_frame(self, seq: int, job: Job[Any], frames: list[bytes], fds: list[int]) -> None:
+        """Add the frame of *job*, and the descriptor that has to go along if one has."""
         parcel: Parcel | None = job._args  # type: ignore[assignment]  # what it was packed into at the call
         if parcel is None:  # it has its outcome already
             frames.append(CALL.pack(0, seq, 0, 0, 0, 0, 0))
-            return []
+            return
         call, function, memory = parcel.call, parcel.function, parcel.memory
-        try:
-            copies = [] if memory is None else [os.dup(memory.fd)]  # ours may be closed before this one is sent
-        except OSError:  # no descriptors are left: let it be skipped, and sent again
-            frames.append(CALL.pack(0, seq, 0, 0, 0, 0, 0))
-            return []
+        if memory is not None:
+            try:
+                fds.append(os.dup(memory.fd))  # ours may be closed before this one is sent
+            except OSError:  # no descriptors are left: let it be skipped, and sent again
+                frames.append(CALL.pack(0, seq, 0, 0, 0, 0, 0))
+                return
         terms = job._terms
         plain = job._context is None and terms.plain and terms.id is None and terms.name is None
         extra = b"" if plain else parcel.extra(job)
-        sizes = len(extra), len(function), len(call)
-        attempt = job._attempt + (job._stage is not JobState.RUNNING)  # it is counted when it is known to run
-        frames += (CALL.pack(memory is not None, seq, job._number, attempt, *sizes), extra, function, call)
-        return copies
+        attempt = job._attempt + (job._stage is not _RUNNING)  # it is counted when it is known to run
+        of_extra, of_function = len(extra), len(function)
+        size = of_extra + of_function + len(call)
+        frames += (
+            CALL.pack(memory is not None, seq, job._number, attempt, of_extra, of_function, size),
+            extra, function, call,
+        )  # fmt: skip
+
+    def spoken_of(self, seqs: list[int]) -> list[Job[Any]]:
+        """On the dispatcher: the jobs with these numbers, which must be the next ones; fewer if they are not."""
+        jobs: list[Job[Any]] = []
+        with self.lock:
+            for seq in seqs:
+                if not self.under_way or self.under_way[0][0] != seq:
+                    break
+                jobs.append(self.under_way.popleft()[1])
+        self.ends.page.answered(seqs[0], len(jobs))
+        return jobs
+
+    def has_taken(self, began: float, ended: float) -> None:
+        """On the dispatcher: a job of its ran from *began* to *ended*."""
+        took = ended - began
+        self.takes = took if self.takes <= 0 else self.takes + (took - self.takes) / 8
+        self.moved_at = ended
 
     def _write(self, data: bytes, fds: list[int]) -> None:
         """Write as much as the lane takes now; the dispatcher writes the rest. Holds `lock`."""

@@ -1,0 +1,65 @@
+"""One attempt of a durable job: the call, from JSON to JSON, and what its end means for the job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock import failures
+from penstock.app.task import Task
+from penstock.engines.requests import ClaimedJob, Error, Outcome, Settlement
+from penstock.errors import Discard, JobCancelled, NotDecodable, NotEncodable, Snooze
+from penstock.job import Job
+
+Ended = bytes | Snooze | Discard
+"""What a call that did not fail gives: its result, or what the task asked for."""
+
+
+def run(task: Task[..., Any], data: bytes) -> Ended:
+    """Call the function of *task* with what is stored."""
+    try:
+        args, kwargs = task.codec.decode_call(data)
+        return task.codec.encode_result(task.fn(*args, **kwargs))
+    except (Snooze, Discard) as asked:
+        return asked
+
+
+async def arun(task: Task[..., Any], data: bytes) -> Ended:
+    """As `run`, for a task that is an `async def`."""
+    try:
+        args, kwargs = task.codec.decode_call(data)
+        return task.codec.encode_result(await task.fn(*args, **kwargs))
+    except (Snooze, Discard) as asked:
+        return asked
+
+
+def verdict(claim: ClaimedJob, task: Task[..., Any], job: Job[Ended], elapsed: float) -> Settlement:
+    """How to settle *claim*, whose pool's *job* has ended. *elapsed*: seconds since it was enqueued."""
+    ran = job.ran or 0.0
+    error = None if job.cancelled() else job.exception()
+    if job.cancelled() or isinstance(error, JobCancelled):
+        reason = error.reason if isinstance(error, JobCancelled) else "cancelled"
+        return Settlement(claim.seq, claim.token, Outcome.CANCELLED, reason=reason, ran=ran)
+    if error is None:
+        return _returned(claim, job.result(), ran)
+    told = failures.describe(error)
+    delay = None
+    if task.retry is not None and not isinstance(error, NotEncodable | NotDecodable):  # these would fail again
+        delay = task.retry.next_delay(error, claim.attempt, elapsed)
+    return Settlement(
+        claim.seq,
+        claim.token,
+        Outcome.FAILED if delay is None else Outcome.RETRY,
+        error=Error(told.type, told.message, told.traceback, told.print),
+        delay=delay or 0.0,
+        ran=ran,
+    )
+
+
+def _returned(claim: ClaimedJob, ended: Ended, ran: float) -> Settlement:
+    match ended:
+        case Snooze():
+            return Settlement(claim.seq, claim.token, Outcome.SNOOZE, delay=ended.seconds, ran=ran)
+        case Discard():
+            return Settlement(claim.seq, claim.token, Outcome.CANCELLED, reason=ended.reason, ran=ran)
+        case _:
+            return Settlement(claim.seq, claim.token, Outcome.DONE, result=ended, ran=ran)

@@ -1,0 +1,54 @@
+"""In the fork server: it takes its socket along when it ends because its parent was killed.
+
+The socket has a name, in a folder of multiprocessing's own, and both are the parent's to remove. A parent that is
+killed can't; the server ends soon after it, in good order.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import socket
+import sys
+import time
+from multiprocessing import forkserver
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+_DYING_TAKES: Final = 1.0  # seconds
+
+
+def tidy_up_at_the_end() -> None:
+    """Remove the socket when this process ends after its parent. Does nothing where there is no fork server."""
+    listener = _listener(sys._getframe())
+    if listener is None:
+        return
+    with socket.socket(fileno=os.dup(listener)) as copy:
+        address = copy.getsockname()
+    if isinstance(address, str) and address.startswith("/"):
+        atexit.register(_tidy_up, Path(address), os.getpid(), os.getppid())
+
+
+def _listener(frame: FrameType | None) -> int | None:
+    """The descriptor that the fork server listens on, if it is what runs further out: it hands it to nobody."""
+    while frame is not None:
+        if frame.f_code is forkserver.main.__code__:
+            return frame.f_locals.get("listener_fd")
+        frame = frame.f_back
+    return None
+
+
+def _tidy_up(address: Path, server: int, parent: int) -> None:
+    if os.getpid() != server:
+        return  # a process that it has forked
+    until = time.monotonic() + _DYING_TAKES
+    while address.exists() and os.getppid() == parent:
+        # Polls: a parent that dies has closed its files, which we were told of, a moment before it is gone.
+        if time.monotonic() > until:
+            return  # it lives, and stopped us: it removes the socket itself
+        time.sleep(0.001)
+    with contextlib.suppress(OSError):
+        address.unlink()
+        address.parent.rmdir()  # others may have something in it: then it stays

@@ -1,0 +1,127 @@
+"""How a file becomes a store, and which files are none."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+import pytest
+
+from penstock import errors
+from penstock.engines.requests import Fate
+from penstock.engines.sqlite import SQLiteEngine, schema
+from tests.engines.kinds import Clock, Desk
+from tests.engines.sqlite.script import with_engine
+
+
+def touch(path: Path, *statements: str) -> None:
+    db = apsw.Connection(str(path))
+    for statement in statements:
+        db.execute(statement)
+    db.close()
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(url: str, path: Path) -> None:
+    path.write_bytes(b"my diary\n" * 200)
+    engine = SQLiteEngine(url)
+    for _ in range(2):
+        with pytest.raises(errors.StoreInvalid, match="no SQLite database"):
+            engine.open()
+    engine.close()
+
+    assert path.read_bytes() == b"my diary\n" * 200
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "statement", ["CREATE TABLE mine (x)", "PRAGMA application_id = 252006673", "PRAGMA user_version = 3"]
+)
+def test_a_database_of_another_program_is_refused_and_left_alone(url: str, path: Path, statement: str) -> None:
+    touch(path, statement)
+    before = path.read_bytes()
+    engine = SQLiteEngine(url)
+    with pytest.raises(errors.StoreInvalid, match="another program"):
+        engine.open()
+    engine.close()
+
+    assert path.read_bytes() == before
+
+
+def test_an_empty_file_becomes_a_store(url: str, path: Path) -> None:
+    path.touch()
+    engine = SQLiteEngine(url)
+    engine.open()
+    assert Desk(engine, Clock()).put("a") == [Fate.ACCEPTED]
+    engine.close()
+
+
+def test_a_newer_schema_is_refused(desk: Desk, url: str, path: Path) -> None:
+    desk.put("a")
+    desk.engine.close()
+    touch(path, "PRAGMA user_version = 1000")
+
+    engine = SQLiteEngine(url)
+    with pytest.raises(errors.StoreInvalid, match="newer"):
+        engine.open()
+    with pytest.raises(errors.StoreInvalid, match="newer"):
+        engine.transact([])
+    engine.close()
+
+
+def test_an_older_schema_is_brought_up_to_date_with_its_jobs(
+    desk: Desk, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.put("a")
+    desk.engine.close()
+    monkeypatch.setattr(
+        schema,
+        "MIGRATIONS",
+        (*schema.MIGRATIONS, "ALTER TABLE job ADD COLUMN color TEXT; UPDATE job SET color = 'red'"),
+    )
+
+    engine = SQLiteEngine(url)
+    engine.open()
+    assert Desk(engine, Clock()).put("a") == [Fate.KNOWN]
+    engine.close()
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was(
+    desk: Desk, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.put("a")
+    desk.engine.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, "DROP TABLE job; SELECT * FROM nowhere"))
+        engine = SQLiteEngine(url)
+        with pytest.raises(errors.StoreInvalid, match="nowhere"):
+            engine.open()
+        engine.close()
+
+    engine = SQLiteEngine(url)
+    engine.open()
+    assert Desk(engine, Clock()).put("a") == [Fate.KNOWN]
+    engine.close()
+
+
+def test_ten_processes_can_open_a_new_store_at_once(tmp_path: Path, url: str, opened: Callable[[], Desk]) -> None:
+    code = """
+        say("ready")
+        until_told()
+        engine.open()
+        say(put(f"by {os.getpid()}") == [Fate.ACCEPTED])
+        engine.close()
+    """
+    with contextlib.ExitStack() as stack:
+        scripts = [stack.enter_context(with_engine(tmp_path / str(n), url, code)) for n in range(10)]
+        for script in scripts:
+            script.expect("ready")
+        for script in scripts:
+            script.go()
+        for script in scripts:
+            script.expect("True")
+
+    desk = opened()
+    assert sorted(desk.searched()) == sorted(f"by {script.process.pid}" for script in scripts)
+    assert desk.complaints() == []

@@ -1,0 +1,103 @@
+"""The store is locked, gone or full for a while: a service says so once, goes on, and loses no outcome."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from penstock.engines.records import Complaints
+from penstock.job import JobState
+from tests.gates import GUARD
+from tests.worker.service import STORE, House, house, until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    with house(tmp_path, monkeypatch) as made:
+        yield made
+        assert made.app.store.find(Complaints()) == []
+
+
+def test_an_outcome_is_kept_while_another_locks_the_file_and_told_once_it_is_free(home: House) -> None:
+    service = home.work("--threads", "1")
+    handle = home.duty.held.enqueue("gate")
+    home.begun()
+    other = apsw.Connection(str(home.folder / STORE))
+    other.execute("BEGIN IMMEDIATE")
+    home.open("gate")
+    until(lambda: home.marks("ends"))
+    assert handle.state is JobState.RUNNING
+    other.execute("ROLLBACK")
+    other.close()
+    assert handle.result(GUARD) == "gate"
+    assert len(home.marks("begins")) == 1
+    assert service.stop() == 0
+
+
+def test_a_file_that_is_gone_for_a_while_costs_nothing_and_is_told_once(home: House) -> None:
+    service = home.work("--threads", "1")
+    handle = home.duty.held.enqueue("gate")
+    home.begun()
+    moved = [(path, path.with_name(f"away-{path.name}")) for path in home.folder.glob(f"{STORE}*") if path.is_file()]
+    for path, away in moved:
+        path.rename(away)
+    home.open("gate")
+    until(lambda: home.marks("ends"))
+    service.logged("can't be used now")
+    for path, away in moved:
+        away.rename(path)
+    service.logged("is back")
+    assert handle.result(GUARD) == "gate"
+    assert home.duty.double.enqueue(4).result(GUARD) == 8
+    assert service.stop() == 0
+    told = [line for line in service.log.splitlines() if "can't be used now" in line]
+    assert len(told) <= 2, "once by the child, once by the supervisor"
+    assert len(home.marks("begins")) == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder of two megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        if os.environ.get("CI") and os.geteuid() == 0:
+            pytest.fail(f"no small disk could be made: {made.stderr}")
+        pytest.skip(f"no small disk could be made: {made.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_outcomes_are_kept_while_the_disk_is_full_and_told_when_there_is_room(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with house(small_disk, monkeypatch) as home:
+        service = home.work("--threads", "2")
+        first, second = home.duty.held.enqueue("gate"), home.duty.held.enqueue("gate")
+        home.begun(2)
+        filling = small_disk / "filling"
+        free = shutil.disk_usage(small_disk).free
+        with filling.open("wb", buffering=0) as file:
+            while free > 0:
+                free -= file.write(bytes(min(free, 1 << 16)))
+        (home.folder / "gate").symlink_to("/")  # needs no room of its own
+        service.logged("can't be used now")
+        filling.unlink()
+        assert [first.result(GUARD), second.result(GUARD)] == ["gate", "gate"]
+        assert service.stop() == 0
+        assert len(home.marks("begins")) == 2
+        assert home.app.store.find(Complaints()) == []
