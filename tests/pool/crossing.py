@@ -154,6 +154,23 @@ def free(path: Path) -> None:
     Path(f"{path}.end").touch()
 
 
+def cancel_itself() -> None:
+    job = current_job()
+    assert job is not None
+    assert not job.cancel("it had enough"), "it runs"
+    current_context().check()
+
+
+def wait_for_itself() -> str:
+    job = current_job()
+    assert job is not None
+    try:
+        job.result(GUARD)
+    except RuntimeError as error:
+        return str(error)
+    raise AssertionError("it waited for itself")
+
+
 def seen() -> tuple[object, ...]:
     """What a job can see of itself."""
     job, context = current_job(), current_context()
