@@ -282,6 +282,10 @@ def log_lines(count: int, text: str) -> None:
         logger.warning("%s %d", text, number)
 
 
+def log_at(level: int) -> None:
+    logging.getLogger("crossing").log(level, "at a level")
+
+
 def log_and_raise() -> None:
     try:
         raise KeyError("lost")
