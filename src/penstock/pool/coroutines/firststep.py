@@ -14,9 +14,7 @@ from typing import Any
 
 _Task: Callable[..., asyncio.Task[None]] = asyncio.Task
 _give_loop: Callable[..., None] = asyncio.Future.__init__
-_current_task = asyncio.current_task
-_leave_task: Callable[[Any, Any], None] = asyncio._leave_task  # documented for those who extend asyncio
-_enter_task: Callable[[Any, Any], None] = asyncio._enter_task
+_current_tasks: dict[Any, Any] = asyncio.tasks._current_tasks  # as asyncio._leave_task and _enter_task use it
 
 
 class FirstStep:
@@ -40,14 +38,10 @@ class FirstStep:
         task = _Task(coroutine, loop=self, name=name, context=context)
         _give_loop(task, loop=loop)
         step, self._step = self._step, None
-        assert step is not None
-        outer = _current_task(loop)
-        if outer is None:
-            context.run(step)
-            return task
-        _leave_task(loop, outer)
+        outer = _current_tasks.pop(loop, None)
         try:
-            context.run(step)
+            context.run(step)  # type: ignore[arg-type]  # the task has just left it here
         finally:
-            _enter_task(loop, outer)
+            if outer is not None:
+                _current_tasks[loop] = outer
         return task

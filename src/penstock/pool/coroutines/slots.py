@@ -79,7 +79,7 @@ class Slots:
         self.busy = 0
         self.starts_eagerly = False
         self.has_factory = False  # its user has the loop's tasks made in a way of his own
-        self.turn = 0  # eager first steps since the loop last had a turn
+        self.left = ONE_TURN  # how many may begin at the door before the loop gets a turn for others
         self.spare: list[TaskWorker] = []
         self._made = 0
         self.is_beginning = False  # an eager first step is on the stack
@@ -101,60 +101,65 @@ class Slots:
         self._loop = loop
         self.has_factory = loop.get_task_factory() is not None
         self.starts_eagerly = not self.has_factory and (HAS_EAGER_TASKS or isinstance(loop, asyncio.BaseEventLoop))
-        self._first_step = FirstStep(loop)
+        self.first_step = FirstStep(loop)
 
     # Giving slots to jobs
 
-    def launch(self, job: Job[Any], worker: TaskWorker | None = None, began: float | None = None) -> None:
-        """Begin an attempt of *job*, which is in our hands, at *began*, if that is known to be now.
+    def take(self) -> TaskWorker:
+        """A free slot, for the caller to use."""
+        self.busy += 1
+        return self.spare.pop() if self.spare else self.make()
 
-        It gets a free slot; or *worker*, whose slot is taken for it already.
-        """
-        if worker is None:
-            self.busy += 1
-            worker = self.spare.pop() if self.spare else self._make()
+    def launch(self, job: Job[Any], worker: TaskWorker, began: float) -> None:
+        """Begin an attempt of *job*, which is in our hands, in the slot of *worker*, at *began*, which is now."""
         # All is written before the job is in the room of running ones, where others can take it.
         worker.job = job
-        job._began = clock.monotonic() if began is None else began
+        job._began = began
         job._attempt += 1
         job._worker = worker.name
         job._stage = _RUNNING
         cv = job._cv
+        assert cv is not None
         self._running[job] = worker
         if job._context is not None or self._lifecycle.cutting or not job._terms.plain:
             if not self._attempts.begin(worker, job):
                 worker.go_on()
                 return
-            if job._terms.retry is not None and cv is not None:
+            if job._terms.retry is not None:
                 cv = cv.copy()  # what one attempt sets the next one must not see
         if self._ledger.observers:
             self._attempts.tell_started(job)
         fn = job._fn
-        name = fn.__qualname__ if type(fn) is FunctionType else name_of(fn)
+        self.begin(worker, job, fn.__qualname__ if type(fn) is FunctionType else name_of(fn), cv)
+
+    def begin(self, worker: TaskWorker, job: Job[Any], name: str, cv: ContextVars) -> None:
+        """Make the task of *job*, which is among the running ones, and its first step if that can be made now."""
         coroutine = worker.coroutine = worker.attempt(job, name)
         if self.starts_eagerly and not self.is_beginning:
             self.is_beginning = True
-            self.turn += 1
             try:
                 if HAS_EAGER_TASKS:
                     task = _Task(coroutine, loop=self._loop, name=name, context=cv, eager_start=True)
                 else:
-                    task = self._first_step.task(coroutine, name, cv)
+                    task = self.first_step.task(coroutine, name, cv)
             finally:
                 self.is_beginning = False
-            asked = worker.asked
-            if asked is not None:
-                worker.asked = None
-                task.cancel(asked)
-            if not task.done():
-                worker.task = task
-            elif self._queue or self._due:
+            if worker.job is not None:
+                self.suspended(worker, task)
+            elif self._queue:
                 self.serve()  # what its first step has submitted
         elif not self.has_factory:
             task = worker.task = JobTask(coroutine, loop=self._loop, name=name, context=cv)
             task.worker = worker
         else:
             self._launch_by_factory(worker, job, name, cv)
+
+    def suspended(self, worker: TaskWorker, task: asyncio.Task[None]) -> None:
+        """The first step of *task* was made at once, and is not its last."""
+        worker.task = task
+        if worker.asked is not None:
+            asked, worker.asked = worker.asked, None
+            task.cancel(asked)
 
     def _launch_by_factory(self, worker: TaskWorker, job: Job[Any], name: str, cv: ContextVars | None) -> None:
         """Have the loop's user make the task."""
@@ -211,7 +216,7 @@ class Slots:
                 job = self._next()
                 if job is None:
                     return
-                self.launch(job)
+                self.launch(job, self.take(), clock.monotonic())
         finally:
             self._is_serving = False
         self._loop.call_soon(self.serve)
@@ -232,7 +237,7 @@ class Slots:
                 self._places.give()
         return job
 
-    def _make(self) -> TaskWorker:
+    def make(self) -> TaskWorker:
         worker = TaskWorker(self._crew, f"{self._settings.name}_{self._made}")
         self._made += 1
         if self._ledger.observers:
