@@ -260,7 +260,7 @@ def _say(what: str, error: BaseException) -> None:
 class _Here(threading.local):
     """What is so of the calling thread."""
 
-    must_not_block = False  # set for threads that run no user code; of the class, for what is missing is slow to ask for
+    must_not_block = False  # set for threads that run no user code; here, for what is missing is slow to ask for
 
 
 _here = _Here()
