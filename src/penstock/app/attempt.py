@@ -38,7 +38,7 @@ def verdict(claim: ClaimedJob, task: Task[..., Any], job: Job[Ended], elapsed: f
     """How to settle *claim*, whose pool's *job* has ended. *elapsed*: seconds since it was enqueued."""
     ran = job.ran or 0.0
     if job.state is JobState.DONE:
-        return returned(claim, job.result(), ran)
+        return _returned(claim, job.result(), ran)
     error = None if job.cancelled() else job.exception()
     if error is None or isinstance(error, JobCancelled):
         reason = "cancelled" if error is None else error.reason
@@ -57,12 +57,15 @@ def verdict(claim: ClaimedJob, task: Task[..., Any], job: Job[Ended], elapsed: f
     )
 
 
-def returned(claim: ClaimedJob, ended: Ended, ran: float) -> Settlement:
-    """How to settle *claim*, whose call gave *ended* after *ran* seconds."""
+def done(claim: ClaimedJob, result: bytes, ran: float) -> Settlement:
+    """How to settle *claim*, whose call gave *result* after *ran* seconds; with `_make`, for a third of the time."""
+    return Settlement._make((claim.seq, claim.token, Outcome.DONE, result, None, 0.0, "", ran))
+
+
+def _returned(claim: ClaimedJob, ended: Ended, ran: float) -> Settlement:
     match ended:
         case bytes():
-            # By _make, for a third of the time: of all outcomes there is most of this one.
-            return Settlement._make((claim.seq, claim.token, Outcome.DONE, ended, None, 0.0, "", ran))
+            return done(claim, ended, ran)
         case Snooze():
             return Settlement(claim.seq, claim.token, Outcome.SNOOZE, delay=ended.seconds, ran=ran)
         case Discard():

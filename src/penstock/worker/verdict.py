@@ -18,7 +18,10 @@ def verdict(held: Held[Any], task: Task[..., Any], job: Job[attempt.Ended]) -> S
     """How to settle *held*, whose pool's *job* has ended."""
     claim = held.job
     if job.state is JobState.DONE:
-        return attempt.returned(claim, job.result(), job.ran or 0.0)
+        ended = job.result()
+        if type(ended) is bytes:  # most of them
+            return attempt.done(claim, ended, job.ran or 0.0)
+        return attempt.verdict(claim, task, job, 0.0)
     if held.cause is None and job.state is not JobState.FAILED:
         return attempt.verdict(claim, task, job, 0.0)
     ran = job.ran or 0.0
