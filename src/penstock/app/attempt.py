@@ -72,10 +72,15 @@ def _verdict(claim: ClaimedJob, task: Task[..., Any], job: Job[Ended], elapsed: 
     )
 
 
+def done(claim: ClaimedJob, result: bytes, ran: float) -> Settlement:
+    """How to settle *claim*, whose call gave *result* after *ran* seconds; with `_make`, for a third of the time."""
+    return Settlement._make((claim.seq, claim.token, Outcome.DONE, result, None, 0.0, "", ran))
+
+
 def _returned(claim: ClaimedJob, ended: Ended, ran: float) -> Settlement:
     match ended:
         case bytes():
-            return Settlement(claim.seq, claim.token, Outcome.DONE, ended, ran=ran)
+            return done(claim, ended, ran)
         case Snooze():
             return Settlement(claim.seq, claim.token, Outcome.SNOOZE, delay=ended.seconds, ran=ran)
         case Discard():
