@@ -31,10 +31,5 @@ def test_the_error_says_what_is_known_and_can_cross_itself() -> None:
     copy = pickle.loads(pickle.dumps(died))
 
     assert (copy.job, copy.exitcode, copy.oom, copy.traceback) == ("job 7 (resize)", -9, True, "in resize\n")
-    assert (
-        str(copy)
-        == str(died)
-        == (
-            "job 7 (resize): its worker process was ended by SIGKILL, likely for lack of memory; it stood at:\nin resize"
-        )
-    )
+    said = "job 7 (resize): its worker process was ended by SIGKILL, likely for lack of memory; it stood at:\nin resize"
+    assert str(copy) == str(died) == said

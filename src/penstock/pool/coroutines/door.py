@@ -18,7 +18,7 @@ from penstock.errors import BacklogFull
 from penstock.events import JobAccepted
 from penstock.job import Job, JobState
 from penstock.pool.coroutines.home import get_running_loop
-from penstock.pool.coroutines.slots import HAS_EAGER_TASKS, ONE_TURN
+from penstock.pool.coroutines.slots import ONE_TURN
 from penstock.pool.coroutines.worker import TaskWorker
 from penstock.pool.intake import Intake
 from penstock.pool.terms import JobTerms
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from penstock.pool.coroutines.crew import CoroutineCrew
 
 
-_Task: Callable[..., asyncio.Task[None]] = asyncio.Task
 _make: Callable[[type[Job[Any]]], Job[Any]] = Job.__new__
-_READY, _RUNNING = JobState.READY, JobState.RUNNING
-_around = scope.get  # of what is imported, a method is looked up anew by each call
+_READY = JobState.READY
 _IS_NEW: Final = sys.version_info >= (3, 12)
 
 
@@ -44,86 +42,16 @@ class Door(Intake):
         self._home = crew.home
         self._slots = crew.staff
         self._due = crew.backlog.due
-        self._running = crew.attempts.running
         self._readers: set[asyncio.Task[None]] = set()
-
-    def accept(
-        self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Job[Any] | None:
-        """Accept one call and begin it now, if it is of the common kind; else None: then call `admit`.
-
-        Common is a plain call of the same function as before, outside of jobs, when a slot is free and nobody watches.
-        One function for its whole way in, with the steps of others written out: each call would cost as much as
-        several of them.
-        """
-        slots, home = self._slots, self._home
-        if (
-            type(fn) is not FunctionType
-            or fn.__code__ is not self._checked
-            or kwargs
-            or not terms.plain
-            or slots.busy >= slots.capacity
-            or not slots.left
-            or self._queue
-            or slots.is_beginning
-            or self._ledger.observers
-            or _around() is not None
-            # Before 3.12 asking for the running loop costs a system call.
-            or ((get_running_loop() is not home.loop) if _IS_NEW else (get_ident() != home.ident or not home.runs()))
-        ):
-            return None
-        number = next(self._numbers)
-        try:
-            job: Job[Any] = _make(Job)
-            job._terms = terms
-            job._number = number
-            job._fn = fn
-            job._args = args
-            cv = job._cv = copy_context()
-            job._since = job._began = clock.monotonic()
-            job._bell = None
-            job._context = None
-            job._attempt = 1
-            job._stage = _RUNNING
-            worker = slots.spare.pop() if slots.spare else slots.make()
-            worker.job = job
-            job._worker = worker.name
-            self._running[job] = worker
-            if self._lifecycle.closing:
-                raise self._crew.refusal()
-        except BaseException:
-            self._withdraw()
-            raise
-        slots.left -= 1
-        slots.busy += 1
-        name = fn.__qualname__
-        if not slots.starts_eagerly:
-            slots.begin(worker, job, name, cv)
-            return job
-        coroutine = worker.coroutine = worker.attempt(job, name)
-        slots.is_beginning = True
-        try:
-            if HAS_EAGER_TASKS:
-                task = _Task(coroutine, loop=home.loop, name=name, context=cv, eager_start=True)
-            else:
-                task = slots.first_step.task(coroutine, name, cv)
-        finally:
-            slots.is_beginning = False
-        if worker.job is not None:
-            slots.suspended(worker, task)
-        elif self._queue:
-            slots.serve()
-        return job
 
     async def admit(
         self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Job[Any]:
         """Accept one call that `accept` did not: wait for a place, or give the loop its turn."""
-        slots = self._slots
-        if not slots.left or (slots.left < ONE_TURN and slots.busy >= slots.capacity):
-            slots.left = ONE_TURN
+        if self._slots.turn >= ONE_TURN:
+            self._slots.turn = 0
             await asyncio.sleep(0)
-        job = self._accept(terms, fn, args, kwargs)
+        job = self.accept(terms, fn, args, kwargs)
         if job is not None:
             return job
         if terms.when_full == "reject":
@@ -132,11 +60,11 @@ class Door(Intake):
             return await self._run_for_caller(terms, fn, args, kwargs)
         with self._slots.lending(None):
             await self._line_up_from_loop(terms)
-        job = self._accept(terms, fn, args, kwargs, placed=True)
+        job = self.accept(terms, fn, args, kwargs, placed=True)
         assert job is not None
         return job
 
-    def _accept(
+    def accept(
         self,
         terms: JobTerms,
         fn: Callable[..., Any],
@@ -166,7 +94,10 @@ class Door(Intake):
                 raise self._crew.refusal()
             if not placed:
                 begins = slots.busy < slots.capacity and not self._queue and not self._due
-                if not begins:
+                if begins:
+                    if slots.turn >= ONE_TURN:
+                        return None
+                else:
                     try:
                         self._free.pop()  # Places.take
                         placed = True
@@ -191,7 +122,7 @@ class Door(Intake):
             job._attempt = 0
             if lifecycle.closing:
                 raise self._crew.refusal()
-            if not terms.plain or _around() is not None:
+            if not terms.plain or scope.get() is not None:
                 self._prepare(job)
             if self._ledger.observers:
                 self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
@@ -204,8 +135,7 @@ class Door(Intake):
                 self._withdraw()
             raise
         if begins:
-            slots.left -= 1
-            slots.launch(job, slots.take(), job._since)
+            slots.launch(job, None, job._since)
             return job
         if slots.busy < slots.capacity:
             slots.serve()
@@ -221,7 +151,7 @@ class Door(Intake):
         """The backlog is full: run the job beside the slots, and have its submitter wait for it."""
         job = self._accept_without_place(terms, fn, args, kwargs)
         worker = TaskWorker(self._crew, f"{self._crew.name}_caller", is_extra=True)
-        self._slots.launch(job, worker, clock.monotonic())
+        self._slots.launch(job, worker)
         task = worker.task
         if task is not None:
             try:

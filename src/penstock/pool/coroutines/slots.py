@@ -24,7 +24,6 @@ from penstock.errors import NestedWait
 from penstock.events import WorkerStarted, WorkerStopped
 from penstock.job import FINAL, Job, JobState, current_job, name_of
 from penstock.lifecycle import Phase
-from penstock.pool.coroutines.firststep import FirstStep
 from penstock.pool.coroutines.worker import JobTask, TaskWorker
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class Slots:
         self.busy = 0
         self.starts_eagerly = False
         self.has_factory = False  # its user has the loop's tasks made in a way of his own
-        self.left = ONE_TURN  # how many may begin at the door before the loop gets a turn for others
+        self.turn = 0  # eager first steps since the loop last had a turn
         self.spare: list[TaskWorker] = []
         self._made = 0
         self.is_beginning = False  # an eager first step is on the stack
@@ -100,66 +99,57 @@ class Slots:
         """The pool's loop is known now."""
         self._loop = loop
         self.has_factory = loop.get_task_factory() is not None
-        self.starts_eagerly = not self.has_factory and (HAS_EAGER_TASKS or isinstance(loop, asyncio.BaseEventLoop))
-        self.first_step = FirstStep(loop)
+        self.starts_eagerly = HAS_EAGER_TASKS and not self.has_factory
 
     # Giving slots to jobs
 
-    def take(self) -> TaskWorker:
-        """A free slot, for the caller to use."""
-        self.busy += 1
-        return self.spare.pop() if self.spare else self.make()
+    def launch(self, job: Job[Any], worker: TaskWorker | None = None, began: float | None = None) -> None:
+        """Begin an attempt of *job*, which is in our hands, at *began*, if that is known to be now.
 
-    def launch(self, job: Job[Any], worker: TaskWorker, began: float) -> None:
-        """Begin an attempt of *job*, which is in our hands, in the slot of *worker*, at *began*, which is now."""
+        It gets a free slot; or *worker*, whose slot is taken for it already.
+        """
+        if worker is None:
+            self.busy += 1
+            worker = self.spare.pop() if self.spare else self._make()
         # All is written before the job is in the room of running ones, where others can take it.
         worker.job = job
-        job._began = began
+        job._began = clock.monotonic() if began is None else began
         job._attempt += 1
         job._worker = worker.name
         job._stage = _RUNNING
         cv = job._cv
-        assert cv is not None
         self._running[job] = worker
         if job._context is not None or self._lifecycle.cutting or not job._terms.plain:
             if not self._attempts.begin(worker, job):
                 worker.go_on()
                 return
-            if job._terms.retry is not None:
+            if job._terms.retry is not None and cv is not None:
                 cv = cv.copy()  # what one attempt sets the next one must not see
         if self._ledger.observers:
             self._attempts.tell_started(job)
         fn = job._fn
-        self.begin(worker, job, fn.__qualname__ if type(fn) is FunctionType else name_of(fn), cv)
-
-    def begin(self, worker: TaskWorker, job: Job[Any], name: str, cv: ContextVars) -> None:
-        """Make the task of *job*, which is among the running ones, and its first step if that can be made now."""
+        name = fn.__qualname__ if type(fn) is FunctionType else name_of(fn)
         coroutine = worker.coroutine = worker.attempt(job, name)
         if self.starts_eagerly and not self.is_beginning:
             self.is_beginning = True
+            self.turn += 1
             try:
-                if HAS_EAGER_TASKS:
-                    task = _Task(coroutine, loop=self._loop, name=name, context=cv, eager_start=True)
-                else:
-                    task = self.first_step.task(coroutine, name, cv)
+                task = _Task(coroutine, loop=self._loop, name=name, context=cv, eager_start=True)
             finally:
                 self.is_beginning = False
-            if worker.job is not None:
-                self.suspended(worker, task)
-            elif self._queue:
+            asked = worker.asked
+            if asked is not None:
+                worker.asked = None
+                task.cancel(asked)
+            if not task.done():
+                worker.task = task
+            elif self._queue or self._due:
                 self.serve()  # what its first step has submitted
         elif not self.has_factory:
             task = worker.task = JobTask(coroutine, loop=self._loop, name=name, context=cv)
             task.worker = worker
         else:
             self._launch_by_factory(worker, job, name, cv)
-
-    def suspended(self, worker: TaskWorker, task: asyncio.Task[None]) -> None:
-        """The first step of *task* was made at once, and is not its last."""
-        worker.task = task
-        if worker.asked is not None:
-            asked, worker.asked = worker.asked, None
-            task.cancel(asked)
 
     def _launch_by_factory(self, worker: TaskWorker, job: Job[Any], name: str, cv: ContextVars | None) -> None:
         """Have the loop's user make the task."""
@@ -216,7 +206,7 @@ class Slots:
                 job = self._next()
                 if job is None:
                     return
-                self.launch(job, self.take(), clock.monotonic())
+                self.launch(job)
         finally:
             self._is_serving = False
         self._loop.call_soon(self.serve)
@@ -237,7 +227,7 @@ class Slots:
                 self._places.give()
         return job
 
-    def make(self) -> TaskWorker:
+    def _make(self) -> TaskWorker:
         worker = TaskWorker(self._crew, f"{self._settings.name}_{self._made}")
         self._made += 1
         if self._ledger.observers:
