@@ -93,6 +93,7 @@ bench: $(dev_stamp) ## measure against the peers; compare only numbers of one ru
 	@$(py) bench/threads.py $(ARGS)
 	@$(py) bench/processes.py $(ARGS)
 	@$(py) bench/asyncio_.py $(ARGS)
+	@$(py) bench/durable.py $(ARGS)
 
 .PHONY: docs
 docs: $(dev_stamp) ## rewrite the reference from the docstrings

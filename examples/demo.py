@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock import Handle, ProcessPool, ThreadPool, WorkerDied, current_context, current_job
+from penstock import Handle, ProcessPool, Report, ThreadPool, WorkerDied, current_context, current_job
 
 HERE = Path(__file__).parent
 FILES = 1500  # of the Python installation, at most
@@ -36,7 +36,15 @@ class Account:
     done: int
     failed: int
     cancelled: int
+    killed: int
     abandoned: int
+
+
+ENDINGS = ("done", "failed", "cancelled", "killed", "abandoned")
+
+
+def account(act: str, report: Report) -> Account:
+    return Account(act, report.accepted, *(getattr(report, key) for key in ENDINGS))
 
 
 def main() -> None:
@@ -56,7 +64,7 @@ def the_blueprint() -> Account:
     say("Closed. Waiting for at most 5 seconds ...")
     report = pool.wait(timeout=5)
     say(f"Shutdown complete: {report}")
-    return Account("1  blueprint", report.accepted, report.done, report.failed, report.cancelled, report.abandoned)
+    return account("1  blueprint", report)
 
 
 def process(number: int) -> None:
@@ -96,9 +104,7 @@ def real_files() -> list[Account]:
     read, kept = (sum(line["result"][key] for line in lines if "result" in line) for key in ("bytes", "compressed"))
     say(f"Read and hashed {read / 1e6:.1f} MB, which compress to {kept / 1e6:.1f} MB.")
     states = Counter(line["state"] for line in lines)
-    return [
-        Account("2  real files", len(lines), *(states[key] for key in ("done", "failed", "cancelled", "abandoned")))
-    ]
+    return [Account("2  real files", len(lines), *(states[key] for key in ENDINGS))]
 
 
 # --- act 3 ------------------------------------------------------------------------------------------------------------
@@ -162,7 +168,7 @@ def the_hung_job() -> Account:
         say(
             f"concurrent.futures.ThreadPoolExecutor, told to shut down by the same signal: after {waited:.2f} s {fate}."
         )
-    return Account("3  hung job", *(report[key] for key in ("accepted", "done", "failed", "cancelled", "abandoned")))
+    return Account("3  hung job", *(report[key] for key in ("accepted", *ENDINGS)))
 
 
 @contextlib.contextmanager
@@ -201,8 +207,7 @@ def the_killed_worker() -> Account:
                     say(f"  {died}")
             went_well = sum(job.exception() is None for job in jobs)
             say(f"  and {went_well} gave their result, on the other worker or on a new one.")
-    report = pool.report
-    return Account("4  processes", report.accepted, report.done, report.failed, report.cancelled, report.abandoned)
+    return account("4  processes", pool.report)
 
 
 def compute(number: int, pids: str) -> int:
@@ -268,7 +273,7 @@ def the_killed_service() -> Account:
                 service.wait(PATIENCE)
             code, ends = service.returncode, Counter(str(job.state) for job in late)
             say(f"Exit code {code}. Of the {len(after)}, {ends['done']} are done; {ends['ready']} wait in jobs.db.")
-    return Account("5  durable", len(jobs), states["done"], states["failed"], states["cancelled"], 0)
+    return Account("5  durable", len(jobs), *(states[key] for key in ENDINGS))
 
 
 def who_ran_twice(jobs: Sequence[Handle[int]], files: Sequence[str]) -> None:
@@ -329,14 +334,14 @@ def tell(lines: Iterable[str]) -> None:
 
 
 def the_accounts(accounts: list[Account]) -> None:
-    title("6. The accounts: accepted = done + failed + cancelled + abandoned")
-    for account in accounts:
-        ended = account.done + account.failed + account.cancelled + account.abandoned
+    title(f"6. The accounts: accepted = {' + '.join(ENDINGS)}")
+    for told in accounts:
+        ended = told.done + told.failed + told.cancelled + told.killed + told.abandoned
         say(
-            f"{account.act:14} {account.accepted:5} = {account.done:4} + {account.failed} + {account.cancelled}"
-            f" + {account.abandoned}   {'balanced' if ended == account.accepted else 'NOT BALANCED'}"
+            f"{told.act:14} {told.accepted:5} = {told.done:4} + {told.failed} + {told.cancelled} + {told.killed}"
+            f" + {told.abandoned}   {'balanced' if ended == told.accepted else 'NOT BALANCED'}"
         )
-        assert ended == account.accepted
+        assert ended == told.accepted
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------
