@@ -83,6 +83,16 @@ def test_a_failed_job_is_tried_again_as_its_task_says_and_its_error_comes_back_i
     assert [outcome for outcome, _ in outcomes(home, handle.id)] == ["retry", "retry", "failed"]
 
 
+def test_failures_are_logged_the_first_of_a_kind_at_once_with_its_traceback(home: House) -> None:
+    service = home.work("--threads", "1")
+    handles = [home.duty.fails.enqueue(9) for _ in range(3)]
+    for handle in handles:
+        handle.exception(GUARD)
+    assert service.stop() == 0
+    assert service.log.count("(fails) failed: ValueError: attempt 1\nTraceback") == 1
+    assert service.log.count("Traceback") == 1
+
+
 def test_a_task_can_ask_for_later_or_give_up(home: House) -> None:
     home.work()
     handle = home.duty.snoozes.enqueue()
