@@ -273,9 +273,12 @@ class Task(Enqueuing[P, R_co]):
     @property
     def codec(self) -> Codec[R_co]:
         """How its calls and results travel."""
-        if self._codec is None:
+        codec = self._codec
+        if codec is None:
             self.check()
-        return cast("Codec[R_co]", self._codec)
+            codec = self._codec
+            assert codec is not None
+        return codec
 
     def check(self) -> None:
         """Make sure that its calls and results can travel.
