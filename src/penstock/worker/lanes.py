@@ -135,9 +135,7 @@ class ThreadLane(_Lane):
         super().__init__(app, board, ended)
         from penstock.pool.threads import ThreadPool
 
-        self._pool = ThreadPool(
-            threads, "penstock-work", backlog=_ROOM, unobserved="ignore", around=app.around, name="threads"
-        )
+        self._pool = ThreadPool(threads, "penstock-work", backlog=_ROOM, around=app.around, name="threads")
         self._crew = self._pool._crew
 
     def start(self, batch: Sequence[Held[Kind]]) -> None:
@@ -171,7 +169,7 @@ class ProcessLane(_Lane):
         from penstock.pool.processes import ProcessPool
 
         self._name = name
-        self._pool = ProcessPool(processes, backlog=_ROOM, unobserved="ignore", around=app.around, name="processes")
+        self._pool = ProcessPool(processes, backlog=_ROOM, around=app.around, name="processes")
         self._crew = self._pool._crew
 
     def start(self, batch: Sequence[Held[Kind]]) -> None:
@@ -197,7 +195,7 @@ class LoopLane(_Lane):
         super().__init__(app, board, ended)
         from penstock.pool.coroutines import AsyncPool
 
-        self._pool = AsyncPool(tasks, backlog=_ROOM, unobserved="ignore", around=app.around, name="coroutines")
+        self._pool = AsyncPool(tasks, backlog=_ROOM, around=app.around, name="coroutines")
         self._crew = self._pool._crew
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="penstock-loop", daemon=True)
