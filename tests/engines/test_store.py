@@ -256,7 +256,7 @@ def test_coroutines_of_one_loop_each_wait_as_long_as_they_are_willing_to(held: H
         await asyncio.gather(*hasty, return_exceptions=True)
         assert not any(task.done() for task in patient)
         held.open()
-        return await asyncio.gather(*patient)
+        return [await task for task in patient]
 
     assert asyncio.run(ask_all()) == [[True], [True]]
     assert engine.asked[1:] == [[pause("a"), pause("b")]]
