@@ -36,7 +36,7 @@ $(dev_stamp): requirements/dev.txt pyproject.toml tools/install.sh
 
 # The demo runs in whatever is there already: the dev lock holds everything of the run lock.
 .PHONY: demo
-demo: $(run_stamp) ## see it work: installs what it needs, then tells the story in under 30 s
+demo: $(run_stamp) ## see it work: installs what it needs, then tells the story in under 40 s
 	@$(py) examples/demo.py
 
 .PHONY: venv

@@ -6,7 +6,8 @@ from typing import Any
 
 from penstock import failures
 from penstock.app.task import Task
-from penstock.engines.requests import ClaimedJob, Error, Outcome, Settlement
+from penstock.engines import checks
+from penstock.engines.requests import ClaimedJob, Error, Outcome, Settle, Settlement
 from penstock.errors import Discard, JobCancelled, NotDecodable, NotEncodable, Snooze
 from penstock.job import Job, JobState
 
@@ -35,7 +36,21 @@ async def arun(task: Task[..., Any], data: bytes) -> Ended:
 
 
 def verdict(claim: ClaimedJob, task: Task[..., Any], job: Job[Ended], elapsed: float) -> Settlement:
-    """How to settle *claim*, whose pool's *job* has ended. *elapsed*: seconds since it was enqueued."""
+    """How to settle *claim*, whose pool's *job* has ended. *elapsed*: seconds since it was enqueued.
+
+    What no store takes (to be snoozed for a thousand years, a reason that is no text) fails the job: it must not hold
+    up the outcomes of others.
+    """
+    settlement = _verdict(claim, task, job, elapsed)
+    refused = None if settlement.outcome is Outcome.DONE else checks.why_refused(Settle((settlement,)))
+    if refused is None:
+        return settlement
+    told = failures.describe(refused)
+    error = Error(told.type, told.message, told.traceback, told.print)
+    return Settlement(claim.seq, claim.token, Outcome.FAILED, error=error, ran=job.ran or 0.0)
+
+
+def _verdict(claim: ClaimedJob, task: Task[..., Any], job: Job[Ended], elapsed: float) -> Settlement:
     ran = job.ran or 0.0
     if job.state is JobState.DONE:
         return _returned(claim, job.result(), ran)

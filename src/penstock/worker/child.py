@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from penstock import clock
+from penstock import clock, failures
 from penstock.app.task import Kind
 from penstock.engines.bell import Bell
 from penstock.engines.records import HeldBy
@@ -268,16 +268,17 @@ class Child:
             requests = self._holding.only_ask()
         try:
             replies = self._app.store.ask(*requests, urgent=True)
-        except OutcomeUnknown:
-            self._find_out()
-            return
-        except StoreUnavailable as error:
+        except (StoreUnavailable, OutcomeUnknown) as error:
+            if isinstance(error, OutcomeUnknown):
+                self._holding.unknown()
             self._wait_for_store(error)
             return
         self._store_is_back()
         with self._lock:
             taken, claimed = self._holding.answered(replies)
         self._start(taken)
+        if self._holding.is_unsure:
+            self._find_out()
         if claimed is not None:
             self._heed(claimed)
         self._hand_back_what_waits()
@@ -308,18 +309,14 @@ class Child:
         self._line.say(**{"is": "ready", "worker": worker, "url": self._app.url, "shown": self._app.store.engine.url})
 
     def _find_out(self) -> None:
-        """The answer to a claim never came: take what the store says is held here. Outcomes are simply told again."""
+        """The answer to a claim never came: take what the store says is held here."""
         try:
             claims = self._app.store.find(HeldBy(self._holding.worker))
         except StoreUnavailable as error:
             self._wait_for_store(error)
             return
-        taken = []
         with self._lock:
-            for claim in claims:
-                kind = self._holding.lane_of(claim.task)
-                if kind is not None and self._holding.find(claim.seq, claim.token) is None:
-                    taken.append(self._holding.take(kind, claim))
+            taken = self._holding.found(claims)
         self._start(taken)
 
     def _start(self, taken: Sequence[Held[Kind]]) -> None:
@@ -376,8 +373,9 @@ class Child:
             settlement = verdict(held, self._tasks[held.job.task], job)
         except Exception as error:  # a bug of ours: the job must not be held for ever for it
             log.critical("no outcome could be made of %s", job.label, exc_info=True)
-            told = Error(type(error).__name__, str(error), "", "penstock")
-            settlement = Settlement(held.job.seq, held.job.token, Outcome.FAILED, error=told)
+            told = failures.describe(error)
+            said = Error(told.type, told.message, told.traceback, told.print)
+            settlement = Settlement(held.job.seq, held.job.token, Outcome.FAILED, error=said)
         self._holding.ended(held, settlement)
         if self._sleeps:
             self._bell.ring()

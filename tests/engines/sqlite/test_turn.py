@@ -13,6 +13,7 @@ import pytest
 
 from penstock import clock, errors
 from penstock.engines.sqlite import beside, place
+from penstock.engines.sqlite import turn as turn_module
 from penstock.engines.sqlite.turn import Turn
 from tests.gates import GUARD, in_thread
 
@@ -85,6 +86,22 @@ def wait_until_locked(path: Path) -> None:
         pytest.fail("nobody waits")
     finally:
         os.close(descriptor)
+
+
+def test_who_leaves_wakes_who_waits(where: place.Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn_module, "_LOOK", 3600.0)
+    passed: list[int] = []
+
+    def write(turn: Turn) -> None:
+        for number in range(100):
+            with turn.taken(clock.monotonic() + 3600):
+                passed.append(number)
+
+    with turns(where, 4) as made:
+        for done in [in_thread(write, turn) for turn in made]:
+            done.result(GUARD)
+
+    assert sorted(passed) == sorted(list(range(100)) * 4)
 
 
 def test_nobody_waits_longer_than_told(where: place.Place) -> None:
