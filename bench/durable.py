@@ -123,7 +123,7 @@ def enqueue(opened: Open, *, jobs: int) -> Sample:
     return {"us/job": sum(times) / jobs, "p50 us": middle, "p99 us": tail}
 
 
-def _timed(put: Callable[[float], Any], number: float) -> float:
+def _timed(put: Callable[[int], Any], number: int) -> float:
     began = time.perf_counter()
     put(number)
     return (time.perf_counter() - began) * 1e6
@@ -158,11 +158,11 @@ def enqueue_from_coroutines(opened: Open, *, jobs: int, callers: int) -> Sample:
     """Many coroutines put one job after the other."""
     share = max(1, jobs // callers)
 
-    async def put_share(aput: Callable[[float], Any]) -> None:
+    async def put_share(aput: Callable[[int], Any]) -> None:
         for number in range(share):
             await aput(number)
 
-    async def crowd(aput: Callable[[float], Any]) -> float:
+    async def crowd(aput: Callable[[int], Any]) -> float:
         await aput(0)
         began = time.perf_counter()
         await asyncio.gather(*(put_share(aput) for _ in range(callers)))
@@ -192,6 +192,7 @@ def lone_job(opened: Open, command: Sequence[str], *, jobs: int) -> Sample:
     """One job at a time for an idle worker in another process: from before it is enqueued to its first instruction."""
     with house() as (folder, told):
         system = opened(folder)
+        assert system.ask_when is not None
         with Worker(folder, command):
             system.ask_when(time.monotonic())
             told.next()  # it works

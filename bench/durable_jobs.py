@@ -54,11 +54,11 @@ class Teller:
 class System:
     """A store in one folder, reduced to what the bench does with it. Each call of *put* and *aput* is one commit."""
 
-    put: Callable[[float], Any]  # a job that does nothing
-    put_many: Callable[[Iterable[float]], Any]
-    ask_when: Callable[[float], Any]  # a job that tells how long ago its argument was, by the monotonic clock
+    put: Callable[[int], Any]  # a job that does nothing
+    put_many: Callable[[Iterable[int]], Any]
     close: Callable[[], object]
-    aput: Callable[[float], Any] | None = None  # a coroutine function
+    ask_when: Callable[[float], Any] | None = None  # a job that tells how long ago its argument was: monotonic
+    aput: Callable[[int], Any] | None = None  # a coroutine function
 
 
 def penstock_app(folder: Path) -> App:
@@ -67,11 +67,11 @@ def penstock_app(folder: Path) -> App:
     teller = Teller(folder)
 
     @app.task(name="nothing", retry=Retry(5))
-    def nothing(value: float) -> None:
+    def nothing(value: int) -> None:
         teller.count()
 
     @app.task(name="anothing", retry=Retry(5))
-    async def anothing(value: float) -> None:
+    async def anothing(value: int) -> None:
         teller.count()
 
     @app.task(name="when")
@@ -90,10 +90,10 @@ def penstock(folder: Path, task: str = "nothing") -> System:
     app = penstock_app(folder)
     nothing, when = app.tasks[task], app.tasks["when"]
 
-    def put_many(values: Iterable[float]) -> None:
+    def put_many(values: Iterable[int]) -> None:
         nothing.enqueue_many((value,) for value in values)
 
-    return System(nothing.enqueue, put_many, when.enqueue, app.close, nothing.aenqueue)
+    return System(nothing.enqueue, put_many, app.close, when.enqueue, nothing.aenqueue)
 
 
 def huey_app(folder: Path, *, fsync: bool = True) -> tuple[Any, Any, Any]:
@@ -103,7 +103,7 @@ def huey_app(folder: Path, *, fsync: bool = True) -> tuple[Any, Any, Any]:
     huey: Any = SqliteHuey("bench", filename=str(folder / "huey.db"), fsync=fsync, timeout=60)
     teller = Teller(folder)
 
-    def nothing(value: float) -> None:
+    def nothing(value: int) -> None:
         teller.count()
 
     def when(sent: float) -> None:
@@ -115,14 +115,14 @@ def huey_app(folder: Path, *, fsync: bool = True) -> tuple[Any, Any, Any]:
 def huey(folder: Path) -> System:
     queue, nothing, when = huey_app(folder)
 
-    def put_many(values: Iterable[float]) -> None:
+    def put_many(values: Iterable[int]) -> None:
         for value in values:
             nothing(value)
 
-    async def aput(value: float) -> None:
+    async def aput(value: int) -> None:
         nothing(value)
 
-    return System(nothing, put_many, when, queue.storage.close, aput)
+    return System(nothing, put_many, queue.storage.close, when, aput)
 
 
 def fill_huey(folder: Path, jobs: int) -> None:
@@ -154,18 +154,18 @@ def lite_queue_open(folder: Path) -> Any:
 def lite_queue(folder: Path) -> System:
     queue = lite_queue_open(folder)
 
-    def put(value: float) -> None:
+    def put(value: int) -> None:
         queue.put(str(value))
 
     return _of_put(put, queue.close)
 
 
-def _of_put(put: Callable[[float], Any], close: Callable[[], object]) -> System:
-    def put_many(values: Iterable[float]) -> None:
+def _of_put(put: Callable[[int], Any], close: Callable[[], object]) -> System:
+    def put_many(values: Iterable[int]) -> None:
         for value in values:
             put(value)
 
-    return System(put, put_many, put, close)
+    return System(put, put_many, close)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
