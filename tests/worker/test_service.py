@@ -146,10 +146,11 @@ def test_a_job_whose_arguments_no_longer_fit_fails_in_words_and_is_kept(home: Ho
 
 
 def test_queues_that_were_not_named_are_left_alone(home: House) -> None:
-    home.work("--queues", "mail, news")
+    service = home.work("--queues", "mail, news")
     left = home.duty.double.enqueue(1)
     assert home.duty.double.options(queue="mail").enqueue(2).result(GUARD) == 4
     assert left.state is JobState.READY
+    assert ", of queues mail, news, in 1 process\n" in service.log
 
 
 # A child dies
@@ -334,9 +335,11 @@ def test_a_second_signal_cancels_and_a_third_kills(home: House) -> None:
     service.signal(signal.SIGINT)
     service.logged("stopping")
     service.signal(signal.SIGINT)
+    service.logged("cancelling what still runs: 2 jobs")
     until(lambda: polite.state is JobState.READY)
     service.signal(signal.SIGINT)
     assert service.ended(within=10) == 1
+    assert "killing what still runs: 1 job\n" in service.log
     assert deaf.state is JobState.READY
 
 

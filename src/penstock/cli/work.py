@@ -14,7 +14,7 @@ Examples:
 \b
 SIGTERM or Ctrl-C: no new jobs; what runs may end within --grace, the rest is handed back. A second
 signal cancels what runs, a third kills it.
-Exit code: 0 nothing was cut; 1 something had to be killed, or could not be handed back; 2 no app.
+Exit code: 0 nothing was cut; 1 something had to be killed, or could not be handed back; 2 it could not begin.
 """
 
 
