@@ -431,18 +431,29 @@ def test_an_app_that_is_not_there_is_told_in_one_line_and_ends_the_service(home:
             "no other process sees",
         ),
         ("from penstock import App\napp = App('sqlite:///jobs.db')\n", "it has no tasks"),
+        ("from penstock import App\napp = App('sqlite:///')\n@app.task\ndef f() -> None: ...\n", "names no file"),
         (
             "from __future__ import annotations\nfrom penstock import App\napp = App('sqlite:///jobs.db')\n"
             "@app.task\ndef f(x: Later) -> None: ...\n",
             "a type hint names something that isn't there: name 'Later' is not defined",
         ),
     ],
-    ids=["in memory", "no tasks", "a hint of nothing"],
+    ids=["in memory", "no tasks", "no file", "a hint of nothing"],
 )
 def test_an_app_that_nothing_can_be_done_for_is_told_in_one_line(home: House, source: str, why: str) -> None:
     (home.folder / "other.py").write_text(source)
     (line,) = refused(home, "other:app").splitlines()
     assert why in line
+
+
+@pytest.mark.parametrize("library", ["apsw", "msgspec"])
+def test_an_extra_that_is_not_installed_is_named(home: House, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    stubs = home.folder / "stubs"
+    stubs.mkdir()
+    (stubs / f"{library}.py").write_text(f"raise ModuleNotFoundError('no', name={library!r})")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(stubs), os.environ.get("PYTHONPATH")])))
+    (line,) = refused(home, f"{DUTY}:app").splitlines()
+    assert f"{library}, which comes with: pip install 'penstock[sqlite]'" in line
 
 
 def test_an_error_of_the_app_s_own_module_is_shown_from_its_first_line_on(home: House) -> None:

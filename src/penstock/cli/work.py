@@ -77,8 +77,11 @@ def work_command(
     log_json: bool,
 ) -> int:
     """Run the durable jobs of APP (module:app or path/to/file.py:app) until SIGTERM or Ctrl-C."""
-    from penstock.worker.logs import set_up_logs
-    from penstock.worker.supervisor import WorkSettings, serve
+    try:
+        from penstock.worker.logs import set_up_logs
+        from penstock.worker.supervisor import WorkSettings, serve
+    except ImportError as error:  # an extra is not installed, and the error says which
+        raise click.UsageError(str(error)) from error
 
     names = None if queues is None else tuple(name.strip() for name in queues.split(",") if name.strip())
     if names == ():
