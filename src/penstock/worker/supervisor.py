@@ -309,7 +309,9 @@ class Supervisor:
             self._gone_at = now
         keepers = [child for child in self._children if child.alone]
         if suspects and not keepers and self._rung is Rung.WORKING:
-            log.warning("ran in a process that died: %s; run alone now, one at a time", counted(suspects, "job"))
+            log.warning(
+                "since a process died under them, these run alone now, one at a time: %s", counted(suspects, "job")
+            )
             self._start(0, alone=True)
         elif not suspects and now - self._gone_at > _A_WHILE:
             for child in keepers:
