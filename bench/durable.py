@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import quantiles
 from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `python bench/durable.py` finds this room by its name, too
@@ -211,18 +210,18 @@ def enqueue_beside(opened: Open, name: str, command: Sequence[str], *, waiting: 
     with house() as (folder, told):
         FILL[name](folder, waiting)
         system = opened(folder)
-        marks = (1, waiting * 2 // 5)  # of each of them: while none has done that many, both have enough to do
-        with Worker(folder, command, marks):
+        enough = waiting * 2 // 5  # of each of them: while none has done that many, both have something to do
+        with Worker(folder, command, marks=(1, enough)):
             told.next()
             times: list[float] = []
             end = time.monotonic() + seconds
-            while time.monotonic() < end:
+            while len(times) < 2 or time.monotonic() < end:  # one may starve for all that time
                 times.append(_timed(system.put, len(times)) / 1e3)
-                if len(times) % 10 == 0 and told.has_more() and told.has_more():
+                if any(number == enough for number, *_ in told.more()):
                     break
         system.close()
-    cuts = quantiles(times, n=100, method="inclusive")
-    return {"p50 ms": cuts[49], "p99 ms": cuts[98], "max ms": max(times)}
+    middle, tail = middle_and_tail(times * 2)  # twice: there may be but one
+    return {"p50 ms": middle, "p99 ms": tail, "max ms": max(times)}
 
 
 def idle(command: Sequence[str], word: str, *, seconds: float) -> Sample:
