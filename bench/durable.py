@@ -275,8 +275,8 @@ _BATCH: Final = 100
 class Depth:
     """A store with so many jobs that wait, and so many that have ended. Made at the first claim."""
 
-    def __init__(self, folder: Path, *, waiting: int, finished: int) -> None:
-        self._url = f"sqlite:///{folder}/{waiting}-{finished}.db"
+    def __init__(self, file: Path, *, waiting: int, finished: int) -> None:
+        self._url = f"sqlite:///{file}"
         self._waiting = waiting
         self._finished = finished
         self._engine: Engine | None = None
@@ -318,6 +318,8 @@ class Depth:
         _, claimed = self._engine.transact(requests)
         took = (time.perf_counter() - began) * 1e6, (time.thread_time() - used) * 1e6
         assert isinstance(claimed, Claimed)
+        if len(claimed.jobs[0]) != limit:
+            raise RuntimeError(f"{len(claimed.jobs[0])} jobs of {limit} that wait were given")
         self._ended = [Settlement(job.seq, job.token, Ending.DONE, b"null") for job in claimed.jobs[0]]
         if again:
             self._put(len(self._ended))
@@ -410,9 +412,12 @@ def depth_cases(scale: Scale, folder: Path) -> Iterator[Case]:
     first, *more = scale.depths
     for word in ("waiting", "finished"):
         depths = {
-            f"{depth:,} {word}": Depth(folder, waiting=depth if word == "waiting" else first, finished=finished)
+            f"{depth:,} {word}": Depth(
+                folder / f"{word}-{depth}.db",
+                waiting=depth if word == "waiting" else first,
+                finished=depth if word == "finished" else 0,
+            )
             for depth in scale.depths
-            for finished in [depth if word == "finished" and depth > first else 0]
         }
         turns: dict[str, Turn] = {name: partial(depth.claims, 2_000) for name, depth in depths.items()}
         pairs = [(f"{first:,} {word}", f"{depth:,} {word}") for depth in more]
