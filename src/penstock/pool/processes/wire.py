@@ -31,7 +31,7 @@ ANSWER: Final = struct.Struct("<BBQddQ")  # kind, memory, seq, began, ended (mon
 CONTROL: Final = struct.Struct("<I")  # bytes of a pickled message
 CHUNK: Final = 1 << 15  # bytes asked for at once: malloc maps and unmaps memory for much larger ones, each time
 MOST_FDS: Final = 128  # descriptors that go along with one send
-_LOST_SOME: Final = getattr(socket, "MSG_CTRUNC", 0)
+_LOST_SOME: Final = int(getattr(socket, "MSG_CTRUNC", 0))  # an enum's member would cost more than the read
 _ROOM_FOR_FDS: Final = socket.CMSG_SPACE(MOST_FDS * 4)
 
 
