@@ -36,7 +36,7 @@ $(dev_stamp): requirements/dev.txt pyproject.toml tools/install.sh
 
 # The demo runs in whatever is there already: the dev lock holds everything of the run lock.
 .PHONY: demo
-demo: $(run_stamp) ## see it work: installs what it needs, then tells the story in under 30 s
+demo: $(run_stamp) ## see it work: installs what it needs, then tells the story in under 40 s
 	@$(py) examples/demo.py
 
 .PHONY: venv
@@ -93,6 +93,7 @@ bench: $(dev_stamp) ## measure against the peers; compare only numbers of one ru
 	@$(py) bench/threads.py $(ARGS)
 	@$(py) bench/processes.py $(ARGS)
 	@$(py) bench/asyncio_.py $(ARGS)
+	@$(py) bench/durable.py $(ARGS)
 
 .PHONY: docs
 docs: $(dev_stamp) ## rewrite the reference from the docstrings

@@ -16,7 +16,7 @@ class Goal:
     case: str
     unit: str
     ours: str
-    peer: str
+    peer: str | None  # None: what was measured is compared with the goal alone
     must: str
     aim: str
     speed: bool = False  # told as "times the speed" (peer's time / ours) rather than "times the peer's" (ours / peer's)
@@ -32,12 +32,15 @@ def summary(goals: Sequence[Goal], outcomes: Mapping[str, Outcome]) -> str:
 
 
 def row(goal: Goal, outcome: Outcome) -> tuple[str, ...]:
-    ours, peer = (f"{outcome.spread(name, goal.unit).median:.4g}" for name in (goal.ours, goal.peer))
+    label, ours = f"{goal.label}, {goal.unit}", f"{outcome.spread(goal.ours, goal.unit).median:.4g}"
+    if goal.peer is None:
+        return label, ours, "", "", goal.must, goal.aim
+    peer = f"{outcome.spread(goal.peer, goal.unit).median:.4g} {goal.peer}"
     if goal.speed:
         ratio = outcome.ratio(goal.peer, goal.ours, goal.unit).to("{:.1f}x")
     else:
         ratio = outcome.ratio(goal.ours, goal.peer, goal.unit).to("{:.2f}") + " of it"
-    return f"{goal.label}, {goal.unit}", ours, f"{peer} {goal.peer}", ratio, goal.must, goal.aim
+    return label, ours, peer, ratio, goal.must, goal.aim
 
 
 def middle_and_tail(values: list[float]) -> tuple[float, float]:

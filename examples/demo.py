@@ -1,4 +1,4 @@
-"""Penstock in five acts, in under half a minute. Every number is measured while you watch.
+"""Penstock in six acts, in under 40 seconds. Every number is measured while you watch.
 
 python examples/demo.py
 """
@@ -6,6 +6,7 @@ python examples/demo.py
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -14,12 +15,12 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from penstock import ProcessPool, ThreadPool, WorkerDied, current_context, current_job
+from penstock import Handle, ProcessPool, Report, ThreadPool, WorkerDied, current_context, current_job
 
 HERE = Path(__file__).parent
 FILES = 1500  # of the Python installation, at most
@@ -35,11 +36,19 @@ class Account:
     done: int
     failed: int
     cancelled: int
+    killed: int
     abandoned: int
 
 
+ENDINGS = ("done", "failed", "cancelled", "killed", "abandoned")
+
+
+def account(act: str, report: Report) -> Account:
+    return Account(act, report.accepted, *(getattr(report, key) for key in ENDINGS))
+
+
 def main() -> None:
-    accounts = [the_blueprint(), *real_files(), the_hung_job(), the_killed_worker()]
+    accounts = [the_blueprint(), *real_files(), the_hung_job(), the_killed_worker(), the_killed_service()]
     the_accounts(accounts)
 
 
@@ -55,7 +64,7 @@ def the_blueprint() -> Account:
     say("Closed. Waiting for at most 5 seconds ...")
     report = pool.wait(timeout=5)
     say(f"Shutdown complete: {report}")
-    return Account("1  blueprint", report.accepted, report.done, report.failed, report.cancelled, report.abandoned)
+    return account("1  blueprint", report)
 
 
 def process(number: int) -> None:
@@ -95,9 +104,7 @@ def real_files() -> list[Account]:
     read, kept = (sum(line["result"][key] for line in lines if "result" in line) for key in ("bytes", "compressed"))
     say(f"Read and hashed {read / 1e6:.1f} MB, which compress to {kept / 1e6:.1f} MB.")
     states = Counter(line["state"] for line in lines)
-    return [
-        Account("2  real files", len(lines), *(states[key] for key in ("done", "failed", "cancelled", "abandoned")))
-    ]
+    return [Account("2  real files", len(lines), *(states[key] for key in ENDINGS))]
 
 
 # --- act 3 ------------------------------------------------------------------------------------------------------------
@@ -161,7 +168,7 @@ def the_hung_job() -> Account:
         say(
             f"concurrent.futures.ThreadPoolExecutor, told to shut down by the same signal: after {waited:.2f} s {fate}."
         )
-    return Account("3  hung job", *(report[key] for key in ("accepted", "done", "failed", "cancelled", "abandoned")))
+    return Account("3  hung job", *(report[key] for key in ("accepted", *ENDINGS)))
 
 
 @contextlib.contextmanager
@@ -200,8 +207,7 @@ def the_killed_worker() -> Account:
                     say(f"  {died}")
             went_well = sum(job.exception() is None for job in jobs)
             say(f"  and {went_well} gave their result, on the other worker or on a new one.")
-    report = pool.report
-    return Account("4  processes", report.accepted, report.done, report.failed, report.cancelled, report.abandoned)
+    return account("4  processes", pool.report)
 
 
 def compute(number: int, pids: str) -> int:
@@ -213,16 +219,129 @@ def compute(number: int, pids: str) -> int:
 
 # --- act 5 ------------------------------------------------------------------------------------------------------------
 
+TASKS = """
+import lzma, os
+from penstock import App, current_job
+
+app = App("sqlite:///jobs.db")
+
+@app.task
+def pack(path: str) -> int:
+    note("begins", path)
+    with open(path, "rb") as file:
+        size = len(lzma.compress(file.read()))
+    note("ends", path)
+    return size
+
+def note(word: str, path: str) -> None:
+    with open("journal", "ab", buffering=0) as file:
+        file.write(f"{word} {os.getpid()} {current_job().token} {path}\\n".encode())
+"""
+
+
+def the_killed_service() -> Account:
+    title("5. Durable jobs: many files to pack, and in the middle we kill -9 the whole worker service")
+    library = Path(sysconfig.get_path("stdlib"))
+    sources = [path for path in sorted(library.rglob("*.py")) if "site-packages" not in path.parts]
+    files = [str(path) for path in sources if 20_000 < path.stat().st_size < 120_000][:120]
+    before, after = files[:-30], files[-30:]
+    with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder, contextlib.chdir(folder):
+        Path("tasks.py").write_text(TASKS.lstrip())
+        say("tasks.py:\n  | " + TASKS.strip().replace("\n", "\n  | "))
+        sys.path.insert(0, folder)
+        tasks = importlib.import_module("tasks")
+        with tasks.app:
+            began = time.monotonic()
+            jobs = tasks.pack.enqueue_many([(path,) for path in before])
+            took = time.monotonic() - began
+            say(f"After {took:.2f} s there are {len(jobs)} jobs in jobs.db, and nobody works on them.")
+            with work() as service:
+                wait_until_packed(len(before) // 3)
+                os.killpg(service.pid, signal.SIGKILL)
+                service.wait(PATIENCE)
+            say(f"Killed the supervisor and its worker processes: {len(journal('ends'))} files were packed.")
+            with work() as service:
+                for job in jobs:
+                    job.exception(PATIENCE)
+                states = Counter(str(job.state) for job in jobs)
+                say(f"{states['done']} of {len(jobs)} jobs are done.")
+                who_ran_twice(jobs, before)
+                say(f"Then {len(after)} more, and SIGTERM among them:")
+                late = tasks.pack.enqueue_many([(path,) for path in after])
+                wait_until_packed(len(before) + len(after) // 5)
+                service.send_signal(signal.SIGTERM)
+                service.wait(PATIENCE)
+            code, ends = service.returncode, Counter(str(job.state) for job in late)
+            say(f"Exit code {code}. Of the {len(after)}, {ends['done']} are done; {ends['ready']} wait in jobs.db.")
+    return Account("5  durable", len(jobs), *(states[key] for key in ENDINGS))
+
+
+def who_ran_twice(jobs: Sequence[Handle[int]], files: Sequence[str]) -> None:
+    """What the tasks themselves have written down, and what the store has to say of it."""
+    ended = journal("ends")
+    runs: dict[str, list[str]] = defaultdict(list)
+    for run in journal("begins"):
+        pid, token, path = run
+        cut = "" if run in ended else " (cut in the middle)"  # else it had no time to tell the store
+        runs[path].append(f"in process {pid} with token {token}{cut}")
+    twice = [(job, path) for job, path in zip(jobs, files, strict=True) if len(runs[path]) > 1]
+    say(f"The journal says that {len(jobs) - len(twice)} ran once. These began again, since their process was killed:")
+    for _, path in twice:
+        say(f"  {Path(path).name}: {', then '.join(runs[path])}")
+    for job, _ in twice[:1]:
+        say(f"$ penstock show {job.id}")
+        show = [sys.executable, "-m", "penstock", "show", job.id, "--store", "sqlite:///jobs.db"]
+        told = subprocess.run(show, stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True).stdout
+        say("  " + told.strip().replace("\n", "\n  "))
+
+
+def journal(word: str) -> list[list[str]]:
+    """What the tasks have written down: process, token and file of each that has begun, or ended."""
+    lines = Path("journal").read_text().splitlines() if Path("journal").exists() else []
+    return [line.split(" ", 3)[1:] for line in lines if line.startswith(word)]
+
+
+def wait_until_packed(count: int) -> None:
+    """Until so many files are packed."""
+    give_up = time.monotonic() + PATIENCE
+    while len(journal("ends")) < count:
+        assert time.monotonic() < give_up, "no file is packed any more"
+        time.sleep(0.01)  # a file can't wake anybody
+
+
+@contextlib.contextmanager
+def work() -> Iterator[subprocess.Popen[str]]:
+    """A worker service for tasks.py, which does not outlive the block. What it logs is shown as it comes."""
+    say("$ penstock work tasks:app --processes 2 --threads 2")
+    command = [sys.executable, "-m", "penstock", "work", "tasks:app", "--processes", "2", "--threads", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    with process, ThreadPool(1, unobserved="raise") as pool:
+        assert process.stderr is not None
+        pool.submit(tell, process.stderr)
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def tell(lines: Iterable[str]) -> None:
+    for line in lines:
+        say(f"  {line.rstrip()}")
+
+
+# --- act 6 ------------------------------------------------------------------------------------------------------------
+
 
 def the_accounts(accounts: list[Account]) -> None:
-    title("5. The accounts: accepted = done + failed + cancelled + abandoned")
-    for account in accounts:
-        ended = account.done + account.failed + account.cancelled + account.abandoned
+    title(f"6. The accounts: accepted = {' + '.join(ENDINGS)}")
+    for told in accounts:
+        ended = told.done + told.failed + told.cancelled + told.killed + told.abandoned
         say(
-            f"{account.act:14} {account.accepted:5} = {account.done:4} + {account.failed} + {account.cancelled}"
-            f" + {account.abandoned}   {'balanced' if ended == account.accepted else 'NOT BALANCED'}"
+            f"{told.act:14} {told.accepted:5} = {told.done:4} + {told.failed} + {told.cancelled} + {told.killed}"
+            f" + {told.abandoned}   {'balanced' if ended == told.accepted else 'NOT BALANCED'}"
         )
-        assert ended == account.accepted
+        assert ended == told.accepted
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock import DeadlineExceeded, Failures, ThreadPool
+from penstock import DeadlineExceeded, Failures, ThreadPool, WorkerDied
 from tests.fake_time import FakeTime
 from tests.gates import GUARD, in_thread
 
@@ -253,6 +253,19 @@ def test_the_first_without_a_traceback_is_logged_with_where_its_thread_stood(lin
         "job 7 failed: DeadlineExceeded: job 7 exceeded its limit of 5 s\n"
         'It stood at:\n  File "a.py", line 3, in f\n    x()\n'
     ]
+
+
+def test_a_stack_that_the_message_tells_is_told_once(lines: Lines) -> None:
+    error = WorkerDied("job 7", -11, traceback='  File "a.py", line 3, in f\n    x()\n')
+    found = Failures("mail")
+
+    found.record(7, "job 7", error)
+
+    (text,) = lines.texts()
+    (failure,) = found
+    assert text.count("line 3, in f") == 1
+    assert failure.traceback.count("line 3, in f") == 1
+    assert failure.where == "a.py:3 in f"
 
 
 def test_an_error_of_the_stdlibs_process_pool_is_told_with_the_place_in_the_other_process() -> None:

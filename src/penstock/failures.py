@@ -84,7 +84,10 @@ class Description:
 
 
 def describe(error: BaseException) -> Description:
-    """*error* in words, for a store or another process; runs the user's code (`__str__`), and never raises."""
+    """*error* in words, for a store or another process; runs the user's code (`__str__`), and never raises.
+
+    What is no Unicode, as in messages with odd file names, is escaped: no store takes it.
+    """
     import hashlib  # only durable jobs need it
 
     stack = _remote_frames(error)
@@ -92,12 +95,16 @@ def describe(error: BaseException) -> Description:
     parts = [type(error).__module__, type(error).__qualname__]
     parts += [f"{_short(frame[0])}:{frame[2]}" for frame in fingerprint[1:] if isinstance(frame, tuple)]
     return Description(
-        type=type(error).__qualname__,
-        message=_message(error),
-        where=where,
-        traceback=_shortened((_traceback(error) or "") + stack),
-        print=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12],
+        type=_unicode(type(error).__qualname__),
+        message=_unicode(_message(error)),
+        where=_unicode(where),
+        traceback=_unicode(_shortened((_traceback(error) or "") + stack)),
+        print=hashlib.sha256(_unicode("\n".join(parts)).encode()).hexdigest()[:12],
     )
+
+
+def _unicode(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 class Failures:
@@ -219,7 +226,8 @@ class Failures:
             self._lines.put(line)
             return
         has_more = error.__traceback__ is not None or error.__cause__ is not None
-        where = f"\nIt stood at:\n{stack}" if stack and not has_more else ""
+        is_told = has_more or stack.rstrip() in message  # as a dead worker's last words are
+        where = "" if is_told else f"\nIt stood at:\n{stack}"
         exc_info = (type(error), error, error.__traceback__) if has_more and _can_be_shown(error) else None
         said = "%s failed: %s: %s%s"
         self._lines.put(functools.partial(log.error, said, label, kind, message, where, exc_info=exc_info, extra=extra))
@@ -232,7 +240,9 @@ class Failures:
     def _sample(self, where: str, job_id: int | str, error: BaseException, stack: str) -> Failure:
         """A kind's first failure, with count 0: `_count` adds this one."""
         now = clock.wall()
-        text = (_traceback(error) or "") + stack
+        text = _traceback(error) or ""
+        if stack.rstrip() not in text:
+            text += stack
         return Failure(
             type=type(error).__qualname__,
             message=_message(error),

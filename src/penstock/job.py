@@ -611,7 +611,10 @@ class Job(Future[T], Generic[T]):
         """Tell whoever holds the claim."""
         claim = self._terms.claim
         assert claim is not None
-        timers.run_user_code(lambda: claim.ended(self))
+        if timers.must_not_block():
+            timers.run_user_code(lambda: claim.ended(self))
+        else:
+            claim.ended(self)
 
     def _ring(self) -> None:
         """Tell everybody who waits. The stage is final; safe to repeat."""

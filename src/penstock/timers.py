@@ -257,7 +257,13 @@ def _say(what: str, error: BaseException) -> None:
         log.error(what, exc_info=error)
 
 
-_here = threading.local()  # .must_not_block: set for threads that run no user code
+class _Here(threading.local):
+    """What is so of the calling thread."""
+
+    must_not_block = False  # set for threads that run no user code; here, for what is missing is slow to ask for
+
+
+_here = _Here()
 _timers = Timers()
 _callbacks = Callbacks()
 
@@ -291,7 +297,7 @@ def stand_by() -> None:
 
 def must_not_block() -> bool:
     """Whether the calling thread must not be held up by a user's code."""
-    return getattr(_here, "must_not_block", False)
+    return _here.must_not_block
 
 
 def run_user_code(fn: Callable[[], None]) -> None:

@@ -222,6 +222,19 @@ def test_processes_run_the_function_elsewhere_and_one_that_dies_costs_one_job(
     assert "3 done, 1 failed" in capfd.readouterr().err
 
 
+def test_where_a_worker_stood_when_it_crashed_has_a_line_of_the_summary(
+    tmp_path: Path, results: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "reef.py"
+    file.write_text("import ctypes\ndef sink(x):\n    ctypes.string_at(0)\n")
+
+    assert main(["map", f"{file}:sink", "--processes", "1", "-o", str(results), "a"]) == 1
+
+    told = capfd.readouterr().err
+    assert "1 × WorkerDied: job 1 (sink): its worker process was ended by SIGSEGV\n" in told
+    assert "at reef.py:3 in sink\n" in told
+
+
 def test_star_spreads_in_other_processes_too(code: str, results: Path) -> None:
     assert main(["map", f"{code}:pair", "--processes", "1", "--jsonl", "--star", "-o", str(results), "[1, 2]"]) == 0
     assert [line["result"] for line in lines_of(results.read_text())] == [[1, 2]]

@@ -671,7 +671,6 @@ def test_an_engine_does_what_its_model_does(kind: str, now: Clock) -> None:
 
 
 @pytest.mark.stress
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_engine_does_what_its_model_does_for_long(kind: str, now: Clock) -> None:
-    live(kind, now, EXAMPLES[kind] * (10 if FULL else 1))
+    live(kind, now, EXAMPLES[kind] * (3 if FULL else 1))

@@ -240,6 +240,28 @@ def test_a_coroutine_whose_time_is_over_after_its_request_was_taken_knows_nothin
     assert asyncio.run(late()) == [True]
 
 
+def test_coroutines_of_one_loop_each_wait_as_long_as_they_are_willing_to(held: Held, engine: ScriptedEngine) -> None:
+    """One timer serves them all: it has to be set anew for one who is less patient, and for the next when it is due."""
+
+    async def ask(queue: str, timeout: float | None) -> list[Any]:
+        return await asyncio.wait_for(held.store.aask(pause(queue), timeout=timeout), GUARD)
+
+    async def ask_all() -> list[Any]:
+        patient = [asyncio.create_task(ask(queue, timeout)) for queue, timeout in (("a", 2 * GUARD), ("b", None))]
+        hasty = [asyncio.create_task(ask("late", timeout)) for timeout in (3 * SHORT, SHORT, 2 * SHORT)]
+        for _ in range(2):
+            await asyncio.gather(*hasty, return_exceptions=True)
+            assert [type(task.exception()) for task in hasty] == [StoreUnavailable] * len(hasty)
+            hasty = [asyncio.create_task(ask("late", SHORT))]
+        await asyncio.gather(*hasty, return_exceptions=True)
+        assert not any(task.done() for task in patient)
+        held.open()
+        return [await task for task in patient]
+
+    assert asyncio.run(ask_all()) == [[True], [True]]
+    assert engine.asked[1:] == [[pause("a"), pause("b")]]
+
+
 @pytest.mark.parametrize("timeout", [0, -5])
 def test_who_has_no_time_at_all_is_told_at_once(held: Held, engine: ScriptedEngine, timeout: float) -> None:
     with pytest.raises(StoreUnavailable):

@@ -154,6 +154,23 @@ def free(path: Path) -> None:
     Path(f"{path}.end").touch()
 
 
+def cancel_itself() -> None:
+    job = current_job()
+    assert job is not None
+    assert not job.cancel("it had enough"), "it runs"
+    current_context().check()
+
+
+def wait_for_itself() -> str:
+    job = current_job()
+    assert job is not None
+    try:
+        job.result(GUARD)
+    except RuntimeError as error:
+        return str(error)
+    raise AssertionError("it waited for itself")
+
+
 def seen() -> tuple[object, ...]:
     """What a job can see of itself."""
     job, context = current_job(), current_context()
@@ -263,6 +280,10 @@ def log_lines(count: int, text: str) -> None:
     logger = logging.getLogger("crossing")
     for number in range(count):
         logger.warning("%s %d", text, number)
+
+
+def log_at(level: int) -> None:
+    logging.getLogger("crossing").log(level, "at a level")
 
 
 def log_and_raise() -> None:

@@ -38,7 +38,16 @@ from penstock import (
 from penstock.pool.executor import Pool
 from tests.gates import GUARD, in_thread, slack
 from tests.pool import crossing
-from tests.pool.crossing import CrossGate, capture, double, fail, fail_until, sleep_until_cancelled
+from tests.pool.crossing import (
+    CrossGate,
+    cancel_itself,
+    capture,
+    double,
+    fail,
+    fail_until,
+    sleep_until_cancelled,
+    wait_for_itself,
+)
 from tests.pool.watching import Seen, until
 
 Make = Callable[..., Pool]
@@ -290,6 +299,19 @@ def test_cancel_reaches_a_running_job_through_its_context(make: Make, tmp_path: 
             job.result(GUARD)
     assert told.read_text() == "enough"
     assert pool.report.cancelled == 1
+
+
+def test_a_job_may_cancel_itself(make: Make) -> None:
+    with make(1) as pool:
+        job = pool.submit(cancel_itself)
+
+        with pytest.raises(JobCancelled, match="it had enough"):
+            job.result(GUARD)
+
+
+def test_a_job_that_waits_for_itself_is_refused(make: Make) -> None:
+    with make(1) as pool:
+        assert "can't wait for itself" in pool.submit(wait_for_itself).result(GUARD)
 
 
 def test_the_context_of_a_running_job_can_be_cancelled_too(make: Make, tmp_path: Path) -> None:

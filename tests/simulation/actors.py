@@ -136,14 +136,15 @@ class Child:
                 requests = self.holding.requests() or self.holding.only_ask()
             try:
                 replies = yield from self.client.ask(*requests)
-            except OutcomeUnknown:
-                yield from self.finds_out()
-                continue
-            except StoreUnavailable:
+            except (StoreUnavailable, OutcomeUnknown) as error:
+                if isinstance(error, OutcomeUnknown):
+                    self.holding.unknown()
                 yield self.scene.backoff()
                 continue
             taken, claimed = self.holding.answered(replies)
             self.start(taken)
+            if self.holding.is_unsure:
+                yield from self.finds_out()
             if claimed is not None:
                 self.heed(claimed)
             self.hand_back_what_waits()
@@ -171,8 +172,7 @@ class Child:
         except StoreUnavailable:
             yield self.scene.backoff()
             return
-        new = [claim for claim in claims if self.holding.find(claim.seq, claim.token) is None]
-        self.start([self.holding.take("lane", claim) for claim in new])
+        self.start(self.holding.found(claims))
 
     def heed(self, claimed: Claimed) -> None:
         if not claimed.known:
@@ -242,7 +242,7 @@ class Child:
         if end == "kill":
             self.world.kill(self.process)
             return
-        run.is_over = held.cause is None
+        run.runs, run.is_whole = False, held.cause is None
         self.world.say(self.process.name, f"ends {job.id} ({job.token}): {held.cause or end}")
         self.busy -= 1
         self.board.discard(job.seq)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from penstock.engines.engine import Engine
 from penstock.engines.records import Query
-from penstock.engines.requests import Reply, Request
+from penstock.engines.requests import Claim, Reply, Request
 from penstock.errors import OutcomeUnknown, StoreUnavailable
 from tests.simulation.truth import Truth
 from tests.simulation.world import Process, Steps, World
@@ -37,9 +37,17 @@ class Wire:
         replies = self.engine.transact(requests)
         if self.world.trace is not None:
             for request, reply in zip(requests, replies, strict=True):
-                self.world.say(who, f"{request} -> {reply}")
+                self.world.say(who, f"{_told(request)} -> {reply}")
         self.truth.committed(requests, replies)
         return replies
+
+
+def _told(request: Request) -> str:
+    """*request* in words that are the same in each process: a set of texts has no order."""
+    if isinstance(request, Claim):
+        limits = [want.limit for want in request.wants]
+        return f"Claim(worker={request.worker}, limits={limits}, alone={request.alone})"
+    return str(request)
 
 
 class Client:

@@ -10,9 +10,11 @@ from penstock.engines.engine import Engine
 from penstock.engines.records import ByIds, Complaints, Record
 from penstock.engines.requests import (
     CRASHES,
+    Cancel,
     Claim,
     Claimed,
     ClaimedJob,
+    Cut,
     Outcome,
     Put,
     Renew,
@@ -39,7 +41,8 @@ class Run:
 
     claim: ClaimedJob
     process: Process
-    is_over: bool = False  # it came to its end; otherwise it was cut, or runs
+    runs: bool = True
+    is_whole: bool = False  # it came to its end, and was not cut
 
 
 @dataclass(eq=False)
@@ -58,7 +61,8 @@ class Job:
 
     id: str
     is_acknowledged: bool = False
-    was_cancelled: bool = False  # somebody asked for that
+    was_cancelled: bool = False  # somebody asked for that,
+    must_not_run: bool = False  # and the engine has heard it
     grants: list[Grant] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     deaths_alone: int = 0  # of a process, or of a lease, while nothing else had begun there
@@ -87,6 +91,10 @@ class Truth:
             if isinstance(request, Put):
                 for job in request.jobs:
                     self.jobs.setdefault(job.id, Job(job.id))
+            elif isinstance(request, Cancel) and isinstance(reply, list):
+                for id, cut in zip(request.ids, reply, strict=True):
+                    if cut in (Cut.ASKED, Cut.CANCELLED):
+                        self.jobs[id].must_not_run = True
             elif isinstance(request, Claim) and isinstance(reply, Claimed):
                 for claimed in (job for jobs in reply.jobs for job in jobs):
                     self._granted(claimed, request.worker)
@@ -96,6 +104,8 @@ class Truth:
             elif isinstance(request, Renew):
                 self.pulses.append(self.world.now)
                 for beat in request.beats:
+                    if beat.first:
+                        self.lost.discard(beat.worker)  # it makes itself known anew
                     if beat.worker not in self.lost:
                         self.leases[beat.worker] = self.world.now + request.lease
             elif isinstance(request, Sweep) and isinstance(reply, Swept):
@@ -106,6 +116,8 @@ class Truth:
         self.counts["claims"] += 1
         if worker in self.lost:
             raise Wrong(f"{claimed.id} was given to {worker}, which was given up")
+        if job.must_not_run:
+            raise Wrong(f"{claimed.id} was given to {worker} after it was cancelled")
         if job.grants:
             last = job.grants[-1]
             if claimed.token <= last.job.token:
@@ -172,10 +184,10 @@ class Truth:
         """User code of *claim* begins."""
         job, _ = self.grants[claim.seq, claim.token]
         for run in job.runs:
-            earlier = self.grants[run.claim.seq, run.claim.token][1]
             if run.claim.token == claim.token:
                 raise Wrong(f"{job.id} runs twice by one claim ({claim.token})")
-            if run.process.is_alive and not run.is_over and not earlier.is_taken_back:
+            _, earlier = self.grants[claim.seq, min(run.claim.token, claim.token)]  # it may begin late, after a freeze
+            if run.process.is_alive and run.runs and not earlier.is_taken_back:
                 raise Wrong(f"{job.id} runs twice at once, and {earlier.worker} has not lost it")
         run = Run(claim, process)
         job.runs.append(run)
@@ -201,8 +213,8 @@ class Truth:
         if len(ends) > 1:
             raise Wrong(f"{what} ended {len(ends)} times")
         if record.state is JobState.DONE:
-            over = {run.claim.token for run in job.runs if run.is_over}
-            if record.token not in over or record.token not in {end.job.token for end in ends}:
+            whole = {run.claim.token for run in job.runs if run.is_whole}
+            if record.token not in whole or record.token not in {end.job.token for end in ends}:
                 raise Wrong(f"{what} is done by claim {record.token}, which didn't run to its end")
             if record.result != str(record.token).encode():
                 raise Wrong(f"{what} has the result of another claim: {record.result!r}")

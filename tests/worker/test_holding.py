@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from penstock.engines.memory import MemoryEngine
-from penstock.engines.records import ByIds
+from penstock.engines.records import ByIds, HeldBy
 from penstock.engines.requests import (
     Beat,
     Cancel,
@@ -207,3 +207,63 @@ def test_queues_that_it_was_not_given_are_left_alone() -> None:
     bench = Bench(queues=("mail",))
     bench.do(Put([NewJob("a", "work"), NewJob("b", "work", queue="mail")]))
     assert names(bench.step()) == ["b"]
+
+
+def held_by(bench: Bench) -> list[str]:
+    return names(bench.holding.found(bench.engine.find(HeldBy(WORKER))))
+
+
+def test_jobs_of_a_claim_that_nobody_heard_of_are_looked_for(bench: Bench) -> None:
+    bench.put("a", "b", "c")
+    bench.do(*bench.holding.requests())  # and the answer was lost
+    bench.holding.unknown()
+    assert bench.holding.is_unsure
+    [request] = bench.holding.requests()
+    assert isinstance(request, Claim)
+    assert [want.limit for want in request.wants] == [0], "nothing is claimed while it doesn't know what it has"
+    assert names(bench.step()) == []
+    assert held_by(bench) == ["a", "b"]
+    assert not bench.holding.is_unsure
+    assert [held.job.id for held in bench.holding.held()] == ["a", "b"]
+
+
+def test_a_claim_that_is_done_after_its_caller_gave_up_leaves_no_job_that_nobody_runs(bench: Bench) -> None:
+    bench.put("a", "b", "c")
+    late = bench.holding.requests()
+    bench.holding.unknown()
+    bench.do(*late)  # before the next one of this process: one thread does them all
+    bench.step()
+    assert held_by(bench) == ["a", "b"]
+
+
+def test_outcomes_are_told_again_beside_the_look_for_claims(bench: Bench) -> None:
+    bench.put("a", "b", "c")
+    first, _ = bench.step()
+    bench.end(first)
+    bench.do(*bench.holding.requests())
+    bench.holding.unknown()
+    assert [type(request) for request in bench.holding.requests()] == [Settle, Claim]
+    bench.step()
+    assert held_by(bench) == ["c"]
+    assert bench.state("a") is JobState.DONE
+
+
+def test_nobody_is_over_who_does_not_know_what_it_has(bench: Bench) -> None:
+    bench.put("a")
+    bench.do(*bench.holding.requests())
+    bench.holding.unknown()
+    bench.holding.close()
+    assert not bench.holding.is_over
+    bench.step()
+    assert held_by(bench) == ["a"]
+    assert not bench.holding.is_over
+
+
+def test_the_answer_to_what_was_asked_before_the_lease_was_lost_is_of_no_use(bench: Bench) -> None:
+    bench.put("a", "b", "c")
+    first, _ = bench.step()
+    bench.end(first)
+    replies = bench.do(*bench.holding.requests())
+    bench.holding.forget_all(8)  # the supervisor heard of it first
+    assert bench.holding.answered(replies) == ([], None)
+    assert bench.holding.held() == []

@@ -83,6 +83,16 @@ def test_a_failed_job_is_tried_again_as_its_task_says_and_its_error_comes_back_i
     assert [outcome for outcome, _ in outcomes(home, handle.id)] == ["retry", "retry", "failed"]
 
 
+def test_failures_are_logged_the_first_of_a_kind_at_once_with_its_traceback(home: House) -> None:
+    service = home.work("--threads", "1")
+    handles = [home.duty.fails.enqueue(9) for _ in range(3)]
+    for handle in handles:
+        handle.exception(GUARD)
+    assert service.stop() == 0
+    assert service.log.count("(fails) failed: ValueError: attempt 1\nTraceback") == 1
+    assert service.log.count("Traceback") == 1
+
+
 def test_a_task_can_ask_for_later_or_give_up(home: House) -> None:
     home.work()
     handle = home.duty.snoozes.enqueue()
@@ -161,12 +171,14 @@ def test_the_jobs_of_a_killed_child_start_again_at_once_and_once(home: House) ->
 
 
 def test_a_job_that_kills_its_process_is_run_alone_and_ends_at_the_third_time(home: House) -> None:
-    home.work()
+    service = home.work()
     handle = home.duty.dies.enqueue()
     with pytest.raises(JobFailed, match=r"WorkerDied.*SIGKILL"):
         handle.result(GUARD)
     assert len(home.marks("dies")) == 3
     assert home.duty.double.enqueue(1).result(GUARD) == 2, "and the service goes on"
+    assert service.stop() == 0
+    assert "1 done, 1 failed, 0 abandoned" in service.log
 
 
 def test_one_that_was_merely_there_when_a_process_died_runs_alone_and_then_well(home: House) -> None:
@@ -200,7 +212,7 @@ def test_a_child_that_is_stopped_past_the_time_of_its_job_is_killed_and_replaced
     handle = home.duty.limited.enqueue("never")
     [[_, _, _, pid]] = home.begun()
     os.kill(int(pid), signal.SIGSTOP)
-    service.logged("hangs: 1 jobs are past their time")
+    service.logged("hangs: 1 job past its time")
     until(lambda: not state_of(int(pid)))
     until(lambda: record(home, handle.id).crashes == 1)
     assert home.duty.double.enqueue(1).result(GUARD) == 2
@@ -212,7 +224,7 @@ def test_a_process_in_which_a_job_is_stuck_is_replaced_when_its_other_jobs_have_
     pids = {int(pid) for _, _, _, pid in home.begun(2)}
     with pytest.raises(JobFailed, match="DeadlineExceeded"):
         stuck.result(GUARD)
-    service.logged("is replaced: 1 jobs are stuck there")
+    service.logged("is replaced: 1 job stuck there")
     assert "in stuck" in service.log, "where it stands"
     later = home.duty.held.enqueue("gate")
     home.begun(3)
@@ -231,7 +243,7 @@ def test_a_job_that_keeps_the_gil_for_three_leases_keeps_its_lease(home: House) 
     handle = home.duty.hold_gil.enqueue(4)
     assert handle.result(GUARD) is None
     assert len(home.marks("begins")) == 1
-    assert "lost their lease" not in rival.log
+    assert "lost the lease" not in rival.log
 
 
 def test_a_killed_service_leaves_no_process_and_its_jobs_run_elsewhere_soon(home: House) -> None:
@@ -328,6 +340,26 @@ def test_a_second_signal_cancels_and_a_third_kills(home: House) -> None:
     assert deaf.state is JobState.READY
 
 
+def test_a_terminal_that_tells_all_processes_stops_them_in_good_order_also_those_that_only_start(home: House) -> None:
+    service = home.start("--processes", "2")
+    until(service.children)
+    service.signal_all(signal.SIGINT)
+    assert service.ended() == 0
+    assert "Traceback" not in service.log
+    assert "died" not in service.log
+
+
+def test_a_terminal_that_is_closed_lets_what_runs_end(home: House) -> None:
+    service = home.work()
+    handle = home.duty.held.enqueue("gate")
+    home.begun()
+    service.signal_all(signal.SIGHUP)
+    service.logged("stopping")
+    home.open("gate")
+    assert service.ended() == 0
+    assert handle.state is JobState.DONE
+
+
 def test_what_was_claimed_ahead_goes_back_at_once(home: House) -> None:
     service = home.work("--threads", "1")
     for n in range(200):
@@ -375,15 +407,47 @@ def refused(home: House, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("app", "why"),
     [
-        ("no_such_module:app", "no app is found by the name 'no_such_module:app': importing no_such_module failed"),
-        (f"{DUTY}:double", "not an App"),
-        (f"{DUTY}:nothing", "nothing under 'nothing'"),
-        ("nothing.py:app", "there is no such file"),
+        ("no_such_module:app", "there is no module 'no_such_module' in"),
+        (f"{DUTY}:double", f"there is no App in 'double', but Task in {DUTY}; did you mean {DUTY}:app?"),
+        (f"{DUTY}:nothing", f"there is no 'nothing' in {DUTY}; did you mean {DUTY}:app?"),
+        ("nothing.py:app", "there is no file nothing.py"),
         ("app", "write module:app"),
     ],
 )
-def test_an_app_that_is_not_there_is_told_and_ends_the_service(home: House, app: str, why: str) -> None:
-    assert why in refused(home, app)
+def test_an_app_that_is_not_there_is_told_in_one_line_and_ends_the_service(home: House, app: str, why: str) -> None:
+    (line,) = refused(home, app, "--processes", "2").splitlines()
+    assert f"{app!r} can't be served: " in line
+    assert why in line
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        (
+            "from penstock import App\napp = App('memory://')\n@app.task\ndef f() -> None: ...\n",
+            "no other process sees",
+        ),
+        ("from penstock import App\napp = App('sqlite:///jobs.db')\n", "it has no tasks"),
+        (
+            "from __future__ import annotations\nfrom penstock import App\napp = App('sqlite:///jobs.db')\n"
+            "@app.task\ndef f(x: Later) -> None: ...\n",
+            "a type hint names something that isn't there: name 'Later' is not defined",
+        ),
+    ],
+    ids=["in memory", "no tasks", "a hint of nothing"],
+)
+def test_an_app_that_nothing_can_be_done_for_is_told_in_one_line(home: House, source: str, why: str) -> None:
+    (home.folder / "other.py").write_text(source)
+    (line,) = refused(home, "other:app").splitlines()
+    assert why in line
+
+
+def test_an_error_of_the_app_s_own_module_is_shown_from_its_first_line_on(home: House) -> None:
+    (home.folder / "other.py").write_text("\n\nimport no_such_library\n")
+    told = refused(home, "other:app")
+    assert "importing other failed: ModuleNotFoundError: No module named 'no_such_library'" in told
+    assert 'other.py", line 3' in told
+    assert "penstock/worker" not in told
 
 
 def test_a_file_that_is_no_store_is_told_and_ends_the_service_and_stays_as_it_is(home: House) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from penstock.engines.records import Complaints
+from penstock.engines.records import Complaints, Counts
 from penstock.job import JobState
 from tests.gates import GUARD
 from tests.worker.service import STORE, House, house, until
@@ -47,14 +47,11 @@ def test_a_file_that_is_gone_for_a_while_costs_nothing_and_is_told_once(home: Ho
     service = home.work("--threads", "1")
     handle = home.duty.held.enqueue("gate")
     home.begun()
-    moved = [(path, path.with_name(f"away-{path.name}")) for path in home.folder.glob(f"{STORE}*") if path.is_file()]
-    for path, away in moved:
-        path.rename(away)
+    away(home)
     home.open("gate")
     until(lambda: home.marks("ends"))
     service.logged("can't be used now")
-    for path, away in moved:
-        away.rename(path)
+    back(home)
     service.logged("is back")
     assert handle.result(GUARD) == "gate"
     assert home.duty.double.enqueue(4).result(GUARD) == 8
@@ -62,6 +59,37 @@ def test_a_file_that_is_gone_for_a_while_costs_nothing_and_is_told_once(home: Ho
     told = [line for line in service.log.splitlines() if "can't be used now" in line]
     assert len(told) <= 2, "once by the child, once by the supervisor"
     assert len(home.marks("begins")) == 1
+
+
+def away(home: House) -> None:
+    """Take the store away."""
+    for path in home.folder.glob(f"{STORE}*"):
+        if path.is_file():
+            path.rename(path.with_name(f"away-{path.name}"))
+
+
+def back(home: House) -> None:
+    """Put it back."""
+    for path in home.folder.glob("away-*"):
+        path.rename(path.with_name(path.name.removeprefix("away-")))
+
+
+def test_a_service_that_holds_nothing_stops_soon_though_the_store_is_away(home: House) -> None:
+    service = home.work("--grace", "60")
+    assert home.duty.double.enqueue(1).result(GUARD) == 2
+    until(lambda: home.app.store.find(Counts())[0].state is JobState.DONE)
+    away(home)
+    assert service.stop() == 0
+    assert "1 done, 0 abandoned" in service.log
+    back(home)
+
+
+def test_a_service_that_never_reached_its_store_stops_soon(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DUTY_STORE", f"sqlite:///{home.folder}/nowhere/{STORE}")
+    service = home.start("--grace", "60")
+    service.logged(f"there is no folder {home.folder}/nowhere")
+    assert service.stop() == 0
+    assert "0 done, 0 abandoned" in service.log
 
 
 @pytest.fixture

@@ -60,6 +60,11 @@ class Inputs:
         if not self._begun:
             self._close()
 
+    @property
+    def are_counted(self) -> bool:
+        """Whether it is known how many inputs there will be."""
+        return self._count is not None
+
     def expected(self) -> int | None:
         """How many inputs there will be: exactly if known, else guessed from the bytes read so far, or None."""
         if self._count is not None or self._size is None or not self._bytes_read:

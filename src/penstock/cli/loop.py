@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from penstock import AsyncPool, Failures, Job, Report, Stats
+from penstock.pool.ladder import Stop
 
 T = TypeVar("T")
 
@@ -49,12 +51,27 @@ class OnLoop:
         return self.inner.stats()
 
     def submit(self, fn: Callable[..., Any], value: object) -> Job[Any]:
-        """As `ThreadPool.submit`."""
-        return self._do(self.inner.asubmit(fn, value))
+        """As `ThreadPool.submit`. An accepted job is given here though it blocks the loop, from its second step on."""
+        submitted: Future[Job[Any]] = Future()
 
-    def shutdown(self, *, cancel_futures: bool = False, timeout: float | None = None) -> Report:
-        """As `ThreadPool.shutdown`."""
-        return self._do(self.inner.shutdown(cancel_futures=cancel_futures, timeout=timeout))
+        async def submit() -> None:
+            try:
+                job = await self.inner.asubmit(fn, value)
+            except BaseException as error:
+                submitted.set_exception(error)
+            else:
+                submitted.set_result(job)  # here, and not in one of the loop's next turns
+
+        asyncio.run_coroutine_threadsafe(submit(), self._loop)
+        return submitted.result()
+
+    def shutdown(self, *, cancel_futures: bool = False, timeout: float) -> Report:
+        """As `ThreadPool.shutdown`. On the calling thread, as a job may hold up the loop for ever."""
+        crew = self.inner._crew
+        crew.close()
+        if cancel_futures:
+            crew.cancel_waiting("the pool was shut down with cancel_futures")
+        return Stop([crew], timeout).climb()[0]
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -138,9 +138,11 @@ def map_command(
 
 def awaiting(named: Named) -> Callable[[object], Coroutine[Any, Any, Any]]:
     """*named*, a coroutine function, as what AsyncPool takes for one."""
+    import asyncio  # not for everybody
 
     @functools.wraps(named.function, updated=())  # jobs and failures show its name, not ours
     async def awaited(value: object) -> Any:
+        await asyncio.sleep(0)  # it may begin at once: whoever submits it has its job before it can block the loop
         return await named(value)
 
     return awaited
@@ -148,7 +150,7 @@ def awaiting(named: Named) -> Callable[[object], Coroutine[Any, Any, Any]]:
 
 def on_loop(tasks: int, **options: Any) -> OnLoop:
     """A pool of coroutines, on a loop of its own."""
-    from penstock import AsyncPool  # asyncio is not for everybody
+    from penstock import AsyncPool  # likewise
     from penstock.cli.loop import OnLoop
 
     return OnLoop(AsyncPool(tasks, **options))

@@ -18,11 +18,15 @@ RATE_OVER: Final = 10.0  # seconds that the rate is an average of
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """How far a run is: *finished* of *expected* inputs (None: nobody knows), and what the pool holds now."""
+    """How far a run is: *finished* of *expected* inputs, and what the pool holds now.
+
+    *expected* is None if nobody knows, and may be *guessed*.
+    """
 
     finished: int
     failed: int
     expected: int | None
+    guessed: bool
     running: int
     waiting: int
 
@@ -78,7 +82,7 @@ class Lines:
             return
         self._next = clock.monotonic() + INTERVAL
         self._told = moment
-        of = "" if moment.expected is None else f" of {moment.expected:,}"
+        of = "" if moment.expected is None else f" of {'about ' if moment.guessed else ''}{moment.expected:,}"
         self.say(
             f"{moment.finished:,}{of} finished, {moment.failed:,} failed, {said_rate(rate)}; "
             f"{moment.running} running, {moment.waiting} waiting"

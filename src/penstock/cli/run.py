@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from penstock import Incomplete, clock, graceful
 from penstock.cli.progress import Moment, Progress
-from penstock.cli.summary import summary
+from penstock.cli.summary import one_line, summary
 from penstock.pool.executor import AnyPool, Pool
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ def _all_told(flow: Flow, pool: Pool | OnLoop) -> bool:
 
 def _moment(flow: Flow, inputs: Inputs, pool: Pool | OnLoop) -> Moment:
     stats, tally = pool.stats(), flow.tally
-    return Moment(tally.lines, tally.failed + tally.invalid, inputs.expected(), stats.running, stats.queued)
+    guessed = not inputs.are_counted  # asked first: what is counted meanwhile may be called a guess
+    failed = tally.failed + tally.invalid
+    return Moment(tally.lines, failed, inputs.expected(), guessed, stats.running, stats.queued)
 
 
 def _stopping(number: int | None, pool: Pool | OnLoop, grace: float) -> str:
@@ -91,7 +93,7 @@ class _Handler(logging.Handler):
         if self._verbose:
             self._progress.say(self.format(record))  # with its traceback
         else:
-            self._progress.say(record.getMessage().partition("\n")[0])
+            self._progress.say(one_line(record.getMessage()))
 
 
 @contextlib.contextmanager

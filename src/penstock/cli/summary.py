@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from penstock.cli.loop import OnLoop
     from penstock.failures import Failure
     from penstock.pool.executor import Pool
+
+_PLACE: Final = re.compile(r'^ *File "(?:.*/)?(.+)", line (\d+), in (.+)$', re.MULTILINE)
 
 KINDS: Final = 20  # of failures that are shown
 LONGEST: Final = 80  # characters of an input
@@ -55,8 +58,15 @@ def summary(flow: Flow, pool: Pool | OnLoop, *, seconds: float, most_waiting: in
         yield f"{unwritten:,} jobs ended whose result could not be written to {flow.output_name}"
 
 
+def one_line(text: str) -> str:
+    """The first line of *text*; if that says where something stands in the lines that follow, the outermost place."""
+    first, _, rest = text.partition("\n")
+    place = _PLACE.search(rest) if first.endswith(" at:") else None
+    return first if place is None else f"{first} {place[1]}:{place[2]} in {place[3]}"
+
+
 def _failure(failure: Failure, inputs: dict[int | str, Input]) -> Iterator[str]:
-    message = failure.message.splitlines()[0] if failure.message else ""
+    message = failure.message.partition("\n")[0].removesuffix("; it stood at:")  # as the next line says
     yield f"  {failure.count:,} × {failure.type}: {_cut(message)}"
     if failure.where:
         yield f"      at {failure.where}"

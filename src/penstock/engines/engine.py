@@ -15,6 +15,7 @@ What every engine promises, and the one suite of tests/engines checks:
      store was up. Until then renew and settle succeed, also after the lease's end.
   5. Counts equal the rows; accepted = waiting + running + ended, for as long as ended ones are kept.
   6. A request that can't be done fails alone: the others of its `transact` are done.
+  7. What an `OutcomeUnknown` left open is decided by the time the next `transact` of the same engine has answered.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import threading
 import weakref
@@ -58,7 +59,51 @@ class _Asked:
 
     @property
     def rows(self) -> int:
-        return sum(_rows(request) for request in self.requests)
+        rows = 0
+        for request in self.requests:
+            rows += _rows(request)
+        return rows
+
+
+class _Patience:
+    """How long the callers of one loop wait: one timer for all of them, where one for each would cost more than asking.
+
+    Loop's thread only.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, give_up: Callable[[_Asked], None]) -> None:
+        self.loop = loop
+        self._give_up = give_up
+        self._waiting: set[_Asked] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_at = math.inf  # monotonic: when the timer is due
+
+    def begin(self, asked: _Asked) -> None:
+        """*asked* waits from now on."""
+        if asked.until is not None:
+            self._waiting.add(asked)
+            if asked.until < self._look_at:
+                self._look(at=asked.until)
+
+    def end(self, asked: _Asked) -> None:
+        """*asked* waits no more. The timer stays: the next one may need it."""
+        self._waiting.discard(asked)
+
+    def _look(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._look_at = at
+        self._timer = self.loop.call_later(max(0.0, at - clock.monotonic()), self._look_now)
+
+    def _look_now(self) -> None:
+        now = clock.monotonic()
+        self._timer, self._look_at = None, math.inf
+        for asked in list(self._waiting):
+            if asked.until is not None and asked.until <= now:
+                self._waiting.discard(asked)
+                self._give_up(asked)
+        if self._waiting:
+            self._look(at=min(asked.until for asked in self._waiting if asked.until is not None))
 
 
 def _rows(request: Request) -> int:
@@ -94,6 +139,7 @@ class Store:
         self._is_open = False
         self._is_closed = False
         self._known: weakref.WeakSet[Bell] = weakref.WeakSet()  # bells that the engine rings
+        self._patience: _Patience | None = None  # of the loop that asked last
 
     def start_afresh(self) -> None:
         """In the child of a fork: what waited is the parent's, and so is its connection. What was closed stays so."""
@@ -134,16 +180,18 @@ class Store:
         asked = _Asked(requests, clock.deadline_after(timeout))
         asked.loop = asyncio.get_running_loop()
         asked.future = asked.loop.create_future()
+        patience = self._patience
+        if patience is None or patience.loop is not asked.loop:
+            patience = self._patience = _Patience(asked.loop, self._give_up_in_loop)
         self._put(asked, urgent)
-        timer = None if timeout is None else asked.loop.call_later(max(0.0, timeout), self._give_up_in_loop, asked)
+        patience.begin(asked)
         try:
             return _all_good(await asked.future)
         except asyncio.CancelledError:
             self._withdraw(asked)
             raise
         finally:
-            if timer is not None:
-                timer.cancel()
+            patience.end(asked)
 
     def post(self, *requests: Request) -> None:
         """Ask for *requests* and don't wait: whether they are done, refused, or dropped, nobody is told."""

@@ -24,25 +24,29 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from penstock import clock
+from penstock import clock, failures
 from penstock.app.task import Kind
 from penstock.engines.bell import Bell
 from penstock.engines.records import HeldBy
 from penstock.engines.requests import Beat, Claimed, Error, Outcome, Renew, Settlement
-from penstock.errors import OutcomeUnknown, PenstockError, StoreInvalid, StoreUnavailable
+from penstock.errors import OutcomeUnknown, StoreInvalid, StoreUnavailable
 from penstock.job import Job
 from penstock.pool.processes.lifeline import hang_on
 from penstock.worker.backoff import Backoff
 from penstock.worker.board import Board
+from penstock.worker.counted import counted
 from penstock.worker.holding import Held, Holding
 from penstock.worker.holding import Lane as Room
 from penstock.worker.lanes import Lane, LoopLane, ProcessLane, ThreadLane
 from penstock.worker.logs import set_up_logs
-from penstock.worker.named import find_app
+from penstock.worker.named import AppNotFound, find_app_to_serve
 from penstock.worker.verdict import verdict
 from penstock.worker.words import Line
 
 log = logging.getLogger("penstock.work")
+
+STOPPING: Final = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+"""Signals that a terminal, say, sends to all processes of a service. A child is started with them blocked."""
 
 IMPATIENT: Final = 1.0  # seconds: what was claimed ahead and has not begun by then is handed back
 _LONGEST_SLEEP: Final = 30.0  # seconds between two looks at a store that gives no hint
@@ -109,12 +113,10 @@ class Child:
     def run(self) -> int:
         """Live; the exit code."""
         try:
-            self._app = find_app(self._settings.app)
-            for task in self._app.tasks.values():
-                task.check()
-        except PenstockError as error:
-            log.error("%s", error, exc_info=error.__cause__)
-            self._line.say(**{"is": "failed", "why": str(error)})
+            self._app = find_app_to_serve(self._settings.app)
+            self._tasks = self._app.tasks
+        except AppNotFound as error:
+            self._line.say(**{"is": "failed", "why": f"{error}\n{error.where}".rstrip()})
             return 3
         self._open_lanes()
         self._holding = Holding(0, self._rooms(), self._settings.queues, alone=self._settings.alone)
@@ -224,7 +226,7 @@ class Child:
         """The store has given up this worker: its jobs are others' now, and it goes on under another name."""
         if worker != self._holding.worker:
             return  # said twice
-        log.warning("lost the lease: %d jobs that run here are others' now", len(self._holding.held()))
+        log.warning("lost the lease: what runs here is others' now: %s", counted(len(self._holding.held()), "job"))
         for held in self._holding.forget_all(0):
             self._ask_to_end(
                 held, "lost", "LeaseLost: the lease of this worker ran out, and the job is somebody else's"
@@ -242,7 +244,6 @@ class Child:
             while not self._holding.is_over:
                 self._step()
         except StoreInvalid as error:
-            log.critical("%s", error)
             self._line.say(**{"is": "failed", "why": str(error)})
             os._exit(3)
         except BaseException:
@@ -258,6 +259,8 @@ class Child:
         """Settle and claim once; then wait, if there is nothing to do at once."""
         if not self._holding.worker:
             self._register()
+            if not self._holding.worker:
+                return  # it is to stop before it has begun
         with self._lock:
             requests = self._holding.requests()
         if not requests:
@@ -267,16 +270,17 @@ class Child:
             requests = self._holding.only_ask()
         try:
             replies = self._app.store.ask(*requests, urgent=True)
-        except OutcomeUnknown:
-            self._find_out()
-            return
-        except StoreUnavailable as error:
+        except (StoreUnavailable, OutcomeUnknown) as error:
+            if isinstance(error, OutcomeUnknown):
+                self._holding.unknown()
             self._wait_for_store(error)
             return
         self._store_is_back()
         with self._lock:
             taken, claimed = self._holding.answered(replies)
         self._start(taken)
+        if self._holding.is_unsure:
+            self._find_out()
         if claimed is not None:
             self._heed(claimed)
         self._hand_back_what_waits()
@@ -301,24 +305,23 @@ class Child:
                 break
             except (StoreUnavailable, OutcomeUnknown) as error:
                 self._wait_for_store(error)
+            if self._holding.is_over:
+                return
         self._store_is_back()
         with self._lock:
             self._holding.worker = worker
-        self._line.say(**{"is": "ready", "worker": worker, "url": self._app.url, "shown": self._app.store.engine.url})
+        word = {"url": self._app.url, "shown": self._app.store.engine.url, "tasks": len(self._app.tasks)}
+        self._line.say(**{"is": "ready", "worker": worker, **word})
 
     def _find_out(self) -> None:
-        """The answer to a claim never came: take what the store says is held here. Outcomes are simply told again."""
+        """The answer to a claim never came: take what the store says is held here."""
         try:
             claims = self._app.store.find(HeldBy(self._holding.worker))
         except StoreUnavailable as error:
             self._wait_for_store(error)
             return
-        taken = []
         with self._lock:
-            for claim in claims:
-                kind = self._holding.lane_of(claim.task)
-                if kind is not None and self._holding.find(claim.seq, claim.token) is None:
-                    taken.append(self._holding.take(kind, claim))
+            taken = self._holding.found(claims)
         self._start(taken)
 
     def _start(self, taken: Sequence[Held[Kind]]) -> None:
@@ -372,11 +375,12 @@ class Child:
     def _has_ended(self, held: Held[Kind], job: Job[Any]) -> None:
         """A pool's job has ended; on any thread."""
         try:
-            settlement = verdict(held, self._app.tasks[held.job.task], job)
+            settlement = verdict(held, self._tasks[held.job.task], job)
         except Exception as error:  # a bug of ours: the job must not be held for ever for it
             log.critical("no outcome could be made of %s", job.label, exc_info=True)
-            told = Error(type(error).__name__, str(error), "", "penstock")
-            settlement = Settlement(held.job.seq, held.job.token, Outcome.FAILED, error=told)
+            told = failures.describe(error)
+            said = Error(told.type, told.message, told.traceback, told.print)
+            settlement = Settlement(held.job.seq, held.job.token, Outcome.FAILED, error=said)
         self._holding.ended(held, settlement)
         if self._sleeps:
             self._bell.ring()
@@ -406,8 +410,10 @@ def new_worker() -> int:
 def main(told: str) -> int:
     """The process: *told* are its settings."""
     settings = ChildSettings.unpacked(told)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave_to_supervisor)
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, say: that is for what tasks start, too
+            signal.signal(number, _leave_to_supervisor)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1)  # where every thread stands, for whoever asks
     hang_on(settings.lifeline)
@@ -416,7 +422,6 @@ def main(told: str) -> int:
     try:
         return Child(settings, line).run()
     except StoreInvalid as error:
-        log.critical("%s", error)
         line.say(**{"is": "failed", "why": str(error)})
         return 3
 

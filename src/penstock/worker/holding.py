@@ -4,6 +4,8 @@
                  │                         ^  │
                  └── handed back unbegun ──┘  └── the store doesn't answer: stays, and is sent again
 
+    the answer to a claim never comes ──> next, a claim of nothing ──answered──> what the store says is held here
+
 A job is in `_held` from the claim's answer until its outcome was answered. `ended` alone may be called from any thread;
 all else belongs to the one that talks to the store.
 """
@@ -71,6 +73,7 @@ class Holding(Generic[K]):
         self._outbox: deque[tuple[Held[K], Settlement]] = deque()
         self._sent: list[tuple[Held[K], Settlement]] = []  # asked to be settled, and not answered
         self._asked: Claim | None = None
+        self._is_unsure = False
         self._is_open = True
         self.counts: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self.stale = 0  # outcomes that were refused: the job was somebody else's by then
@@ -95,7 +98,7 @@ class Holding(Generic[K]):
     @property
     def is_over(self) -> bool:
         """Whether it is closed, holds nothing, and has nothing to tell."""
-        return not self._is_open and not self._held and not self.has_outcomes
+        return not self._is_open and not self._held and not self.has_outcomes and not self._is_unsure
 
     def held(self) -> list[Held[K]]:
         """The jobs that it holds, and whose outcome is not known yet."""
@@ -112,15 +115,40 @@ class Holding(Generic[K]):
         asked: list[Request] = []
         if self._sent:
             asked.append(Settle([settlement for _, settlement in self._sent]))
-        self._asked = self._claim()
+        self._asked = self._nothing() if self._is_unsure else self._claim()
         if self._asked is not None:
             asked.append(self._asked)
         return asked
 
     def only_ask(self) -> list[Request]:
         """A claim of nothing: whoever has no room still wants to hear what was cancelled."""
-        self._asked = Claim(self.worker, self._queues, [Want(lane.tasks, 0) for lane in self._lanes.values()])
+        self._asked = self._nothing()
         return [self._asked]
+
+    def _nothing(self) -> Claim:
+        return Claim(self.worker, self._queues, [Want(lane.tasks, 0) for lane in self._lanes.values()])
+
+    def unknown(self) -> None:
+        """Whether the store has done what `requests` asked, nobody knows: it may have given jobs, or give them yet.
+
+        Outcomes are told again. Jobs are claimed no more until `found`.
+        """
+        self._is_unsure = self._is_unsure or self._asked is not None
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether there may be jobs of its worker that it knows nothing of.
+
+        Once the store has answered what `requests` asked after that, nothing of before is under way any more: it is
+        the time to ask for `HeldBy`, and tell `found`.
+        """
+        return self._is_unsure
+
+    def found(self, claims: Sequence[ClaimedJob]) -> list[Held[K]]:
+        """The store says that these are held by its worker: those that it didn't know of, to be run now."""
+        self._is_unsure = False
+        lanes = [(self.lane_of(claim.task), claim) for claim in claims if self.find(claim.seq, claim.token) is None]
+        return [self.take(lane, claim) for lane, claim in lanes if lane is not None]
 
     def _claim(self) -> Claim | None:
         if not self._is_open or (self._alone and len(self._held) > len(self._sent)):
@@ -180,8 +208,13 @@ class Holding(Generic[K]):
         return self._held.get((seq, token))
 
     def forget_all(self, worker: int) -> list[Held[K]]:
-        """Its claims are lost, and what they come to is of no use any more. It goes on as another *worker*."""
+        """Its claims are lost, and what they come to is of no use any more. It goes on as another *worker*.
+
+        So is the answer to what it has asked and not heard of.
+        """
         lost = list(self._held.values())
+        self._asked = None
+        self._is_unsure = False
         self._held.clear()
         self._outbox.clear()
         self._sent.clear()

@@ -20,6 +20,7 @@ from penstock.engines.requests import Beat, Death, Prune, Renew, Renewed, Sweep,
 from penstock.engines.store import Store
 from penstock.errors import StoreError
 from penstock.worker.backoff import Backoff
+from penstock.worker.counted import counted
 
 log = logging.getLogger("penstock.work")
 
@@ -75,13 +76,13 @@ class Keeper:
         self._bell.ring()
 
     def close(self, deadline: float) -> int:
-        """End, with everything told, by *deadline* (monotonic); how many deaths the store has not been told of."""
+        """End, with everything told, by *deadline* (monotonic); how many deaths with jobs the store wasn't told of."""
         with self._lock:
             self._is_closing = True
         self._bell.ring()
         self._thread.join(max(0.0, deadline - clock.monotonic()))
         with self._lock:
-            return len(self._deaths)
+            return sum(map(_leaves_jobs, self._deaths))
 
     # The keeper's thread
 
@@ -106,7 +107,9 @@ class Keeper:
 
     def _is_done(self) -> bool:
         with self._lock:
-            return self._is_closing and not self._deaths
+            if not self._is_closing:
+                return False
+            return not self._deaths or (self._is_down and not any(map(_leaves_jobs, self._deaths)))
 
     def _do_what_is_due(self, workers: list[int], deaths: list[Death]) -> None:
         now = clock.monotonic()
@@ -148,12 +151,17 @@ class Keeper:
     def _say(self, swept: Swept) -> None:
         if swept.lost:
             log.warning(
-                "%d workers lost their lease: %d jobs of theirs will run again, %d ended", len(swept.lost),
-                swept.returned, swept.failed,
+                "%s lost the lease: %s will run again, %d failed", counted(len(swept.lost), "worker"),
+                counted(swept.returned, "job"), swept.failed,
             )  # fmt: skip
-        self._tell({"suspects": swept.suspects})
+        self._tell({"suspects": swept.suspects, "failed": swept.failed})
 
     def _is_away(self, error: StoreError) -> None:
         if not self._is_down:
             self._is_down = True
             log.warning("%s; leases are renewed when it is back, and nobody loses a job meanwhile", error)
+
+
+def _leaves_jobs(death: Death) -> bool:
+    """Whether there may be jobs to hand back; a worker that has left in good order only stands in the store a while."""
+    return death.began != frozenset() or death.blamed != frozenset()

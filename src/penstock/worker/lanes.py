@@ -72,19 +72,20 @@ class _Lane:
         self._app = app
         self._board = board
         self._ended = ended
-        self._terms: dict[str, Callable[[Held[Kind]], JobTerms]] = {}
+        self._known: dict[str, tuple[Task[Any, Any], Callable[[Held[Kind]], JobTerms]]] = {}
 
-    def _order(self, held: Held[Kind]) -> tuple[Task[Any, Any], JobTerms]:
-        """The task of *held*, and the terms of its job."""
-        task = self._app.tasks[held.job.task]
-        make = self._terms.get(task.name)
-        if make is None:
-            make = self._terms[task.name] = terms_of(self._app.store, self._crew, task, self._has_ended)
-        return task, make(held)
+    def _order(self, name: str) -> tuple[Task[Any, Any], Callable[[Held[Kind]], JobTerms]]:
+        """The task of that name, and what makes the terms of its jobs."""
+        known = self._known.get(name)
+        if known is None:
+            task = self._app.tasks[name]
+            known = self._known[name] = task, terms_of(self._app.store, self._crew, task, self._has_ended)
+        return known
 
     def _begin(self, held: Held[Kind], task: Task[Any, Any]) -> None:
         limit = 0.0 if task.timeout is None else clock.monotonic() + task.timeout
-        held.slots.append(self._board.begin(held.job.seq, held.job.token, limit))
+        claimed = held.job
+        held.slots.append(self._board.begin(claimed.seq, claimed.token, limit))
         held.has_begun = True
 
     def _end(self, held: Held[Kind]) -> None:
@@ -96,7 +97,8 @@ class _Lane:
         self._board.end(slot)
 
     def _has_ended(self, held: Held[Kind], job: Job[Any]) -> None:
-        self._end(held)
+        if held.slots:
+            self._end(held)
         held.running = None
         self._ended(held, job)
 
@@ -133,17 +135,15 @@ class ThreadLane(_Lane):
         super().__init__(app, board, ended)
         from penstock.pool.threads import ThreadPool
 
-        self._pool = ThreadPool(
-            threads, "penstock-work", backlog=_ROOM, unobserved="ignore", around=app.around, name="threads"
-        )
+        self._pool = ThreadPool(threads, "penstock-work", backlog=_ROOM, around=app.around, name="threads")
         self._crew = self._pool._crew
 
     def start(self, batch: Sequence[Held[Kind]]) -> None:
         """See `Lane`."""
         submit = self._crew.intake.submit
         for held in batch:
-            task, terms = self._order(held)
-            self._is_running(held, submit(terms, _run, (self, held, task), {}))
+            task, terms = self._order(held.job.task)
+            self._is_running(held, submit(terms(held), _run, (self, held, task), {}))
 
     def close(self, timeout: float) -> None:
         """See `Lane`."""
@@ -169,17 +169,17 @@ class ProcessLane(_Lane):
         from penstock.pool.processes import ProcessPool
 
         self._name = name
-        self._pool = ProcessPool(processes, backlog=_ROOM, unobserved="ignore", around=app.around, name="processes")
+        self._pool = ProcessPool(processes, backlog=_ROOM, around=app.around, name="processes")
         self._crew = self._pool._crew
 
     def start(self, batch: Sequence[Held[Kind]]) -> None:
         """See `Lane`."""
         for held in batch:
-            task, terms = self._order(held)
             claimed = held.job
+            task, terms = self._order(claimed.task)
             call = (self._name, claimed.task, claimed.args, (claimed.seq, claimed.token, claimed.attempt))
             self._begin(held, task)  # as far as can be seen from here; each runs in a process that may die by itself
-            self._is_running(held, self._crew.intake.submit(terms, errand.run, call, {}))
+            self._is_running(held, self._crew.intake.submit(terms(held), errand.run, call, {}))
 
     def close(self, timeout: float) -> None:
         """See `Lane`."""
@@ -195,7 +195,7 @@ class LoopLane(_Lane):
         super().__init__(app, board, ended)
         from penstock.pool.coroutines import AsyncPool
 
-        self._pool = AsyncPool(tasks, backlog=_ROOM, unobserved="ignore", around=app.around, name="coroutines")
+        self._pool = AsyncPool(tasks, backlog=_ROOM, around=app.around, name="coroutines")
         self._crew = self._pool._crew
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="penstock-loop", daemon=True)
@@ -209,7 +209,8 @@ class LoopLane(_Lane):
     async def _start(self, batch: Sequence[Held[Kind]]) -> None:
         door = self._crew.intake
         for held in batch:
-            task, terms = self._order(held)
+            task, make = self._order(held.job.task)
+            terms = make(held)
             job = door.accept(terms, _run_on_loop, (self, held, task), {})
             if job is None:
                 job = await door.admit(terms, _run_on_loop, (self, held, task), {})

@@ -15,7 +15,7 @@ from penstock import clock
 from penstock.engines.requests import Death
 from penstock.pool.processes.lifeline import LIFELINE
 from penstock.worker.board import Board, Entry, new_memory
-from penstock.worker.child import ChildSettings
+from penstock.worker.child import STOPPING, ChildSettings
 from penstock.worker.words import Line
 
 
@@ -29,11 +29,15 @@ class ChildProcess:
         memory = new_memory(settings.slots)
         told = dataclasses.replace(settings, line=theirs.fileno(), board=memory, lifeline=LIFELINE.fileno())
         self.started = clock.monotonic()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "penstock.worker.child", told.packed()],
-            stdin=subprocess.DEVNULL,
-            pass_fds=(told.line, told.board, told.lifeline),
-        )
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # until it can leave them to its supervisor
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "penstock.worker.child", told.packed()],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(told.line, told.board, told.lifeline),
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self._board = Board(memory, told.slots)
         os.close(memory)

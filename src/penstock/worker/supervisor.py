@@ -29,6 +29,7 @@ from penstock.engines.store import Store
 from penstock.pool.ladder import cancel_after
 from penstock.worker.backoff import Backoff
 from penstock.worker.child import ChildSettings
+from penstock.worker.counted import counted
 from penstock.worker.health import Health
 from penstock.worker.keeper import Keeper
 from penstock.worker.process import ChildProcess
@@ -224,13 +225,16 @@ class Supervisor:
         self._keeper.watch(word["worker"])
         if not self._was_ready:
             self._was_ready = True
-            log.info("working on %s, in %d processes", word["shown"], self._settings.processes)
+            log.info(
+                "working on %s: %s, in %s", word["shown"], counted(word["tasks"], "task"),
+                counted(self._settings.processes, "process", "processes"),
+            )  # fmt: skip
         if self._rung >= Rung.DRAINING:
             self._say_rung(child)
 
     def _relieve(self, child: ChildProcess, stuck: int) -> None:
         """Jobs are stuck in *child*: it takes no more, and ends when the others have; another is started at once."""
-        log.error("child %d (process %d) is replaced: %d jobs are stuck there", child.number, child.pid, stuck)
+        log.error("child %d (process %d) is replaced: %s stuck there", child.number, child.pid, counted(stuck, "job"))
         child.is_tired = True
         child.line.say(do="drain")
         if self._rung is Rung.WORKING and not child.alone:
@@ -248,7 +252,9 @@ class Supervisor:
             if self._rung >= Rung.DRAINING and child.was_killed and death.began:
                 self._killed += len(death.began)
             self._keeper.died(death)
-        if not child.has_left and child.failed is None and not child.was_killed:
+        if child.failed is not None and self._why_failed is None:  # the others fail likewise
+            log.error("%s", child.failed)
+        elif not child.has_left and child.failed is None and not child.was_killed:
             log.error("child %d (process %d) died: %s", child.number, child.pid, child.why())
         self._replace(child)
         child.close()
@@ -273,8 +279,8 @@ class Supervisor:
             late = child.overdue(_MARGIN)
             if late and not child.was_killed:
                 log.error(
-                    "child %d (process %d) hangs: %d jobs are past their time and nothing there ended them; killed",
-                    child.number, child.pid, len(late),
+                    "child %d (process %d) hangs: %s past its time, and nothing there ended it; killed",
+                    child.number, child.pid, counted(len(late), "job"),
                 )  # fmt: skip
                 blamed = frozenset(entry.seq for entry in late)
                 child.kill("it ran past its time, in a process that did not answer and was killed", blamed)
@@ -289,7 +295,8 @@ class Supervisor:
             case {"cancel": worker, "seq": seq, "token": token, "reason": reason}:
                 for child in self._of(worker):
                     child.line.say(do="revoke", seq=seq, token=token, cause="cancel", reason=reason)
-            case {"suspects": suspects}:
+            case {"suspects": suspects, "failed": failed}:
+                self._counts[Outcome.FAILED] += failed
                 self._see_to_suspects(suspects)
 
     def _of(self, worker: int) -> list[ChildProcess]:
@@ -302,7 +309,7 @@ class Supervisor:
             self._gone_at = now
         keepers = [child for child in self._children if child.alone]
         if suspects and not keepers and self._rung is Rung.WORKING:
-            log.warning("%d jobs were there when a process died: they run alone now, one at a time", suspects)
+            log.warning("ran in a process that died: %s; run alone now, one at a time", counted(suspects, "job"))
             self._start(0, alone=True)
         elif not suspects and now - self._gone_at > _A_WHILE:
             for child in keepers:
@@ -318,7 +325,8 @@ class Supervisor:
             self._cancel_at = now + cancel_after(grace)
             self._kill_at = now + grace - min(1.0, grace / 10)  # what is left is for handing back
             self._missing.clear()
-            log.info("stopping: no new jobs; what runs has %.3g s", grace)
+            if self._why_failed is None:
+                log.info("stopping: no new jobs; what runs has %.3g s", grace)
         if self._stop_at is None:
             return
         wanted = (
@@ -346,6 +354,8 @@ class Supervisor:
         untold = 0
         if self._keeper is not None:
             untold = self._keeper.close(max(begun + self._settings.grace, clock.monotonic() + 1.0))
+            while self._told:
+                self._heed(self._told.popleft())
         if self._why_failed is not None:
             return 2
         proof = Proof(

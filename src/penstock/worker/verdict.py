@@ -17,7 +17,12 @@ from penstock.worker.holding import Held
 def verdict(held: Held[Any], task: Task[..., Any], job: Job[attempt.Ended]) -> Settlement:
     """How to settle *held*, whose pool's *job* has ended."""
     claim = held.job
-    if job.state is JobState.DONE or (held.cause is None and job.state is not JobState.FAILED):
+    if job.state is JobState.DONE:
+        ended = job.result()
+        if type(ended) is bytes:  # most of them
+            return attempt.done(claim, ended, job.ran or 0.0)
+        return attempt.verdict(claim, task, job, 0.0)
+    if held.cause is None and job.state is not JobState.FAILED:
         return attempt.verdict(claim, task, job, 0.0)
     ran = job.ran or 0.0
     error = None if job.cancelled() else job.exception()

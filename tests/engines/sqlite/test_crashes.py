@@ -10,7 +10,9 @@ import pytest
 from penstock import errors
 from penstock.engines.requests import Fate, NewJob, Put
 from tests.engines.kinds import A, Desk
+from tests.engines.sqlite.locks import wait_until_locked
 from tests.engines.sqlite.script import with_engine
+from tests.gates import GUARD, in_thread
 
 INSIDE = """
 engine.open()
@@ -31,6 +33,16 @@ def test_a_process_that_is_killed_inside_a_transaction_leaves_nothing_of_it(
         assert desk.put("after") == [Fate.ACCEPTED]  # at once: its turn is over
         assert desk.searched() == ["after", "before"]
         assert desk.complaints() == []
+
+
+def test_who_waits_for_a_process_that_is_killed_goes_on(tmp_path: Path, url: str, path: Path, desk: Desk) -> None:
+    with with_engine(tmp_path / "script", url, INSIDE) as script:
+        script.expect("inside")
+        waiting = in_thread(desk.engine.transact, [Put([NewJob("a", "work")])], within=3600)
+        wait_until_locked(Path(f"{path}-penstock", "next"))
+        script.signal(signal.SIGKILL)
+
+        assert waiting.result(GUARD) == [[Fate.ACCEPTED]]
 
 
 def test_a_frozen_process_makes_others_give_up_in_time_and_go_on_after_it(tmp_path: Path, url: str, desk: Desk) -> None:

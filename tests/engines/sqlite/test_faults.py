@@ -192,9 +192,9 @@ def test_a_file_that_was_deleted_is_missed_not_made_anew(desk: Desk, path: Path)
     desk.put("a")
     delete(path)
     for _ in range(2):
-        with pytest.raises(errors.StoreUnavailable, match="gone"):
+        with pytest.raises(errors.StoreUnavailable, match="no file"):
             desk.put("b")
-        with pytest.raises(errors.StoreUnavailable, match="gone"):
+        with pytest.raises(errors.StoreUnavailable, match="no file"):
             desk.find(Counts())
 
     assert not path.exists()

@@ -35,6 +35,16 @@ def test_the_file_stays_the_same_when_the_current_folder_changes(
     assert (tmp_path / "jobs.db").exists()
 
 
+def test_its_name_for_people_says_where_the_file_is_and_leads_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = place.parse("sqlite:///50%25 jobs%3F.db?synchronous=normal")
+    monkeypatch.chdir("/")
+    assert named.url == f"sqlite:///{tmp_path}/50%25 jobs%3F.db?synchronous=normal"
+    assert place.parse(named.url) == named
+
+
 def test_a_link_names_the_file_that_it_leads_to(tmp_path: Path) -> None:
     (tmp_path / "link.db").symlink_to(tmp_path / "jobs.db")
 

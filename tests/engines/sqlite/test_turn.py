@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +10,9 @@ import pytest
 
 from penstock import clock, errors
 from penstock.engines.sqlite import beside, place
+from penstock.engines.sqlite import turn as turn_module
 from penstock.engines.sqlite.turn import Turn
+from tests.engines.sqlite.locks import wait_until_locked
 from tests.gates import GUARD, in_thread
 
 
@@ -73,18 +72,19 @@ def test_who_has_written_lets_the_one_who_waits_go_first(where: place.Place) -> 
     assert order == ["second", "first again"]
 
 
-def wait_until_locked(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
-    patience = threading.Event()
-    try:
-        for _ in range(int(GUARD * 1_000)):
-            if not beside.locked_now(descriptor):
-                return
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            patience.wait(0.001)  # nothing tells when somebody else locks a file
-        pytest.fail("nobody waits")
-    finally:
-        os.close(descriptor)
+def test_who_leaves_wakes_who_waits(where: place.Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn_module, "_LOOK", 3600.0)
+
+    def write(turn: Turn) -> None:
+        with turn.taken(clock.monotonic() + 3600):
+            pass
+
+    with turns(where, 3) as [first, second, third]:
+        with first.taken(soon()):
+            waiting = [in_thread(write, second), in_thread(write, third)]
+            wait_until_locked(Path(where.folder, "next"))
+        for done in waiting:
+            done.result(GUARD)
 
 
 def test_nobody_waits_longer_than_told(where: place.Place) -> None:

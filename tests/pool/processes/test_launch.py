@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +30,12 @@ def test_a_process_that_cannot_be_started_breaks_the_pool_and_leaves_nothing_ope
     gc.collect()  # a socket that nobody closed warns here
 
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_worker_that_is_gone_can_still_be_waited_for_as_multiprocessing_does_at_the_end(method: str) -> None:
+    with ProcessPool(1, start_method=method) as pool:
+        pool.start()
+        (process,) = multiprocessing.active_children()
+    process.join()
+    assert not multiprocessing.active_children()

@@ -52,6 +52,15 @@ def test_a_record_arrives_with_all_it_says_and_the_job_that_said_it(handler: Han
     assert record.process is not None
 
 
+def test_a_level_has_the_name_that_it_has_here(handler: Handler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(logging._levelToName, 35, "NOTICE")  # as addLevelName, and taken back
+    with ProcessPool(1) as pool:
+        pool.submit(crossing.log_at, 35)
+        pool.submit(crossing.log_at, 36)
+
+    assert [record.levelname for record in handler.records] == ["NOTICE", "Level 36"]
+
+
 def test_records_come_in_their_order_and_all_before_the_pool_is_left(handler: Handler) -> None:
     with ProcessPool(2) as pool:
         jobs = [pool.submit(log_lines, 200, text) for text in "ab"]

@@ -8,6 +8,7 @@ import importlib.util
 import pickle
 import threading
 import traceback
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +59,21 @@ class Reduces:
         return Reduces, (self.held,)
 
 
+class HasState:
+    def __getstate__(self) -> list[Any]:
+        return [LOCK]
+
+
+class Refuses:
+    def __reduce__(self) -> str:
+        raise TypeError("no")
+
+
+class IsNowhere:
+    def __reduce__(self) -> str:
+        return "nowhere"
+
+
 class Many(list[Any]):
     pass
 
@@ -80,6 +96,13 @@ def make_closure(held: Any) -> Any:
     return inner
 
 
+def make_default(held: Any) -> Any:
+    def inner(number: int = 1, lock: Any = held) -> Any:
+        return number, lock
+
+    return inner
+
+
 @pytest.mark.parametrize(
     ("value", "path"),
     [
@@ -96,11 +119,17 @@ def make_closure(held: Any) -> Any:
         (LeavesOut(LOCK), "it.other (lock)"),
         (LeavesOut(LOCK).method, "it.__self__.other (lock)"),
         (Reduces(LOCK), "it: number 0 of what __reduce__ gives (lock)"),
+        (HasState(), "it: its state[0] (lock)"),
+        (Refuses(), "it (Refuses)"),
+        (IsNowhere(), "it (IsNowhere)"),
         (Many([1, LOCK]), "it[1] (lock)"),
+        (OrderedDict(a=LOCK), "it['a'] (lock)"),
+        (OrderedDict({LOCK: 1}), "it: the key <unlocked"),
         (ValueError("no", LOCK), "it.args[1] (lock)"),
         (functools.partial(sorted, [LOCK]), "it.args[0][0] (lock)"),
         (functools.partial(dict, key=[LOCK]), "it.keywords['key'][0] (lock)"),
         (make_closure(LOCK), "it: its variable held (lock)"),
+        (make_default(LOCK), "it.__defaults__[1] (lock)"),
         (make_closure(1), "it (function)"),
         (make_closure([make_closure(LOCK)]), "it: its variable held[0]: its variable held (lock)"),
     ],

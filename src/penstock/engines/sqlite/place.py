@@ -26,7 +26,7 @@ _REMOTE: Final = frozenset(
 class Place:
     """A file, and how sure its commits are to be: *full* ones outlive a power cut, others the end of any process."""
 
-    url: str
+    url: str  # for people: whatever the current folder was, it says where the file is
     path: str  # absolute, without symbolic links: all who name the same file meet at it
     full: bool = True
 
@@ -51,7 +51,9 @@ def parse(url: str) -> Place:
         raise ValueError(f"{url!r}: there is no option {next(iter(options))!r}; the only one is synchronous")
     if synchronous not in {"full", "normal"}:
         raise ValueError(f"{url!r}: synchronous is full (survives a power cut) or normal, not {synchronous!r}")
-    return Place(url, os.path.realpath(path), synchronous == "full")
+    real = os.path.realpath(path)
+    shown = f"sqlite:///{real.replace('%', '%25').replace('?', '%3F')}" + (f"?{query}" if query else "")
+    return Place(shown, real, synchronous == "full")
 
 
 def check_local(place: Place, mounts: str = "/proc/self/mountinfo") -> None:

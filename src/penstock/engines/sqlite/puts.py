@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from typing import Final
 
 from penstock.engines.requests import Fate, NewJob
+from penstock.engines.sqlite.bulk import Bulk
 from penstock.engines.sqlite.schema import READY, SCHEDULED
 from penstock.engines.sqlite.step import Step
 
-_INSERT: Final = """
+_INSERT: Final = Bulk(
+    """
 INSERT INTO job (seq, id, state, queue, task, priority, enqueued, due, at, headers, args)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING
-"""
+VALUES %s ON CONFLICT (id) DO NOTHING
+""",
+    columns=11,
+)
 
 
 def put(step: Step, jobs: Sequence[NewJob]) -> list[Fate]:
@@ -22,7 +26,7 @@ def put(step: Step, jobs: Sequence[NewJob]) -> list[Fate]:
     rows = [_row(step, seq, job) for seq, job in enumerate(jobs, first)]
     step.next_seq += len(rows)
     before = step.db.total_changes()
-    step.db.executemany(_INSERT, rows)
+    _INSERT.run(step.db, rows)
     if step.db.total_changes() - before == len(rows):
         fates = [Fate.ACCEPTED] * len(rows)
     else:  # some were there before

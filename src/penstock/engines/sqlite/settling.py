@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from penstock.engines import rules
 from penstock.engines.requests import Outcome, Settlement
+from penstock.engines.sqlite.bulk import Bulk
 from penstock.engines.sqlite.ending import HELD, Held, count_failure, end
 from penstock.engines.sqlite.schema import DONE, RUNNING
 from penstock.engines.sqlite.step import Step
@@ -16,10 +17,14 @@ from penstock.engines.sqlite.step import Step
 _RUNNING: Final = """
 SELECT seq, token, queue, task FROM job NOT INDEXED WHERE state = 2 AND seq IN (SELECT value FROM json_each(?))
 """
-_DONE: Final = """
-UPDATE job SET state = 3, suspect = 0, worker = NULL, ended = ?, ran = ?, result = ?, reason = '', cancelling = 0
-WHERE seq = ?
-"""
+_DONE: Final = Bulk(
+    """
+UPDATE job SET state = 3, suspect = 0, worker = NULL, ended = ?, ran = said.column2, result = said.column3, reason = '',
+    cancelling = 0
+FROM (VALUES %s) AS said WHERE seq = said.column1
+""",
+    columns=3,
+)
 
 
 def settle(step: Step, settlements: Sequence[Settlement]) -> list[bool]:
@@ -28,7 +33,7 @@ def settle(step: Step, settlements: Sequence[Settlement]) -> list[bool]:
     rows: Iterable[Any] = step.db.execute(_RUNNING, (seqs,))
     running = {row[0]: row for row in rows}
     answers = []
-    well: list[tuple[float, float, bytes | None, int]] = []
+    well: list[tuple[int, float, bytes | None]] = []
     lanes: list[tuple[int, int]] = []
     for settlement in settlements:
         seq, token, outcome, result, error, _, _, ran = settlement
@@ -39,12 +44,12 @@ def settle(step: Step, settlements: Sequence[Settlement]) -> list[bool]:
         answers.append(True)
         del running[seq]  # said twice, it is stale the second time
         if outcome is Outcome.DONE and error is None:
-            well.append((step.now, ran, result, seq))
+            well.append((seq, ran, result))
             lanes.append(row[2:])
         else:
             _settle(step, settlement)
     if well:
-        step.db.executemany(_DONE, well)
+        _DONE.run(step.db, well, step.now)
         step.has_news = True
         for (queue, task), jobs in Counter(lanes).items():
             step.count(queue, task, RUNNING, DONE, jobs)

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing import reduction
 from multiprocessing.context import ForkServerProcess, SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import IO, Any, Protocol
 
 from penstock.pool.processes import child
@@ -175,13 +176,27 @@ def _file_without_a_name(what: str) -> IO[bytes]:
     return os.fdopen(fd, "r+b", buffering=0)
 
 
-class _FromForkServer(ForkServerProcess):
+class _Joined(BaseProcess):
+    """A process that others than we may wait for: multiprocessing does, at the end of the interpreter."""
+
+    _popen: Any
+
+    def join(self, timeout: float | None = None) -> None:
+        try:
+            super().join(timeout)
+        except Exception:
+            if self._popen is not None:
+                raise
+            # It has ended, and we have given everything back, perhaps just now.
+
+
+class _FromForkServer(_Joined, ForkServerProcess):
     @staticmethod
     def _Popen(process: Any) -> Any:  # noqa: N802 - multiprocessing's name
         return _popen("popen_forkserver")(process)
 
 
-class _Spawned(SpawnProcess):
+class _Spawned(_Joined, SpawnProcess):
     @staticmethod
     def _Popen(process: Any) -> Any:  # noqa: N802
         return _popen("popen_spawn_posix")(process)

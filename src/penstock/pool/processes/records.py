@@ -73,6 +73,8 @@ def _handle(packed: bytes) -> None:
     try:
         fields: dict[str, Any] = pickle.loads(packed)
         record = logging.makeLogRecord(fields)
+        if record.levelname == f"Level {record.levelno}":  # it may have a name that only this process knows
+            record.levelname = logging.getLevelName(record.levelno)
     except Exception as error:
         log.warning("a log record of a worker can't be unpickled: %s: %s", type(error).__qualname__, error)
         return
