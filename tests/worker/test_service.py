@@ -147,10 +147,11 @@ def test_a_job_whose_arguments_no_longer_fit_fails_in_words_and_is_kept(home: Ho
 
 
 def test_queues_that_were_not_named_are_left_alone(home: House) -> None:
-    home.work("--queues", "mail, news")
+    service = home.work("--queues", "mail, news")
     left = home.duty.double.enqueue(1)
     assert home.duty.double.options(queue="mail").enqueue(2).result(GUARD) == 4
     assert left.state is JobState.READY
+    assert ", of queues mail, news, in 1 process\n" in service.log
 
 
 # A child dies
@@ -347,9 +348,11 @@ def test_a_second_signal_cancels_and_a_third_kills(home: House) -> None:
     service.signal(signal.SIGINT)
     service.logged("stopping")
     service.signal(signal.SIGINT)
+    service.logged("cancelling what still runs: 2 jobs")
     until(lambda: polite.state is JobState.READY)
     service.signal(signal.SIGINT)
     assert service.ended(within=10) == 1
+    assert "killing what still runs: 1 job\n" in service.log
     assert deaf.state is JobState.READY
 
 
@@ -441,18 +444,29 @@ def test_an_app_that_is_not_there_is_told_in_one_line_and_ends_the_service(home:
             "no other process sees",
         ),
         ("from penstock import App\napp = App('sqlite:///jobs.db')\n", "it has no tasks"),
+        ("from penstock import App\napp = App('sqlite:///')\n@app.task\ndef f() -> None: ...\n", "names no file"),
         (
             "from __future__ import annotations\nfrom penstock import App\napp = App('sqlite:///jobs.db')\n"
             "@app.task\ndef f(x: Later) -> None: ...\n",
             "a type hint names something that isn't there: name 'Later' is not defined",
         ),
     ],
-    ids=["in memory", "no tasks", "a hint of nothing"],
+    ids=["in memory", "no tasks", "no file", "a hint of nothing"],
 )
 def test_an_app_that_nothing_can_be_done_for_is_told_in_one_line(home: House, source: str, why: str) -> None:
     (home.folder / "other.py").write_text(source)
     (line,) = refused(home, "other:app").splitlines()
     assert why in line
+
+
+@pytest.mark.parametrize("library", ["apsw", "msgspec"])
+def test_an_extra_that_is_not_installed_is_named(home: House, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    stubs = home.folder / "stubs"
+    stubs.mkdir()
+    (stubs / f"{library}.py").write_text(f"raise ModuleNotFoundError('no', name={library!r})")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(stubs), os.environ.get("PYTHONPATH")])))
+    (line,) = refused(home, f"{DUTY}:app").splitlines()
+    assert f"{library}, which comes with: pip install 'penstock[sqlite]'" in line
 
 
 def test_an_error_of_the_app_s_own_module_is_shown_from_its_first_line_on(home: House) -> None:
