@@ -19,9 +19,10 @@ import pytest
 
 from penstock import JobCancelled, JobFailed, JobState
 from penstock.engines.records import Attempts, ByIds, Complaints, Record, Workers
-from penstock.engines.requests import NewJob, Put
+from penstock.engines.requests import NewJob, Pause, Put
+from penstock.errors import StoreError
 from tests.gates import GUARD
-from tests.worker.service import DUTY, House, house, until
+from tests.worker.service import DUTY, House, Service, house, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -266,7 +267,7 @@ def test_a_service_that_was_stopped_past_its_lease_loses_its_jobs_and_what_it_sa
     frozen = home.work("--threads", "1", *FAST)
     handle = home.duty.deaf.enqueue("gate")
     home.begun()
-    frozen.signal_all(signal.SIGSTOP)
+    freeze(home, frozen)
     home.work("--threads", "1", *FAST)
     first, second = home.begun(2)
     assert (first[1], int(second[2]) > int(first[2])) == (second[1], True), "a higher token"
@@ -278,6 +279,18 @@ def test_a_service_that_was_stopped_past_its_lease_loses_its_jobs_and_what_it_sa
     assert frozen.stop() == 0
     assert record(home, handle.id).token == int(second[2])
     assert [outcome for outcome, _ in outcomes(home, handle.id)] == ["lost"]
+
+
+def freeze(home: House, service: Service) -> None:
+    """Stop all of *service*; at a moment when it doesn't write, since nobody could write while it is stopped there."""
+    while True:
+        service.signal_all(signal.SIGSTOP)
+        try:
+            home.app.store.ask(Pause("nobody's", paused=False), timeout=0.5)
+        except StoreError:
+            service.signal_all(signal.SIGCONT)
+        else:
+            return
 
 
 def test_workers_that_have_left_are_forgotten(home: House) -> None:

@@ -164,7 +164,8 @@ class Flow(Generic[T]):
 
     async def _submit(self, row: tuple[Any, ...]) -> None:
         try:
-            job = await self._crew.intake.admit(self._terms, self._fn, row, {})
+            door = self._crew.intake
+            job = door.accept(self._terms, self._fn, row, {}) or await door.admit(self._terms, self._fn, row, {})
         except PoolClosed as error:
             self._error = error
             self._has_more = False
