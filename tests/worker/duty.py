@@ -61,6 +61,15 @@ def held(gate: str) -> str:
     return gate
 
 
+@app.task(name="held_apart", process=True)
+def held_apart(gate: str) -> str:
+    job = current_job()
+    assert job is not None
+    mark("begins", job.id, job.token, os.getpid())
+    wait_for(gate)
+    return gate
+
+
 @app.task(name="deaf")
 def deaf(gate: str) -> None:
     """As `held`, but it never looks at its context."""

@@ -365,15 +365,16 @@ def test_a_terminal_that_tells_all_processes_stops_them_in_good_order_also_those
     assert "died" not in service.log
 
 
-def test_a_terminal_that_is_closed_lets_what_runs_end(home: House) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_to_all_of_its_processes_lets_what_runs_end(home: House, number: signal.Signals) -> None:
     service = home.work()
-    handle = home.duty.held.enqueue("gate")
-    home.begun()
-    service.signal_all(signal.SIGHUP)
+    handles = [home.duty.held.enqueue("gate"), home.duty.held_apart.enqueue("gate")]
+    home.begun(2)
+    service.signal_all(number)
     service.logged("stopping")
     home.open("gate")
     assert service.ended() == 0
-    assert handle.state is JobState.DONE
+    assert [handle.state for handle in handles] == [JobState.DONE] * 2, service.log
 
 
 def test_what_was_claimed_ahead_goes_back_at_once(home: House) -> None:

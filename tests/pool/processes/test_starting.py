@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import multiprocessing
 import os
 import signal
 import threading
+import time
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -255,3 +257,32 @@ def test_processes_that_die_leave_nothing_behind() -> None:
         assert len(descriptors()) <= before
         assert threading.active_count() <= threads + 1  # the one that starts processes may be about to end
     assert pool.report.failed == 60
+
+
+# Signals to every process, as a terminal or a service manager sends them
+
+
+def test_signals_that_stop_programs_end_neither_the_fork_server_nor_a_worker(gate: CrossGate) -> None:
+    with ProcessPool(1) as pool:
+        worker = pool.submit(os.getpid).result(GUARD)
+        job = pool.submit(gate)
+        gate.wait_entered()
+        server: Any = forkserver._forkserver
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            os.kill(server._forkserver_pid, number)
+            os.kill(worker, number)
+        gate.open()
+        job.result(GUARD)
+        assert pool.submit(double, 2).result(GUARD) == 4
+        assert os.waitpid(server._forkserver_pid, os.WNOHANG) == (0, 0), "the server lives"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_they_end_the_processes_of_others_that_the_fork_server_has_forked(number: signal.Signals) -> None:
+    with ProcessPool(1) as pool:
+        pool.submit(double, 2).result(GUARD)
+        other = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(GUARD,))
+        other.start()
+        os.kill(other.pid or 0, number)
+        other.join(GUARD)
+        assert other.exitcode == -number

@@ -4,8 +4,8 @@
     control thread   hears at any time what the parent says: trips the running job's context; ends the process at once
                      when the parent is gone
 
-Signals that stop a program (SIGINT, SIGTERM) are left to the parent, which decides. A job that holds the GIL can keep
-the control thread from hearing that the parent is gone; then the kernel ends the process (lifeline.py).
+Signals that stop a program (SIGINT, SIGTERM, SIGHUP) are left to the parent, which decides. A job that holds the GIL
+can keep the control thread from hearing that the parent is gone; then the kernel ends the process (lifeline.py).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from penstock.context import Cause, Context, scope
 from penstock.errors import NotPicklable
 from penstock.job import Claim, Job, JobState, new_job
 from penstock.pool.leaving import stop_all
-from penstock.pool.processes import main, wire
+from penstock.pool.processes import main, server, wire
 from penstock.pool.processes.memory import Memory, loads
 from penstock.pool.processes.page import Page
 from penstock.pool.processes.parcel import NOTHING, Functions, Later, is_plain, pack_error, pack_result
@@ -45,7 +45,7 @@ DUMP_SIGNAL: Final = getattr(signal, "SIGRTMAX", signal.SIGTERM) - 1 if hasattr(
 """Asks a worker for its stack: faulthandler answers even while a job holds the GIL. None: no such signal here."""
 
 _PR_SET_PDEATHSIG: Final = 1
-_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)  # signals that stop programs
+_STOPPING: Final = (signal.SIGINT, *server.STOPPING)  # signals that stop programs
 _SOON_COPIED: Final = 8 << 20  # bytes: the parent's dispatcher copies them itself
 _RUNNING: Final = JobState.RUNNING  # looked up once: it costs as much as a step
 _PLAIN: Final = frozenset({bool, bytes, float, int, str, type(None)})  # results that need no look
@@ -93,6 +93,8 @@ class _Terms:
 def live(jobs: socket.socket, control: socket.socket, page: int, stacks: int, setup: Setup) -> None:
     """Run jobs until the jobs lane ends. *page*, *stacks*: file descriptors."""
     for number in _STOPPING:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            continue  # as under nohup: that is for programs that a job starts, too
         signal.signal(number, _leave_to_parent)  # not SIG_IGN, which programs that a job starts would inherit
         signal.siginterrupt(number, False)
     if setup.dies_with_starter:
@@ -316,7 +318,9 @@ class _Worker:
         root = logging.getLogger()
         root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler, _Relay)]
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in server.STOPPING:
+            if signal.getsignal(number) is _leave_to_parent:
+                signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._unmasked.value)
 
     # The control thread

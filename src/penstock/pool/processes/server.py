@@ -1,4 +1,7 @@
-"""In the fork server: it takes its socket along when it ends because its parent was killed.
+"""In the fork server: signals don't end it, and it takes its socket along when it ends with its parent.
+
+Without the server nobody hears how a worker ended. So signals that stop programs, which a terminal or a service manager
+may send to every process, are left to the parent; the server ends when that does.
 
 The socket has a name, in a folder of multiprocessing's own, and both are the parent's to remove. A parent that is
 killed can't; the server ends soon after it, in good order.
@@ -8,7 +11,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
+import signal
 import socket
 import sys
 import time
@@ -17,7 +22,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+STOPPING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
 _DYING_TAKES: Final = 1.0  # seconds
+
+
+def leave_signals_to_parent() -> None:
+    """Let SIGTERM and SIGHUP not end this process; those that it forks have them as before. SIGINT it leaves already.
+
+    Does nothing where there is no fork server.
+    """
+    if _listener(sys._getframe()) is None:
+        return
+    # Blocked, not ignored: one that comes to a new process at once waits there until it is let in.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    os.register_at_fork(after_in_child=functools.partial(signal.pthread_sigmask, signal.SIG_SETMASK, before))
 
 
 def tidy_up_at_the_end() -> None:
