@@ -465,7 +465,7 @@ def test_an_extra_that_is_not_installed_is_named(home: House, monkeypatch: pytes
     stubs.mkdir()
     (stubs / f"{library}.py").write_text(f"raise ModuleNotFoundError('no', name={library!r})")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(stubs), os.environ.get("PYTHONPATH")])))
-    (line,) = refused(home, f"{DUTY}:app").splitlines()
+    line, *_ = refused(home, f"{DUTY}:app").splitlines()
     assert f"{library}, which comes with: pip install 'penstock[sqlite]'" in line
 
 
