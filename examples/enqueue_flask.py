@@ -60,13 +60,14 @@ def hand_in() -> ResponseReturnValue:
 def show(id: str) -> ResponseReturnValue:
     """Where your jobs are about people, look first whether this is one of the asker's."""
     handle = jobs.handle(id)
+    record = handle.record  # one look at the store: two might see it before and after its end
+    if record.ended is None:
+        said = record.progress
+        return {"state": record.state, "progress": said and {"done": said.done, "total": said.total}}
     try:
-        if not handle.done():
-            progress = handle.progress
-            return {"state": handle.state, "progress": progress and progress._asdict()}
-        return {"state": "done", "result": handle.result()}
-    except (JobFailed, JobCancelled) as ended:
-        return {"state": handle.state, "error": str(ended)}
+        return {"state": record.state, "result": handle.result()}
+    except (JobFailed, JobCancelled) as error:
+        return {"state": record.state, "error": str(error)}
 
 
 @web.errorhandler(JobUnknown)

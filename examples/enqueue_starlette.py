@@ -63,16 +63,17 @@ async def show(request: Request) -> JSONResponse:
     """Where your jobs are about people, look first whether this is one of the asker's."""
     handle = jobs.handle(request.path_params["id"])
     wait = min(30.0, float(request.query_params.get("wait", 0)))
+    if wait:
+        with contextlib.suppress(TimeoutError, JobFailed, JobCancelled):
+            await handle.aresult(timeout=wait)
+    record = await handle.arecord()  # one look at the store: two might see it before and after its end
+    if record.ended is None:
+        said = record.progress
+        return JSONResponse({"state": record.state, "progress": said and {"done": said.done, "total": said.total}})
     try:
-        result = await handle.aresult(timeout=wait)
-        return JSONResponse({"state": "done", "result": asdict(result)})
-    except TimeoutError:
-        record = await handle.arecord()
-        progress = record.progress and record.progress._asdict()
-        return JSONResponse({"state": record.state, "progress": progress})
-    except (JobFailed, JobCancelled) as ended:
-        state = "failed" if isinstance(ended, JobFailed) else "cancelled"
-        return JSONResponse({"state": state, "error": str(ended)})
+        return JSONResponse({"state": record.state, "result": asdict(await handle.aresult())})
+    except (JobFailed, JobCancelled) as error:
+        return JSONResponse({"state": record.state, "error": str(error)})
 
 
 async def unknown(request: Request, error: Exception) -> JSONResponse:

@@ -125,13 +125,14 @@ def test_a_worker_service_runs_what_requests_hand_in(
             give_up = time.monotonic() + PROCESS_GUARD
             while (shown := web.show(f"{path}?wait=1"))["state"] != "done":
                 assert time.monotonic() < give_up, shown
+                assert "result" not in shown
             assert shown["result"] == {"words": 6, "longest": "not"}
             service.send_signal(signal.SIGTERM)
             _, log = service.communicate(timeout=PROCESS_GUARD)
             assert service.returncode == 0, log
         finally:
             service.kill()
-    web.module.jobs.close()
+            web.module.jobs.close()
 
 
 def _fresh(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
