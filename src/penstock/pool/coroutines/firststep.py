@@ -37,12 +37,13 @@ class FirstStep:
     def task(self, coroutine: Coroutine[Any, Any, None], name: str, context: Context) -> asyncio.Task[None]:
         """A task for *coroutine*, which has made its first step."""
         loop = self._loop
-        task = _Task(coroutine, loop=self, name=name, context=context)
+        task: asyncio.Task[None] = _Task(coroutine, loop=self, name=name, context=context)
         _give_loop(task, loop=loop)
-        step, self._step = self._step, None
+        step: Any = self._step
+        self._step = None
         outer = current_tasks.pop(loop, None)
         try:
-            context.run(step)  # type: ignore[arg-type]  # the task has just left it here
+            context.run(step)
         finally:
             if outer is not None:
                 current_tasks[loop] = outer
