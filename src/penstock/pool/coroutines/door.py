@@ -60,14 +60,14 @@ class Door(Intake):
         """
         slots, home = self._slots, self._home
         if (
-            type(fn) is not FunctionType
+            not slots.spare
+            or not slots.left
+            or self._queue
+            or type(fn) is not FunctionType
             or fn.__code__ is not self._common
             or kwargs
             or not terms.plain
             or terms.claim is not None
-            or not slots.spare
-            or not slots.left
-            or self._queue
             or slots.is_beginning
             or self._ledger.observers
             or _around() is not None
@@ -75,7 +75,7 @@ class Door(Intake):
             or ((get_running_loop() is not home.loop) if _IS_NEW else home.ident != get_ident())
             or (not _IS_NEW and home.loop not in current_tasks)
         ):
-            return None
+            return self._accept(terms, fn, args, kwargs)
         number = next(self._numbers)
         try:
             job: Job[Any] = _make(Job)
@@ -112,7 +112,9 @@ class Door(Intake):
         finally:
             slots.is_beginning = False
         if worker.job is not None:
-            slots.suspended(worker, task)
+            worker.task = task
+            if worker.asked is not None:
+                worker.heed()
         elif self._queue:
             slots.serve()
         return job
@@ -178,7 +180,9 @@ class Door(Intake):
             if lifecycle.closing:
                 raise self._crew.refusal()
             if not placed:
-                begins = slots.has_free() and not self._queue and not self._due
+                if not slots.left:
+                    return None
+                begins = not (self._queue or self._due) and bool(slots.spare or slots.unhired)
                 if not begins:
                     try:
                         self._free.pop()  # Places.take
@@ -222,7 +226,7 @@ class Door(Intake):
             assert worker is not None
             slots.launch(job, worker, job._since)
             return job
-        if slots.has_free():
+        if slots.spare or slots.unhired:
             slots.serve()
         if lifecycle.cutting:
             self._crew.cut_waiting()  # the stop may have looked just before the job was there

@@ -209,6 +209,14 @@ class TaskWorker:
         else:
             self.task.cancel(reason)
 
+    def heed(self) -> None:
+        """Its job was asked to stop while its first step was made at once: cancel its task, which goes on."""
+        assert self.task is not None
+        assert self.asked is not None
+        (job, reason), self.asked = self.asked, None
+        if job is self.job:  # else it was one before, that ended with its first step
+            self.task.cancel(reason)
+
     def stack(self) -> str:
         """Where its job stands."""
         coroutine = self.coroutine
