@@ -110,6 +110,8 @@ class TaskWorker:
         else:
             ended = clock.monotonic()
             try:
+                if job._args is not None and self._running[job] is not self:
+                    raise KeyError  # its next attempt runs
                 del self._running[job]
             except KeyError:
                 self._attempts.came_back(self, job)
