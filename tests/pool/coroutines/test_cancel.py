@@ -244,7 +244,7 @@ async def test_a_task_cancelled_by_somebody_who_has_it_ends_its_job() -> None:
 @looped
 async def test_a_task_cancelled_before_its_first_step_ends_its_job_and_frees_its_slot() -> None:
     async with AsyncPool(1) as pool:
-        pool._crew.staff.starts_eagerly = False  # as before Python 3.12
+        pool._crew.staff.starts_eagerly = False  # as on loops other than asyncio's own on Python 3.11
         ran: list[int] = []
 
         async def run() -> None:

@@ -138,7 +138,7 @@ async def test_a_task_that_swallows_the_cancellation_is_stuck_after_a_margin_and
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     stubborn = Stubborn()
-    async with AsyncPool(1, timeout=0.02, stuck_after=0.05, unobserved="ignore") as pool:
+    async with AsyncPool(1, timeout=0.3, stuck_after=0.05, unobserved="ignore") as pool:
         seen = Seen(pool)
         job = await pool.asubmit(stubborn)
         with pytest.raises(DeadlineExceeded):
@@ -227,6 +227,29 @@ async def test_a_stuck_attempt_is_followed_by_the_next_when_the_margin_is_over()
         stubborn.let_go()
         await until(lambda: not pool.report.stuck)
     assert (pool.report.done, pool.report.failed) == (1, 0)
+
+
+@looped
+async def test_a_stuck_attempt_that_returns_while_the_next_one_runs_is_not_its_outcome() -> None:
+    stubborn, door = Stubborn(), Door()
+
+    async def stuck_at_first() -> str:
+        if not stubborn.cancelled:
+            return await stubborn()
+        await door()
+        return "second time"
+
+    async with AsyncPool(1, stuck_after=0.01) as pool:
+        job = await pool.options(timeout=3600, retry=Retry(2, on=DeadlineExceeded, wait=0)).asubmit(stuck_at_first)
+        await stubborn.wait_entered()
+        job.context.limit(0.0)
+        await door.wait_entered()
+        assert len(pool.report.stuck) == 1
+        stubborn.let_go()
+        await until(lambda: not pool.report.stuck)
+        assert (job.state, job.attempt) == (JobState.RUNNING, 2)
+        door.open()
+        assert await job == "second time"
 
 
 @looped

@@ -57,7 +57,7 @@ class CoroutineCrew(Crew):
 
     def __init__(self, settings: CoroutineSettings) -> None:
         self.home = Home()
-        self.around: Callable[[Job[Any]], Awaitable[Any]] | None = None
+        self.around: _Around | None = None
         if settings.around_each is not None:
             self.around = _Around(settings.around_each)
         super().__init__(settings)
@@ -109,14 +109,13 @@ class _Around:
     def __init__(self, around: AroundCoroutine) -> None:
         self._around = around
 
-    async def __call__(self, job: Job[Any]) -> Any:
+    async def __call__(self, job: Job[Any], fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> Any:
         """What the job returns; None if what is around swallows its error."""
         scope.set(job)
-        fn, args = job._fn, job._args
         del job  # the frames of an error reach this one, and the job keeps its error: a cycle
         manager: Any = self._around()
         if hasattr(type(manager), "__aenter__"):
             async with manager:
-                return await fn(*args)  # type: ignore[operator, misc]
+                return await fn(*args)
         with manager:
-            return await fn(*args)  # type: ignore[operator, misc]
+            return await fn(*args)

@@ -6,19 +6,20 @@ import asyncio
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from threading import get_ident
-from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from penstock import clock
 from penstock.context import scope
 from penstock.errors import BacklogFull
 from penstock.events import JobAccepted
 from penstock.job import Job, JobState
+from penstock.pool.coroutines.firststep import current_tasks
 from penstock.pool.coroutines.home import get_running_loop
-from penstock.pool.coroutines.slots import ONE_TURN
+from penstock.pool.coroutines.slots import HAS_EAGER_TASKS, ONE_TURN
 from penstock.pool.coroutines.worker import TaskWorker
 from penstock.pool.intake import Intake
 from penstock.pool.terms import JobTerms
@@ -26,9 +27,13 @@ from penstock.pool.terms import JobTerms
 if TYPE_CHECKING:
     from penstock.pool.coroutines.crew import CoroutineCrew
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
+_Task: Callable[..., asyncio.Task[None]] = asyncio.Task
 _make: Callable[[type[Job[Any]]], Job[Any]] = Job.__new__
-_READY = JobState.READY
+_READY, _RUNNING = JobState.READY, JobState.RUNNING
+_around = scope.get  # of what is imported, a method is looked up anew by each call
 _IS_NEW: Final = sys.version_info >= (3, 12)
 
 
@@ -42,14 +47,26 @@ class Door(Intake):
         self._home = crew.home
         self._slots = crew.staff
         self._due = crew.backlog.due
+        self._running = crew.attempts.running
+        self._common: CodeType | None = None  # as `_checked`, if calls of that function can be of the common kind
         self._readers: set[asyncio.Task[None]] = set()
+
+    def _come_too_late(self, job: Job[Any], worker: TaskWorker) -> Job[Any]:
+        """The pool was closed while *job* came in: it is refused, unless a stop has found it among the running ones."""
+        if self._running.pop(job, None) is None:
+            self._crew.attempts.came_back(worker, job)
+            worker.go_on()
+            return job  # it has its outcome
+        worker.go_on()
+        self._withdraw()
+        raise self._crew.refusal()
 
     async def admit(
         self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Job[Any]:
         """Accept one call that `accept` did not: wait for a place, or give the loop its turn."""
-        if self._slots.turn >= ONE_TURN:
-            self._slots.turn = 0
+        if not self._slots.left:
+            self._slots.left = ONE_TURN
             await asyncio.sleep(0)
         job = self.accept(terms, fn, args, kwargs)
         if job is not None:
@@ -84,6 +101,7 @@ class Door(Intake):
             check_coroutine_function(fn)
             if type(fn) is FunctionType:
                 self._checked = fn.__code__
+                self._common = None if self._crew.around is not None or self._slots.has_factory else self._checked
         slots, lifecycle, home = self._slots, self._lifecycle, self._home
         numbered = begins = False
         try:
@@ -93,11 +111,10 @@ class Door(Intake):
             if lifecycle.closing:
                 raise self._crew.refusal()
             if not placed:
-                begins = slots.busy < slots.capacity and not self._queue and not self._due
-                if begins:
-                    if slots.turn >= ONE_TURN:
-                        return None
-                else:
+                if not slots.left:
+                    return None
+                begins = not (self._queue or self._due) and bool(slots.spare or slots.unhired)
+                if not begins:
                     try:
                         self._free.pop()  # Places.take
                         placed = True
@@ -122,7 +139,7 @@ class Door(Intake):
             job._attempt = 0
             if lifecycle.closing:
                 raise self._crew.refusal()
-            if not terms.plain or scope.get() is not None:
+            if not terms.plain or _around() is not None:
                 self._prepare(job)
             if self._ledger.observers:
                 self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
@@ -135,9 +152,12 @@ class Door(Intake):
                 self._withdraw()
             raise
         if begins:
-            slots.launch(job, None, job._since)
+            slots.left -= 1
+            worker = slots.take()
+            assert worker is not None
+            slots.launch(job, worker, job._since)
             return job
-        if slots.busy < slots.capacity:
+        if slots.spare or slots.unhired:
             slots.serve()
         if lifecycle.cutting:
             self._crew.cut_waiting()  # the stop may have looked just before the job was there
@@ -151,7 +171,7 @@ class Door(Intake):
         """The backlog is full: run the job beside the slots, and have its submitter wait for it."""
         job = self._accept_without_place(terms, fn, args, kwargs)
         worker = TaskWorker(self._crew, f"{self._crew.name}_caller", is_extra=True)
-        self._slots.launch(job, worker)
+        self._slots.launch(job, worker, clock.monotonic())
         task = worker.task
         if task is not None:
             try:
@@ -174,6 +194,87 @@ class Door(Intake):
         """The pool takes no more jobs."""
         for task in self._readers:
             task.cancel("the pool takes no more jobs")
+
+
+class Submits:
+    """What a pool of coroutines and its views share: `asubmit`."""
+
+    _door: Door
+    _terms: JobTerms
+
+    async def asubmit(self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]:
+        """Run the coroutine function *fn* with these arguments in a task of its own; its `Job`, to be awaited.
+
+        While the backlog is full this waits (`when_full`, `submit_timeout`): `BacklogFull` if no place became free in
+        time. `PoolClosed` once the pool takes no more jobs. The job begins before this returns, if a slot is free (on
+        Python 3.11 only on asyncio's own loops). A job that waits here or for another job of the same pool lends its
+        slot meanwhile.
+        """
+        # For a job of the common kind this is its whole way in, with the steps of others written out: a call costs as
+        # much as several of them. Common is a plain call of the same function as before, outside of jobs, when a slot
+        # is free and nobody watches.
+        door, terms = self._door, self._terms
+        slots, home = door._slots, door._home
+        if (
+            not slots.spare
+            or not slots.left
+            or door._queue
+            or type(fn) is not FunctionType
+            or fn.__code__ is not door._common
+            or kwargs
+            or not terms.plain
+            or terms.claim is not None
+            or slots.is_beginning
+            or door._ledger.observers
+            or _around() is not None
+            # Before 3.12 asking for the running loop costs a system call.
+            or ((get_running_loop() is not home.loop) if _IS_NEW else home.ident != get_ident())
+            or (not _IS_NEW and home.loop not in current_tasks)
+        ):
+            accepted: Job[T] | None = door.accept(terms, fn, args, kwargs)
+            return await door.admit(terms, fn, args, kwargs) if accepted is None else accepted
+        number = next(door._numbers)
+        try:
+            job: Job[T] = _make(Job)
+            job._terms = terms
+            job._number = number
+            job._fn = name = fn.__qualname__
+            job._args = job._cv = None
+            cv = copy_context()
+            job._since = job._began = clock.monotonic()
+            job._bell = None
+            job._context = None
+            job._attempt = 1
+            job._stage = _RUNNING
+            worker = slots.spare.pop()
+            worker.job = job
+            job._worker = worker.name
+            door._running[job] = worker
+        except BaseException:
+            door._withdraw()
+            raise
+        if door._lifecycle.closing:
+            return door._come_too_late(job, worker)
+        slots.left -= 1
+        if not slots.starts_eagerly:
+            slots.begin(worker, job, name, fn, args, cv)
+            return job
+        coroutine = worker.coroutine = worker.attempt(job, name, fn, args)
+        slots.is_beginning = True
+        try:
+            if HAS_EAGER_TASKS:
+                task = _Task(coroutine, loop=home.loop, name=name, context=cv, eager_start=True)
+            else:
+                task = slots.first_step.task(coroutine, name, cv)
+        finally:
+            slots.is_beginning = False
+        if worker.job is not None:
+            worker.task = task
+            if worker.asked is not None:
+                worker.heed()
+        elif door._queue:
+            slots.serve()
+        return job
 
 
 def check_coroutine_function(fn: Any) -> None:

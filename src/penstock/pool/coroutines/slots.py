@@ -24,6 +24,7 @@ from penstock.errors import NestedWait
 from penstock.events import WorkerStarted, WorkerStopped
 from penstock.job import FINAL, Job, JobState, current_job, name_of
 from penstock.lifecycle import Phase
+from penstock.pool.coroutines.firststep import FirstStep
 from penstock.pool.coroutines.worker import JobTask, TaskWorker
 
 if TYPE_CHECKING:
@@ -57,8 +58,10 @@ class Slots:
       1. `busy` slots have a job: from `launch` until its task has left its function.
       2. capacity == max_workers + lent + replaced; busy <= capacity, but for jobs that go on after they have waited for
          another job of this pool.
-      3. If a job waits in the backlog and a slot is free, `serve` is under way or will be called.
-      4. At most one eager first step is on the stack: what is launched inside of it begins later.
+      3. A free slot has its worker in `spare`, or none yet (`unhired`): busy + len(spare) + unhired == capacity, with
+         the exception of 2. So whoever finds a worker in `spare` may use it.
+      4. If a job waits in the backlog and a slot is free, `serve` is under way or will be called.
+      5. At most one eager first step is on the stack: what is launched inside of it begins later.
     Loop's thread only, if nothing else is said.
     """
 
@@ -75,11 +78,13 @@ class Slots:
         self._ledger = crew.ledger
         self.tally = crew.ledger.open_tally()
         self.capacity = self._settings.max_workers
-        self.busy = 0
+        self.unhired = self.capacity
+        self.is_usual = True  # no slot is lent, and none is too many
         self.starts_eagerly = False
         self.has_factory = False  # its user has the loop's tasks made in a way of his own
-        self.turn = 0  # eager first steps since the loop last had a turn
+        self.left = ONE_TURN  # how many may begin at the door before the loop gets a turn for others
         self.spare: list[TaskWorker] = []
+        self._dismissed: list[TaskWorker] = []  # workers whose slots are no more
         self._made = 0
         self.is_beginning = False  # an eager first step is on the stack
         self._is_serving = False
@@ -93,57 +98,92 @@ class Slots:
         self._due: deque[Job[Any]] = self._crew.backlog.due
         self._places = self._crew.backlog.places
         self._attempts = self._crew.attempts
+        self._around = self._crew.around
         self._running = self._crew.attempts.running
 
     def settle(self, loop: asyncio.AbstractEventLoop) -> None:
         """The pool's loop is known now."""
         self._loop = loop
         self.has_factory = loop.get_task_factory() is not None
-        self.starts_eagerly = HAS_EAGER_TASKS and not self.has_factory
+        self.starts_eagerly = not self.has_factory and (HAS_EAGER_TASKS or isinstance(loop, asyncio.BaseEventLoop))
+        self.first_step = FirstStep(loop)
 
     # Giving slots to jobs
 
-    def launch(self, job: Job[Any], worker: TaskWorker | None = None, began: float | None = None) -> None:
-        """Begin an attempt of *job*, which is in our hands, at *began*, if that is known to be now.
+    @property
+    def busy(self) -> int:
+        """How many slots have a job."""
+        return self._made - len(self.spare) - len(self._dismissed)
 
-        It gets a free slot; or *worker*, whose slot is taken for it already.
-        """
-        if worker is None:
-            self.busy += 1
-            worker = self.spare.pop() if self.spare else self._make()
+    def take(self) -> TaskWorker | None:
+        """A free slot, for the caller to use; None if there is none."""
+        if self.spare:
+            return self.spare.pop()
+        return self._hire() if self.unhired else None
+
+    def _hire(self) -> TaskWorker:
+        """A worker for a free slot that has none."""
+        self.unhired -= 1
+        if self._dismissed:
+            return self._dismissed.pop()
+        worker = TaskWorker(self._crew, f"{self._settings.name}_{self._made}")
+        self._made += 1
+        if self._ledger.observers:
+            self._ledger.tell(WorkerStarted(self._settings.name, worker.name))
+        return worker
+
+    def launch(self, job: Job[Any], worker: TaskWorker, began: float) -> None:
+        """Begin an attempt of *job*, which is in our hands, in the slot of *worker*, at *began*, which is now."""
         # All is written before the job is in the room of running ones, where others can take it.
         worker.job = job
-        job._began = clock.monotonic() if began is None else began
+        job._began = began
         job._attempt += 1
         job._worker = worker.name
         job._stage = _RUNNING
-        cv = job._cv
+        terms = job._terms
+        call: Any = job._fn
+        args: Any = job._args
+        cv: Any = job._cv
+        name = call.__qualname__ if type(call) is FunctionType else name_of(call)
         self._running[job] = worker
-        if job._context is not None or self._lifecycle.cutting or not job._terms.plain:
-            if not self._attempts.begin(worker, job):
-                worker.go_on()
-                return
-            if job._terms.retry is not None and cv is not None:
-                cv = cv.copy()  # what one attempt sets the next one must not see
+        if terms.plain and job._context is None and terms.claim is None and not self._lifecycle.cutting:
+            job._fn, job._args, job._cv = name, None, None  # it is called once
+        elif not self._attempts.begin(worker, job):
+            worker.go_on()
+            return
+        elif terms.retry is not None:
+            cv = cv.copy()  # what one attempt sets the next one must not see
         if self._ledger.observers:
             self._attempts.tell_started(job)
-        fn = job._fn
-        name = fn.__qualname__ if type(fn) is FunctionType else name_of(fn)
-        coroutine = worker.coroutine = worker.attempt(job, name)
+        if self._around is not None:
+            call, args = self._around, (job, call, args)
+        self.begin(worker, job, name, call, args, cv)
+
+    def begin(
+        self,
+        worker: TaskWorker,
+        job: Job[Any],
+        name: str,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        cv: ContextVars,
+    ) -> None:
+        """Make the task of *job*, which is among the running ones; and its first step, if that can be made now."""
+        coroutine = worker.coroutine = worker.attempt(job, name, call, args)
         if self.starts_eagerly and not self.is_beginning:
             self.is_beginning = True
-            self.turn += 1
             try:
-                task = _Task(coroutine, loop=self._loop, name=name, context=cv, eager_start=True)
+                if HAS_EAGER_TASKS:
+                    task = _Task(coroutine, loop=self._loop, name=name, context=cv, eager_start=True)
+                else:
+                    task = self.first_step.task(coroutine, name, cv)
             finally:
                 self.is_beginning = False
-            asked = worker.asked
-            if asked is not None:
-                worker.asked = None
-                task.cancel(asked)
-            if not task.done():
+            if worker.job is not None:
                 worker.task = task
-            elif self._queue or self._due:
+                if worker.asked is not None:
+                    worker.heed()
+            elif self._queue:
                 self.serve()  # what its first step has submitted
         elif not self.has_factory:
             task = worker.task = JobTask(coroutine, loop=self._loop, name=name, context=cv)
@@ -168,9 +208,7 @@ class Slots:
 
     def hand_on(self, worker: TaskWorker, now: float) -> None:
         """*worker* has left its job, and others wait in the queue: it goes to the next one without being free."""
-        if self.lent:
-            self.stop_lending(worker.job)
-        if self._due or self.is_beginning or self._is_serving or self.busy > self.capacity:
+        if self._is_serving:
             worker.go_on()
             return
         try:
@@ -189,8 +227,12 @@ class Slots:
 
     def free(self, worker: TaskWorker) -> None:
         """*worker* has left its job: its slot is free, and goes to the next."""
-        self.busy -= 1
-        self.spare.append(worker)
+        if self.is_usual:
+            self.spare.append(worker)
+        else:
+            keeps = self.busy <= self.capacity
+            (self.spare if keeps else self._dismissed).append(worker)
+            self.recount()
         if (self._queue or self._due) and not self.is_beginning:
             self.serve()
 
@@ -201,12 +243,14 @@ class Slots:
         self._is_serving = True
         try:
             for _ in range(ONE_TURN):
-                if self.busy >= self.capacity:
+                worker = self.take() if self._queue or self._due else None
+                if worker is None:
                     return
                 job = self._next()
-                if job is None:
+                if job is None:  # another thread has taken it out
+                    self.spare.append(worker)
                     return
-                self.launch(job)
+                self.launch(job, worker, clock.monotonic())
         finally:
             self._is_serving = False
         self._loop.call_soon(self.serve)
@@ -226,13 +270,6 @@ class Slots:
             if self._places.waiting and self._places.take():
                 self._places.give()
         return job
-
-    def _make(self) -> TaskWorker:
-        worker = TaskWorker(self._crew, f"{self._settings.name}_{self._made}")
-        self._made += 1
-        if self._ledger.observers:
-            self._ledger.tell(WorkerStarted(self._settings.name, worker.name))
-        return worker
 
     # Slots that are lent or replaced
 
@@ -307,8 +344,13 @@ class Slots:
         self.recount()
 
     def recount(self) -> None:
-        """See invariant 2."""
+        """See invariants 2 and 3."""
         self.capacity = self._settings.max_workers + len(self.lent) + self._replaced - self._came_back
+        free = self.capacity - self.busy
+        while len(self.spare) > max(0, free):
+            self._dismissed.append(self.spare.pop())
+        self.unhired = max(0, free - len(self.spare))
+        self.is_usual = free >= 0 and not self.lent
 
     # As crew.Workers: any thread
 
@@ -376,6 +418,7 @@ class Slots:
     def start_afresh(self) -> None:
         """In the child of a fork: the loop is the parent's."""
         self.spare.clear()
+        self._dismissed.clear()
         self.lent.clear()
         self._made = 0
 

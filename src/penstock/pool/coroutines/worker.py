@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from penstock import clock
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from penstock.pool.coroutines.crew import CoroutineCrew
 
+_enter = scope.set
 _DONE = JobState.DONE  # looked up once, as the hot path's other names
 
 
@@ -61,9 +62,9 @@ class TaskWorker:
     """
 
     __slots__ = (
-        "_around",
         "_attempts",
         "_crew",
+        "_due",
         "_ledger",
         "_lifecycle",
         "_queue",
@@ -87,7 +88,7 @@ class TaskWorker:
         self._attempts = crew.attempts
         self._running = crew.attempts.running
         self._queue = crew.backlog.queue
-        self._around = crew.around
+        self._due = crew.backlog.due
         self.is_extra = is_extra
         self.name = name
         self.tally = crew.staff.tally
@@ -95,71 +96,66 @@ class TaskWorker:
         self.job: Job[Any] | None = None  # the one that its task is in
         self.coroutine: Coroutine[Any, Any, None] | None = None  # of that task; other threads read where it stands
         self.task: asyncio.Task[None] | None = None  # None as well while its first step runs eagerly
-        self.asked: str | None = None  # why that one is to be cancelled, once its first step is made
+        self.asked: tuple[Job[Any], str] | None = None  # a job to be cancelled once its first step is made, and why
 
-    async def attempt(self, job: Job[Any], name: str) -> None:
+    async def attempt(
+        self, job: Job[Any], name: str, fn: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]
+    ) -> None:
         """One attempt of *job*, whose room is that of the running ones; the coroutine of its task."""
-        scope.set(job)
-        value: Any = None
-        error: BaseException | None = None
+        _enter(job)
         try:
-            if self._around is None:
-                value = await job._fn(*job._args)  # type: ignore[operator, misc]
-            else:
-                value = await self._around(job)
+            value = await fn(*args)
         except BaseException as caught:
             error = caught  # dealt with below: what begins in here would have it for its context
-        if error is not None:
-            if isinstance(error, GeneratorExit) and not self._is_at_it():
-                self._attempts.thrown_away(self, job)
-                raise error  # the loop is gone, and no other job can begin
-            if self._slots.is_beginning:
-                _forget_context(error, sys.exception())
-            self._attempts.failed(self, job, error)
-            del job  # the frames of the error reach this one, and the job keeps its error: a cycle
-            self.go_on()
-            if isinstance(error, KeyboardInterrupt):
-                raise error  # it is the loop's to deal with
-            del error
-            return
-        ended = clock.monotonic()
-        if self._running.pop(job, None) is None:
-            self._attempts.came_back(self, job)
-            self.go_on()
-            return
-        tally = self.tally
-        tally.done += 1
-        if tally.done < ALL_OF_FIRST or not tally.done & ONE_IN:
-            tally.times.extend((job._since, job._began, ended))
-        job._ended = ended
-        # From here on as Job._settle, written out: a call costs as much as all of it.
-        job._value = value
-        job._stage = _DONE
-        job._fn = name
-        job._args = job._cv = None
-        if job._context is not None:
-            job._context.close()
-        if job._bell is not None:
-            job._ring()
-        if job._terms.claim is not None:
-            job._tell_claim()
-        if self._ledger.observers:
-            self._attempts.tell_ended(job, None)
-        tally.ended += 1
-        del job, value  # the next job may begin below
-        slots = self._slots
-        if self._queue and not self.is_extra:
-            slots.hand_on(self, ended)
-        elif (
-            slots.is_beginning and not slots.lent and not self.is_extra
-        ):  # go_on, written out: whoever launched this one serves
-            self.job = self.coroutine = None
-            slots.busy -= 1
-            slots.spare.append(self)
         else:
-            self.go_on()
-        if self._lifecycle.closing:
-            self._crew.check_drained()
+            ended = clock.monotonic()
+            try:
+                if job._args is not None and self._running[job] is not self:
+                    raise KeyError  # its next attempt runs
+                del self._running[job]
+            except KeyError:
+                self._attempts.came_back(self, job)
+                self.go_on()
+                return
+            tally = self.tally
+            tally.done += 1
+            if tally.done < ALL_OF_FIRST or not tally.done & ONE_IN:
+                tally.times.extend((job._since, job._began, ended))
+            job._ended = ended
+            # From here on as Job._settle, written out for a job of the common kind.
+            job._value = value
+            job._stage = _DONE
+            if job._args is not None or job._context is not None:
+                job._settle(_DONE, value)
+            elif job._bell is not None:
+                job._ring()
+            if self._ledger.observers:
+                self._attempts.tell_ended(job, None)
+            tally.ended += 1
+            del job, value  # the next job may begin below
+            slots = self._slots
+            if not slots.is_usual or self._due or self.is_extra:
+                self.go_on()
+            elif not self._queue or slots.is_beginning:
+                # go_on, written out; what was submitted in a first step is served by whoever made it
+                self.job = self.coroutine = self.task = None
+                slots.spare.append(self)
+            else:
+                slots.hand_on(self, ended)
+            if self._lifecycle.closing:
+                self._crew.check_drained()
+            return
+        if isinstance(error, GeneratorExit) and not self._is_at_it():
+            self._attempts.thrown_away(self, job)
+            raise error  # the loop is gone, and no other job can begin
+        if self._slots.is_beginning:
+            _forget_context(error, sys.exception())
+        self._attempts.failed(self, job, error)
+        del job  # the frames of the error reach this one, and the job keeps its error: a cycle
+        self.go_on()
+        if isinstance(error, KeyboardInterrupt):
+            raise error  # it is the loop's to deal with
+        del error
 
     def _is_at_it(self) -> bool:
         """Whether the loop runs its coroutine just now; else that is being destroyed."""
@@ -211,8 +207,16 @@ class TaskWorker:
         if not tripped and not self._lifecycle.cutting:
             return  # that was its last attempt
         if self.task is None:
-            self.asked = reason
+            self.asked = job, reason
         else:
+            self.task.cancel(reason)
+
+    def heed(self) -> None:
+        """Its job was asked to stop while its first step was made at once: cancel its task, which goes on."""
+        assert self.task is not None
+        assert self.asked is not None
+        (job, reason), self.asked = self.asked, None
+        if job is self.job:  # else it was one before, that ended with its first step
             self.task.cancel(reason)
 
     def stack(self) -> str:
