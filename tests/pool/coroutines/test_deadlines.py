@@ -230,6 +230,29 @@ async def test_a_stuck_attempt_is_followed_by_the_next_when_the_margin_is_over()
 
 
 @looped
+async def test_a_stuck_attempt_that_returns_while_the_next_one_runs_is_not_its_outcome() -> None:
+    stubborn, door = Stubborn(), Door()
+
+    async def stuck_at_first() -> str:
+        if not stubborn.cancelled:
+            return await stubborn()
+        await door()
+        return "second time"
+
+    async with AsyncPool(1, stuck_after=0.01) as pool:
+        job = await pool.options(timeout=3600, retry=Retry(2, on=DeadlineExceeded, wait=0)).asubmit(stuck_at_first)
+        await stubborn.wait_entered()
+        job.context.limit(0.0)
+        await door.wait_entered()
+        assert len(pool.report.stuck) == 1
+        stubborn.let_go()
+        await until(lambda: not pool.report.stuck)
+        assert (job.state, job.attempt) == (JobState.RUNNING, 2)
+        door.open()
+        assert await job == "second time"
+
+
+@looped
 async def test_a_deadline_passes_although_the_loop_is_held_up() -> None:
     """Nothing on the loop can see it; another thread can, and the waiting job never runs."""
     ran: list[int] = []

@@ -23,7 +23,7 @@ from penstock.context import Context
 from penstock.job import Job
 from penstock.lifecycle import Phase
 from penstock.pool.coroutines.crew import AroundCoroutine, CoroutineCrew, CoroutineSettings
-from penstock.pool.coroutines.door import Door
+from penstock.pool.coroutines.door import Submits
 from penstock.pool.coroutines.streams import map_coroutines, stream_coroutines
 from penstock.pool.executor import UNCHANGED, AnyPool, Unchanged, changed_terms
 from penstock.pool.ladder import Stop, apart, finished, leave, wait_for_all
@@ -41,29 +41,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class SubmittingCoroutines:
+class SubmittingCoroutines(Submits):
     """What a pool and its views share: every way to hand in a job, under the terms of one view."""
 
     _crew: CoroutineCrew
-    _door: Door
-    _terms: JobTerms
-
-    async def asubmit(self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]:
-        """Run the coroutine function *fn* with these arguments in a task of its own; its `Job`, to be awaited.
-
-        While the backlog is full this waits (`when_full`, `submit_timeout`): `BacklogFull` if no place became free in
-        time. `PoolClosed` once the pool takes no more jobs. From Python 3.12 on the job begins before this returns, if
-        a slot is free. A job that waits here or for another job of the same pool lends its slot meanwhile.
-        """
-        job: Job[T] | None = self._door.accept(self._terms, fn, args, kwargs)
-        return await self._door.admit(self._terms, fn, args, kwargs) if job is None else job
 
     async def run(self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Submit and await the result. Cancelling the awaiting task cancels the job."""
-        job: Job[T] | None = self._door.accept(self._terms, fn, args, kwargs)
-        if job is None:
-            job = await self._door.admit(self._terms, fn, args, kwargs)
-        return await job
+        return await (await self.asubmit(fn, *args, **kwargs))
 
     def map(
         self,
@@ -79,7 +64,7 @@ class SubmittingCoroutines:
         wait to be taken. *timeout*: seconds from the call to the last result, then TimeoutError. A job's error is
         raised where its result would be, and ends the iteration; leaving it cancels what has not started.
         """
-        return map_coroutines(self._crew, self._terms, fn, inputs, timeout, buffersize)
+        return map_coroutines(self._crew, self._terms, self.asubmit, fn, inputs, timeout, buffersize)
 
     def stream(
         self,
@@ -96,7 +81,7 @@ class SubmittingCoroutines:
         cancels what has not started. If the pool is closed meanwhile, what is under way is still given; then
         `PoolClosed` says that inputs are left.
         """
-        return stream_coroutines(self._crew, self._terms, fn, inputs, ordered, buffersize)
+        return stream_coroutines(self._crew, self._terms, self.asubmit, fn, inputs, ordered, buffersize)
 
     def options(
         self,

@@ -6,11 +6,11 @@ import asyncio
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from threading import get_ident
 from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from penstock import clock
 from penstock.context import scope
@@ -27,6 +27,8 @@ from penstock.pool.terms import JobTerms
 if TYPE_CHECKING:
     from penstock.pool.coroutines.crew import CoroutineCrew
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _Task: Callable[..., asyncio.Task[None]] = asyncio.Task
 _make: Callable[[type[Job[Any]]], Job[Any]] = Job.__new__
@@ -49,74 +51,6 @@ class Door(Intake):
         self._common: CodeType | None = None  # as `_checked`, if calls of that function can be of the common kind
         self._readers: set[asyncio.Task[None]] = set()
 
-    def accept(
-        self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Job[Any] | None:
-        """Accept one call and begin it now, if it is of the common kind; else None: then call `admit`.
-
-        Common is a plain call of the same function as before, outside of jobs, when a slot is free and nobody watches.
-        One function for its whole way in, with the steps of others written out: each call would cost as much as
-        several of them.
-        """
-        slots, home = self._slots, self._home
-        if (
-            type(fn) is not FunctionType
-            or fn.__code__ is not self._common
-            or kwargs
-            or not terms.plain
-            or terms.claim is not None
-            or not slots.spare
-            or not slots.left
-            or self._queue
-            or slots.is_beginning
-            or self._ledger.observers
-            or _around() is not None
-            # Before 3.12 asking for the running loop costs a system call.
-            or ((get_running_loop() is not home.loop) if _IS_NEW else home.ident != get_ident())
-            or (not _IS_NEW and home.loop not in current_tasks)
-        ):
-            return None
-        number = next(self._numbers)
-        try:
-            job: Job[Any] = _make(Job)
-            job._terms = terms
-            job._number = number
-            job._fn = name = fn.__qualname__
-            job._args = job._cv = None
-            cv = copy_context()
-            job._since = job._began = clock.monotonic()
-            job._bell = None
-            job._context = None
-            job._attempt = 1
-            job._stage = _RUNNING
-            worker = slots.spare.pop()
-            worker.job = job
-            job._worker = worker.name
-            self._running[job] = worker
-        except BaseException:
-            self._withdraw()
-            raise
-        if self._lifecycle.closing:
-            return self._come_too_late(job, worker)
-        slots.left -= 1
-        if not slots.starts_eagerly:
-            slots.begin(worker, job, name, fn, args, cv)
-            return job
-        coroutine = worker.coroutine = worker.attempt(job, name, fn, args)
-        slots.is_beginning = True
-        try:
-            if HAS_EAGER_TASKS:
-                task = _Task(coroutine, loop=home.loop, name=name, context=cv, eager_start=True)
-            else:
-                task = slots.first_step.task(coroutine, name, cv)
-        finally:
-            slots.is_beginning = False
-        if worker.job is not None:
-            slots.suspended(worker, task)
-        elif self._queue:
-            slots.serve()
-        return job
-
     def _come_too_late(self, job: Job[Any], worker: TaskWorker) -> Job[Any]:
         """The pool was closed while *job* came in: it is refused, unless a stop has found it among the running ones."""
         if self._running.pop(job, None) is None:
@@ -131,11 +65,10 @@ class Door(Intake):
         self, terms: JobTerms, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Job[Any]:
         """Accept one call that `accept` did not: wait for a place, or give the loop its turn."""
-        slots = self._slots
-        if not slots.left:
-            slots.left = ONE_TURN
+        if not self._slots.left:
+            self._slots.left = ONE_TURN
             await asyncio.sleep(0)
-        job = self._accept(terms, fn, args, kwargs)
+        job = self.accept(terms, fn, args, kwargs)
         if job is not None:
             return job
         if terms.when_full == "reject":
@@ -144,11 +77,11 @@ class Door(Intake):
             return await self._run_for_caller(terms, fn, args, kwargs)
         with self._slots.lending(None):
             await self._line_up_from_loop(terms)
-        job = self._accept(terms, fn, args, kwargs, placed=True)
+        job = self.accept(terms, fn, args, kwargs, placed=True)
         assert job is not None
         return job
 
-    def _accept(
+    def accept(
         self,
         terms: JobTerms,
         fn: Callable[..., Any],
@@ -178,7 +111,9 @@ class Door(Intake):
             if lifecycle.closing:
                 raise self._crew.refusal()
             if not placed:
-                begins = slots.has_free() and not self._queue and not self._due
+                if not slots.left:
+                    return None
+                begins = not (self._queue or self._due) and bool(slots.spare or slots.unhired)
                 if not begins:
                     try:
                         self._free.pop()  # Places.take
@@ -222,7 +157,7 @@ class Door(Intake):
             assert worker is not None
             slots.launch(job, worker, job._since)
             return job
-        if slots.has_free():
+        if slots.spare or slots.unhired:
             slots.serve()
         if lifecycle.cutting:
             self._crew.cut_waiting()  # the stop may have looked just before the job was there
@@ -259,6 +194,87 @@ class Door(Intake):
         """The pool takes no more jobs."""
         for task in self._readers:
             task.cancel("the pool takes no more jobs")
+
+
+class Submits:
+    """What a pool of coroutines and its views share: `asubmit`."""
+
+    _door: Door
+    _terms: JobTerms
+
+    async def asubmit(self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Job[T]:
+        """Run the coroutine function *fn* with these arguments in a task of its own; its `Job`, to be awaited.
+
+        While the backlog is full this waits (`when_full`, `submit_timeout`): `BacklogFull` if no place became free in
+        time. `PoolClosed` once the pool takes no more jobs. The job begins before this returns, if a slot is free (on
+        Python 3.11 only on asyncio's own loops). A job that waits here or for another job of the same pool lends its
+        slot meanwhile.
+        """
+        # For a job of the common kind this is its whole way in, with the steps of others written out: a call costs as
+        # much as several of them. Common is a plain call of the same function as before, outside of jobs, when a slot
+        # is free and nobody watches.
+        door, terms = self._door, self._terms
+        slots, home = door._slots, door._home
+        if (
+            not slots.spare
+            or not slots.left
+            or door._queue
+            or type(fn) is not FunctionType
+            or fn.__code__ is not door._common
+            or kwargs
+            or not terms.plain
+            or terms.claim is not None
+            or slots.is_beginning
+            or door._ledger.observers
+            or _around() is not None
+            # Before 3.12 asking for the running loop costs a system call.
+            or ((get_running_loop() is not home.loop) if _IS_NEW else home.ident != get_ident())
+            or (not _IS_NEW and home.loop not in current_tasks)
+        ):
+            accepted: Job[T] | None = door.accept(terms, fn, args, kwargs)
+            return await door.admit(terms, fn, args, kwargs) if accepted is None else accepted
+        number = next(door._numbers)
+        try:
+            job: Job[T] = _make(Job)
+            job._terms = terms
+            job._number = number
+            job._fn = name = fn.__qualname__
+            job._args = job._cv = None
+            cv = copy_context()
+            job._since = job._began = clock.monotonic()
+            job._bell = None
+            job._context = None
+            job._attempt = 1
+            job._stage = _RUNNING
+            worker = slots.spare.pop()
+            worker.job = job
+            job._worker = worker.name
+            door._running[job] = worker
+        except BaseException:
+            door._withdraw()
+            raise
+        if door._lifecycle.closing:
+            return door._come_too_late(job, worker)
+        slots.left -= 1
+        if not slots.starts_eagerly:
+            slots.begin(worker, job, name, fn, args, cv)
+            return job
+        coroutine = worker.coroutine = worker.attempt(job, name, fn, args)
+        slots.is_beginning = True
+        try:
+            if HAS_EAGER_TASKS:
+                task = _Task(coroutine, loop=home.loop, name=name, context=cv, eager_start=True)
+            else:
+                task = slots.first_step.task(coroutine, name, cv)
+        finally:
+            slots.is_beginning = False
+        if worker.job is not None:
+            worker.task = task
+            if worker.asked is not None:
+                worker.heed()
+        elif door._queue:
+            slots.serve()
+        return job
 
 
 def check_coroutine_function(fn: Any) -> None:

@@ -39,10 +39,11 @@ class FirstStep:
         loop = self._loop
         task: asyncio.Task[None] = _Task(coroutine, loop=self, name=name, context=context)
         _give_loop(task, loop=loop)
-        step, self._step = self._step, None
+        step: Any = self._step
+        self._step = None
         outer = current_tasks.pop(loop, None)
         try:
-            context.run(step)  # type: ignore[arg-type]  # the task has just left it here
+            context.run(step)
         finally:
             if outer is not None:
                 current_tasks[loop] = outer

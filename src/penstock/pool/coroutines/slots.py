@@ -58,8 +58,8 @@ class Slots:
       1. `busy` slots have a job: from `launch` until its task has left its function.
       2. capacity == max_workers + lent + replaced; busy <= capacity, but for jobs that go on after they have waited for
          another job of this pool.
-      3. `spare` are workers for free slots, at most one for each: busy + len(spare) <= capacity. So whoever finds one
-         there may use it. The other free slots have no worker yet (`hire`).
+      3. A free slot has its worker in `spare`, or none yet (`unhired`): busy + len(spare) + unhired == capacity, with
+         the exception of 2. So whoever finds a worker in `spare` may use it.
       4. If a job waits in the backlog and a slot is free, `serve` is under way or will be called.
       5. At most one eager first step is on the stack: what is launched inside of it begins later.
     Loop's thread only, if nothing else is said.
@@ -78,6 +78,7 @@ class Slots:
         self._ledger = crew.ledger
         self.tally = crew.ledger.open_tally()
         self.capacity = self._settings.max_workers
+        self.unhired = self.capacity
         self.is_usual = True  # no slot is lent, and none is too many
         self.starts_eagerly = False
         self.has_factory = False  # its user has the loop's tasks made in a way of his own
@@ -114,18 +115,15 @@ class Slots:
         """How many slots have a job."""
         return self._made - len(self.spare) - len(self._dismissed)
 
-    def has_free(self) -> bool:
-        """Whether a slot is free."""
-        return bool(self.spare) or self.busy < self.capacity
-
     def take(self) -> TaskWorker | None:
         """A free slot, for the caller to use; None if there is none."""
         if self.spare:
             return self.spare.pop()
-        return self._hire() if self.busy < self.capacity else None
+        return self._hire() if self.unhired else None
 
     def _hire(self) -> TaskWorker:
         """A worker for a free slot that has none."""
+        self.unhired -= 1
         if self._dismissed:
             return self._dismissed.pop()
         worker = TaskWorker(self._crew, f"{self._settings.name}_{self._made}")
@@ -142,18 +140,17 @@ class Slots:
         job._attempt += 1
         job._worker = worker.name
         job._stage = _RUNNING
-        terms, cv = job._terms, job._cv
+        terms = job._terms
         call: Any = job._fn
         args: Any = job._args
-        assert cv is not None
+        cv: Any = job._cv
         name = call.__qualname__ if type(call) is FunctionType else name_of(call)
         self._running[job] = worker
-        is_special = job._context is not None or self._lifecycle.cutting or not terms.plain
-        if is_special and not self._attempts.begin(worker, job):
+        if terms.plain and job._context is None and terms.claim is None and not self._lifecycle.cutting:
+            job._fn, job._args, job._cv = name, None, None  # it is called once
+        elif not self._attempts.begin(worker, job):
             worker.go_on()
             return
-        if terms.plain and terms.claim is None:
-            job._fn, job._args, job._cv = name, None, None  # it is called once
         elif terms.retry is not None:
             cv = cv.copy()  # what one attempt sets the next one must not see
         if self._ledger.observers:
@@ -183,7 +180,9 @@ class Slots:
             finally:
                 self.is_beginning = False
             if worker.job is not None:
-                self.suspended(worker, task)
+                worker.task = task
+                if worker.asked is not None:
+                    worker.heed()
             elif self._queue:
                 self.serve()  # what its first step has submitted
         elif not self.has_factory:
@@ -191,14 +190,6 @@ class Slots:
             task.worker = worker
         else:
             self._launch_by_factory(worker, job, name, cv)
-
-    def suspended(self, worker: TaskWorker, task: asyncio.Task[None]) -> None:
-        """The first step of *task* was made at once, and is not its last."""
-        worker.task = task
-        if worker.asked is not None:
-            (job, reason), worker.asked = worker.asked, None
-            if job is worker.job:  # else it was one before, that ended with its first step
-                task.cancel(reason)
 
     def _launch_by_factory(self, worker: TaskWorker, job: Job[Any], name: str, cv: ContextVars | None) -> None:
         """Have the loop's user make the task."""
@@ -355,10 +346,11 @@ class Slots:
     def recount(self) -> None:
         """See invariants 2 and 3."""
         self.capacity = self._settings.max_workers + len(self.lent) + self._replaced - self._came_back
-        busy = self.busy
-        while self.spare and busy + len(self.spare) > self.capacity:
+        free = self.capacity - self.busy
+        while len(self.spare) > max(0, free):
             self._dismissed.append(self.spare.pop())
-        self.is_usual = busy <= self.capacity and not self.lent
+        self.unhired = max(0, free - len(self.spare))
+        self.is_usual = free >= 0 and not self.lent
 
     # As crew.Workers: any thread
 

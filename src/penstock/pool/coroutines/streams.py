@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from penstock import clock
@@ -23,6 +23,7 @@ from penstock.pool.terms import JobTerms, check_count
 
 T = TypeVar("T")
 
+Asubmit = Callable[..., Awaitable[Job[Any]]]
 Inputs = Iterable[Any] | AsyncIterable[Any]
 Rows = Iterator[tuple[Any, ...]] | AsyncIterator[tuple[Any, ...]]
 
@@ -30,6 +31,7 @@ Rows = Iterator[tuple[Any, ...]] | AsyncIterator[tuple[Any, ...]]
 def map_coroutines(
     crew: CoroutineCrew,
     terms: JobTerms,
+    asubmit: Asubmit,
     fn: Callable[..., Any],
     inputs: tuple[Inputs, ...],
     timeout: float | None,
@@ -38,12 +40,13 @@ def map_coroutines(
     """See `AsyncPool.map`. Checks at the call; reads and submits as the caller iterates."""
     deadline = clock.deadline_after(clock.checked_seconds("timeout", timeout))
     check_coroutine_function(fn)
-    return _results(InOrder(crew, terms, fn, _rows(inputs), _limit(crew, terms, buffersize)), deadline)
+    return _results(InOrder(crew, asubmit, fn, _rows(inputs), _limit(crew, terms, buffersize)), deadline)
 
 
 def stream_coroutines(
     crew: CoroutineCrew,
     terms: JobTerms,
+    asubmit: Asubmit,
     fn: Callable[..., Any],
     inputs: Inputs,
     ordered: bool,
@@ -52,7 +55,7 @@ def stream_coroutines(
     """See `AsyncPool.stream`. Checks at the call; reads and submits as the caller iterates."""
     check_coroutine_function(fn)
     kind: type[Flow[Any]] = InOrder if ordered else AsTheyEnd
-    return _jobs(kind(crew, terms, fn, _rows((inputs,)), _limit(crew, terms, buffersize)))
+    return _jobs(kind(crew, asubmit, fn, _rows((inputs,)), _limit(crew, terms, buffersize)))
 
 
 async def _jobs(flow: Flow[T]) -> AsyncGenerator[Job[T], None]:
@@ -77,9 +80,9 @@ async def _results(flow: Flow[T], deadline: float | None) -> AsyncGenerator[T, N
 class Flow(Generic[T]):
     """The jobs of one `map` or `stream` that are under way. On the loop's thread, but for `_ended`."""
 
-    def __init__(self, crew: CoroutineCrew, terms: JobTerms, fn: Callable[..., Any], rows: Rows, limit: int) -> None:
+    def __init__(self, crew: CoroutineCrew, asubmit: Asubmit, fn: Callable[..., Any], rows: Rows, limit: int) -> None:
         self._crew = crew
-        self._terms = terms
+        self._asubmit = asubmit
         self._fn = fn
         self._rows = rows
         self._limit = limit
@@ -164,8 +167,7 @@ class Flow(Generic[T]):
 
     async def _submit(self, row: tuple[Any, ...]) -> None:
         try:
-            door = self._crew.intake
-            job = door.accept(self._terms, self._fn, row, {}) or await door.admit(self._terms, self._fn, row, {})
+            job = await self._asubmit(self._fn, *row)
         except PoolClosed as error:
             self._error = error
             self._has_more = False

@@ -110,6 +110,8 @@ class TaskWorker:
         else:
             ended = clock.monotonic()
             try:
+                if job._args is not None and self._running[job] is not self:
+                    raise KeyError  # its next attempt runs
                 del self._running[job]
             except KeyError:
                 self._attempts.came_back(self, job)
@@ -207,6 +209,14 @@ class TaskWorker:
         if self.task is None:
             self.asked = job, reason
         else:
+            self.task.cancel(reason)
+
+    def heed(self) -> None:
+        """Its job was asked to stop while its first step was made at once: cancel its task, which goes on."""
+        assert self.task is not None
+        assert self.asked is not None
+        (job, reason), self.asked = self.asked, None
+        if job is self.job:  # else it was one before, that ended with its first step
             self.task.cancel(reason)
 
     def stack(self) -> str:
