@@ -19,6 +19,7 @@ from penstock.lifecycle import Phase
 from penstock.pool.processes import ProcessPoolBroken, child
 from penstock.pool.processes.dispatcher import Dispatcher
 from penstock.pool.processes.launch import Ends, Starter, process_for
+from penstock.pool.processes.lifeline import LIFELINE
 from penstock.pool.processes.parcel import Later
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool.crossing import CrossGate, double
@@ -217,6 +218,7 @@ def setup() -> child.Setup:
 
 def test_a_start_that_fails_leaves_nothing_open() -> None:
     forkserver.ensure_running()
+    LIFELINE.fileno()  # made once, for the whole process
     before = descriptors()
     with pytest.raises(Exception, match="pickle"):
         Ends(
