@@ -116,6 +116,21 @@ def test_a_message_that_got_lost_costs_a_second(
         heard.result(GUARD)
 
 
+def test_a_put_between_two_waits_whose_message_got_lost_is_not_missed(
+    tmp_path: Path, url: str, path: Path, desk: Desk, bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(news, "_LOOK", 0.01)
+    with with_engine(tmp_path / "script", url, PUTS) as script:
+        script.expect("open")
+        for socket in sockets(path):
+            socket.unlink()
+        script.go()
+        script.line()
+        script.end()
+
+    waiting(desk, bell).result(GUARD)
+
+
 def test_a_folder_that_was_deleted_is_listened_in_again(
     tmp_path: Path, url: str, path: Path, desk: Desk, bell: Bell, deaf: None
 ) -> None:

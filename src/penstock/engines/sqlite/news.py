@@ -53,6 +53,8 @@ class News:
             ear = self._listen()
         if is_first:  # what came since the caller looked has rung no bell yet
             bell.hear()
+            if has_changed():  # asked now, so that from now on no change is missed
+                self._ring(but=bell)
             return
         poll = select.poll()
         poll.register(bell.fileno(), select.POLLIN)
