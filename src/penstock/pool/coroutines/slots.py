@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from penstock.pool.coroutines.crew import CoroutineCrew
 
 HAS_EAGER_TASKS: Final = sys.version_info >= (3, 12)
-ONE_TURN: Final = 100  # jobs that begin before the loop gets a turn for others
+ONE_TURN: Final = 50  # jobs that begin before the loop gets a turn for others
 
 _RUNNING = JobState.RUNNING
 
