@@ -11,9 +11,7 @@ import asyncio
 import importlib.util
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
-from concurrent.futures import Future
-from contextvars import ContextVar, copy_context
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +19,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `python bench/asyncio_.py` finds this room by its name, too
 
+from bench.bare_tasks import Bare
 from bench.goals import Goal, at_least_one, summary
 from bench.rounds import Case, Outcome, Sample, Turn, as_json, as_table, machine, play
 from penstock import AsyncPool
-from penstock.pool.coroutines.firststep import FirstStep
 
 AT_ONCE = 100
 Fn = Callable[[], Coroutine[Any, Any, Any]]
@@ -45,83 +43,6 @@ async def bare_steps(fn: Fn, jobs: int) -> int:
     bare = Bare(AT_ONCE)
     handles = [await bare.asubmit(fn) for _ in range(jobs)]
     return len([await handle for handle in handles])
-
-
-here: ContextVar[Any] = ContextVar("here", default=None)
-
-
-class Step(Future[Any]):
-    """A Future without what a Future makes for its waiters; the last one's waits for it in asyncio."""
-
-    __slots__ = ("args", "began", "ended", "fn", "since", "told", "value")
-
-    def __init__(self) -> None:
-        pass
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        if self.told is not True:
-            self.told = asyncio.get_running_loop().create_future()
-            yield from self.told
-        return self.value
-
-
-class Bare:
-    """What no pool that gives each job a task of its own, and a bound, can leave out; and nothing else.
-
-    It accepts a call if fewer than *at_once* run, keeps a handle for it, copies its context variables, makes its task,
-    which begins at once where that can be, says in it which job runs, tells how long it waited and ran, and which jobs
-    run. It has no backlog, no deadlines, cancellation, retries, failures, observers, accounts, no way to stop.
-    """
-
-    def __init__(self, at_once: int) -> None:
-        self.free = at_once
-        self.turn = 0
-        self.running: dict[Step, None] = {}
-        self.waiting: asyncio.Future[None] | None = None
-        self.loop = asyncio.get_running_loop()
-        self.first = FirstStep(self.loop) if isinstance(self.loop, asyncio.BaseEventLoop) else None
-
-    async def asubmit(self, fn: Fn, /, *args: Any, **_kwargs: Any) -> Step:
-        while not self.free or self.turn >= AT_ONCE:
-            if self.turn:
-                self.turn = 0
-                await asyncio.sleep(0)
-            else:
-                self.waiting = self.loop.create_future()
-                await self.waiting
-        self.turn += 1
-        self.free -= 1
-        job = new_step(Step)
-        job.fn, job.args, job.told = fn, args, None
-        job.since = job.began = time.monotonic()
-        self.running[job] = None
-        cv, name = copy_context(), fn.__qualname__
-        if _NEWER:
-            Task(self.run(job), loop=self.loop, name=name, context=cv, eager_start=True)
-        elif self.first is not None:
-            self.first.task(self.run(job), name, cv)
-        else:
-            Task(self.run(job), loop=self.loop, name=name, context=cv)
-        return job
-
-    async def run(self, job: Step) -> None:
-        here.set(job)
-        job.value = await job.fn(*job.args)
-        job.ended = time.monotonic()
-        del self.running[job]
-        job.args = None
-        if job.told is not None:
-            job.told.set_result(None)
-        job.told = True
-        self.free += 1
-        if self.waiting is not None:
-            self.waiting.set_result(None)
-            self.waiting = None
-
-
-Task: Any = asyncio.Task  # what it takes depends on the version
-new_step: Any = Step.__new__
-_NEWER = sys.version_info >= (3, 12)
 
 
 async def gather_semaphore(fn: Fn, jobs: int) -> int:
@@ -259,6 +180,7 @@ def cases(scale: Scale) -> Iterator[Case]:
             yield Case(f"{name}{loop_name}", turns, pairs, scale.jobs, scale.rounds)
 
 
+_NEWER = sys.version_info >= (3, 12)
 GOALS = [
     Goal("no-op", "no-op", "us/job", OURS, GATHER, *(("1.9x", "2.6x") if _NEWER else ("1.5x", "1.9x")), speed=True),
     Goal("no-op", "no-op", "us/job", OURS, GROUP, *(("1.4x", "2.1x") if _NEWER else ("1.2x", "1.5x")), speed=True),
