@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import quantiles
 from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `python bench/durable.py` finds this room by its name, too
@@ -211,18 +210,18 @@ def enqueue_beside(opened: Open, name: str, command: Sequence[str], *, waiting: 
     with house() as (folder, told):
         FILL[name](folder, waiting)
         system = opened(folder)
-        marks = (1, waiting * 2 // 5)  # of each of them: while none has done that many, both have enough to do
-        with Worker(folder, command, marks):
+        enough = waiting * 2 // 5  # of each of them: while none has done that many, both have something to do
+        with Worker(folder, command, marks=(1, enough)):
             told.next()
             times: list[float] = []
             end = time.monotonic() + seconds
-            while time.monotonic() < end:
+            while len(times) < 2 or time.monotonic() < end:  # one may starve for all that time
                 times.append(_timed(system.put, len(times)) / 1e3)
-                if len(times) % 10 == 0 and told.has_more() and told.has_more():
+                if any(number == enough for number, *_ in told.more()):
                     break
         system.close()
-    cuts = quantiles(times, n=100, method="inclusive")
-    return {"p50 ms": cuts[49], "p99 ms": cuts[98], "max ms": max(times)}
+    middle, tail = middle_and_tail(times * 2)  # twice: there may be but one
+    return {"p50 ms": middle, "p99 ms": tail, "max ms": max(times)}
 
 
 def idle(command: Sequence[str], word: str, *, seconds: float) -> Sample:
@@ -276,8 +275,8 @@ _BATCH: Final = 100
 class Depth:
     """A store with so many jobs that wait, and so many that have ended. Made at the first claim."""
 
-    def __init__(self, folder: Path, *, waiting: int, finished: int) -> None:
-        self._url = f"sqlite:///{folder}/{waiting}-{finished}.db"
+    def __init__(self, file: Path, *, waiting: int, finished: int) -> None:
+        self._url = f"sqlite:///{file}"
         self._waiting = waiting
         self._finished = finished
         self._engine: Engine | None = None
@@ -319,6 +318,8 @@ class Depth:
         _, claimed = self._engine.transact(requests)
         took = (time.perf_counter() - began) * 1e6, (time.thread_time() - used) * 1e6
         assert isinstance(claimed, Claimed)
+        if len(claimed.jobs[0]) != limit:
+            raise RuntimeError(f"{len(claimed.jobs[0])} jobs of {limit} that wait were given")
         self._ended = [Settlement(job.seq, job.token, Ending.DONE, b"null") for job in claimed.jobs[0]]
         if again:
             self._put(len(self._ended))
@@ -411,9 +412,12 @@ def depth_cases(scale: Scale, folder: Path) -> Iterator[Case]:
     first, *more = scale.depths
     for word in ("waiting", "finished"):
         depths = {
-            f"{depth:,} {word}": Depth(folder, waiting=depth if word == "waiting" else first, finished=finished)
+            f"{depth:,} {word}": Depth(
+                folder / f"{word}-{depth}.db",
+                waiting=depth if word == "waiting" else first,
+                finished=depth if word == "finished" else 0,
+            )
             for depth in scale.depths
-            for finished in [depth if word == "finished" and depth > first else 0]
         }
         turns: dict[str, Turn] = {name: partial(depth.claims, 2_000) for name, depth in depths.items()}
         pairs = [(f"{first:,} {word}", f"{depth:,} {word}") for depth in more]

@@ -91,14 +91,12 @@ class Told:
             log = (self._folder / "worker.log").read_text()[-2000:]
             raise RuntimeError(f"no job told anything in {within:g} s; the worker's log:\n{log}") from None
 
-    def has_more(self) -> bool:
-        """Whether there are words that nobody has heard."""
-        self._socket.settimeout(1e-6)
-        try:
-            self._socket.recv(4096)
-        except TimeoutError:
-            return False
-        return True
+    def more(self) -> Iterator[list[Any]]:
+        """The words that have come, without waiting for others."""
+        self._socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                yield list(json.loads(self._socket.recv(4096)))
 
     def close(self) -> None:
         self._socket.close()

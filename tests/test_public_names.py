@@ -117,3 +117,22 @@ def test_importing_penstock_loads_the_standard_library_only() -> None:
 
 def test_importing_penstock_loads_nothing_heavy() -> None:
     assert not loaded_by_importing_penstock() & HEAVY
+
+
+WITHOUT_MSGSPEC = """
+import sys
+sys.modules["msgspec"] = None
+from penstock import *
+def work() -> None: ...
+try:
+    App("memory://").task(work)
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_all_names_can_be_imported_without_the_extras_and_what_needs_one_says_which() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", WITHOUT_MSGSPEC], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert told.stdout == "durable jobs need msgspec, which comes with: pip install 'penstock[sqlite]'\n"

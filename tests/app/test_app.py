@@ -65,7 +65,10 @@ def test_making_an_app_loads_no_driver() -> None:
 
 
 def test_without_msgspec_the_error_says_what_to_install() -> None:
-    script = "import sys; sys.modules['msgspec'] = None; import penstock; penstock.App"
+    script = (
+        "import sys; sys.modules['msgspec'] = None; import penstock\n"
+        "@penstock.App('memory://').task\ndef f() -> None: ...\n"
+    )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
     assert "ImportError: durable jobs need msgspec, which comes with: pip install 'penstock[sqlite]'" in ran.stderr
 

@@ -234,6 +234,18 @@ def test_a_wait_that_was_too_short_is_a_timeout_and_changes_nothing(pack: Task[[
     assert handle.result() == "order 7"
 
 
+def test_a_coroutine_without_patience_gets_the_result_of_a_job_that_has_ended(
+    pack: Task[[int], str], service: Service
+) -> None:
+    handle = pack.enqueue(7)
+    with pytest.raises(TimeoutError):
+        asyncio.run(handle.aresult(timeout=0))
+    service.do()
+    assert asyncio.run(handle.aresult(timeout=0)) == handle.result(timeout=0) == "order 7"
+    with pytest.raises(JobUnknown):
+        asyncio.run(pack.app.handle("nobody").aresult(timeout=0))
+
+
 def test_a_task_that_is_cancelled_while_it_awaits_leaves_the_job_alone(
     engine: Counting, pack: Task[[int], str], service: Service
 ) -> None:

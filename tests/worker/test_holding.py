@@ -267,3 +267,14 @@ def test_the_answer_to_what_was_asked_before_the_lease_was_lost_is_of_no_use(ben
     bench.holding.forget_all(8)  # the supervisor heard of it first
     assert bench.holding.answered(replies) == ([], None)
     assert bench.holding.held() == []
+
+
+def test_what_was_held_under_another_name_does_not_run_again(bench: Bench) -> None:
+    bench.put("a", "b")
+    bench.step()
+    bench.holding.only_ask()
+    bench.holding.unknown()
+    claims = bench.engine.find(HeldBy(WORKER))
+    bench.holding.forget_all(8)  # between the question and the answer
+    assert bench.holding.found(claims) == []
+    assert bench.holding.held() == []

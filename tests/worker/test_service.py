@@ -19,9 +19,10 @@ import pytest
 
 from penstock import JobCancelled, JobFailed, JobState
 from penstock.engines.records import Attempts, ByIds, Complaints, Record, Workers
-from penstock.engines.requests import NewJob, Put
+from penstock.engines.requests import NewJob, Pause, Put
+from penstock.errors import StoreError
 from tests.gates import GUARD
-from tests.worker.service import DUTY, House, house, until
+from tests.worker.service import DUTY, House, Service, house, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -146,10 +147,11 @@ def test_a_job_whose_arguments_no_longer_fit_fails_in_words_and_is_kept(home: Ho
 
 
 def test_queues_that_were_not_named_are_left_alone(home: House) -> None:
-    home.work("--queues", "mail, news")
+    service = home.work("--queues", "mail, news")
     left = home.duty.double.enqueue(1)
     assert home.duty.double.options(queue="mail").enqueue(2).result(GUARD) == 4
     assert left.state is JobState.READY
+    assert ", of queues mail, news, in 1 process\n" in service.log
 
 
 # A child dies
@@ -265,7 +267,7 @@ def test_a_service_that_was_stopped_past_its_lease_loses_its_jobs_and_what_it_sa
     frozen = home.work("--threads", "1", *FAST)
     handle = home.duty.deaf.enqueue("gate")
     home.begun()
-    frozen.signal_all(signal.SIGSTOP)
+    freeze(home, frozen)
     home.work("--threads", "1", *FAST)
     first, second = home.begun(2)
     assert (first[1], int(second[2]) > int(first[2])) == (second[1], True), "a higher token"
@@ -277,6 +279,18 @@ def test_a_service_that_was_stopped_past_its_lease_loses_its_jobs_and_what_it_sa
     assert frozen.stop() == 0
     assert record(home, handle.id).token == int(second[2])
     assert [outcome for outcome, _ in outcomes(home, handle.id)] == ["lost"]
+
+
+def freeze(home: House, service: Service) -> None:
+    """Stop all of *service*; at a moment when it doesn't write, since nobody could write while it is stopped there."""
+    while True:
+        service.signal_all(signal.SIGSTOP)
+        try:
+            home.app.store.ask(Pause("nobody's", paused=False), timeout=0.5)
+        except StoreError:
+            service.signal_all(signal.SIGCONT)
+        else:
+            return
 
 
 def test_workers_that_have_left_are_forgotten(home: House) -> None:
@@ -334,9 +348,11 @@ def test_a_second_signal_cancels_and_a_third_kills(home: House) -> None:
     service.signal(signal.SIGINT)
     service.logged("stopping")
     service.signal(signal.SIGINT)
+    service.logged("cancelling what still runs: 2 jobs")
     until(lambda: polite.state is JobState.READY)
     service.signal(signal.SIGINT)
     assert service.ended(within=10) == 1
+    assert "killing what still runs: 1 job\n" in service.log
     assert deaf.state is JobState.READY
 
 
@@ -428,18 +444,29 @@ def test_an_app_that_is_not_there_is_told_in_one_line_and_ends_the_service(home:
             "no other process sees",
         ),
         ("from penstock import App\napp = App('sqlite:///jobs.db')\n", "it has no tasks"),
+        ("from penstock import App\napp = App('sqlite:///')\n@app.task\ndef f() -> None: ...\n", "names no file"),
         (
             "from __future__ import annotations\nfrom penstock import App\napp = App('sqlite:///jobs.db')\n"
             "@app.task\ndef f(x: Later) -> None: ...\n",
             "a type hint names something that isn't there: name 'Later' is not defined",
         ),
     ],
-    ids=["in memory", "no tasks", "a hint of nothing"],
+    ids=["in memory", "no tasks", "no file", "a hint of nothing"],
 )
 def test_an_app_that_nothing_can_be_done_for_is_told_in_one_line(home: House, source: str, why: str) -> None:
     (home.folder / "other.py").write_text(source)
     (line,) = refused(home, "other:app").splitlines()
     assert why in line
+
+
+@pytest.mark.parametrize("library", ["apsw", "msgspec"])
+def test_an_extra_that_is_not_installed_is_named(home: House, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    stubs = home.folder / "stubs"
+    stubs.mkdir()
+    (stubs / f"{library}.py").write_text(f"raise ModuleNotFoundError('no', name={library!r})")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(stubs), os.environ.get("PYTHONPATH")])))
+    line, *_ = refused(home, f"{DUTY}:app").splitlines()
+    assert f"{library}, which comes with: pip install 'penstock[sqlite]'" in line
 
 
 def test_an_error_of_the_app_s_own_module_is_shown_from_its_first_line_on(home: House) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast
 
-from penstock.app.codec.codec import decode_untyped
 from penstock.engines.records import ByIds, Record, States
 from penstock.engines.requests import Again, Cancel, Cut
 from penstock.engines.rules import ENDED
@@ -156,6 +155,8 @@ class Handle(Generic[T_co]):
     def _result_of(self, record: Record) -> T_co:
         if record.state is not JobState.DONE:
             raise self._error_of(record)
+        from penstock.app.codec.codec import decode_untyped
+
         data = b"null" if record.result is None else record.result
         task = self._task or self._app.tasks.get(record.task)
         return cast(T_co, decode_untyped(data)) if task is None else task.codec.decode_result(data)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from penstock import clock
-from penstock.app.codec.codec import encode_headers
 
 _LONGEST_NAME: Final = 250  # characters of an id, a queue or a task
 _PRIORITIES: Final = range(-(2**31), 2**31)
@@ -74,12 +73,18 @@ def _at(value: object) -> float:
     return value.timestamp()
 
 
+def _encoded(value: Mapping[str, str]) -> bytes | None:
+    from penstock.app.codec.codec import encode_headers
+
+    return encode_headers(value)
+
+
 _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "queue": lambda value: checked_name("queue", value),
     "priority": checked_priority,
     "id": lambda value: checked_name("id", value),
     "delay": _delay,
     "at": _at,
-    "headers": encode_headers,
+    "headers": _encoded,
     "timeout": lambda value: clock.checked_seconds("timeout", value),
 }

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, TypeVar, cast
 
 from penstock import clock
-from penstock.app.codec.codec import Codec
 from penstock.app.handle import Handle
 from penstock.app.ids import new_id, new_ids
 from penstock.app.order import Order, checked_name, checked_priority
@@ -26,6 +25,7 @@ from penstock.retry import Retry
 
 if TYPE_CHECKING:
     from penstock.app.app import App
+    from penstock.app.codec.codec import Codec
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -289,6 +289,8 @@ class Task(Enqueuing[P, R_co]):
         """
         if self._codec is not None:
             return
+        from penstock.app.codec.codec import Codec  # what it needs is an extra: `from penstock import *` does without
+
         try:
             self._codec = Codec(self.name, self.fn)
         except NameError as error:

@@ -98,11 +98,24 @@ class Watch:
             async with asyncio.timeout(timeout):
                 told = await waiter.future
         except TimeoutError:
-            raise TimeoutError(f"job {id} has not ended within {timeout} s") from None
+            return await self._last_look(id, timeout)
         finally:
             if not waiter.future.done() or waiter.future.cancelled():
                 self._remove(waiter)
         return _record_of(told, "")
+
+    async def _last_look(self, id: str, timeout: float | None) -> Record:
+        """Its record if it has ended: where *timeout* is short the look-out may not have come to it."""
+        late = TimeoutError(f"job {id} has not ended within {timeout} s")
+        try:
+            record = (await self._store.afind(ByIds((id,)), timeout=1.0))[0]
+        except StoreUnavailable:
+            raise late from None
+        if record is None:
+            raise JobUnknown(id)
+        if record.state not in ENDED:
+            raise late
+        return record
 
     def close(self) -> None:
         """Whoever waits is told that the store was closed here. Safe to repeat."""

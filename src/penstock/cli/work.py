@@ -14,7 +14,7 @@ Examples:
 \b
 SIGTERM or Ctrl-C: no new jobs; what runs may end within --grace, the rest is handed back. A second
 signal cancels what runs, a third kills it.
-Exit code: 0 nothing was cut; 1 something had to be killed, or could not be handed back; 2 no app.
+Exit code: 0 nothing was cut; 1 something had to be killed, or could not be handed back; 2 it could not begin.
 """
 
 
@@ -77,8 +77,11 @@ def work_command(
     log_json: bool,
 ) -> int:
     """Run the durable jobs of APP (module:app or path/to/file.py:app) until SIGTERM or Ctrl-C."""
-    from penstock.worker.logs import set_up_logs
-    from penstock.worker.supervisor import WorkSettings, serve
+    try:
+        from penstock.worker.logs import set_up_logs
+        from penstock.worker.supervisor import WorkSettings, serve
+    except ImportError as error:  # an extra is not installed, and the error says which
+        raise click.UsageError(str(error)) from error
 
     names = None if queues is None else tuple(name.strip() for name in queues.split(",") if name.strip())
     if names == ():

@@ -146,6 +146,8 @@ class Holding(Generic[K]):
 
     def found(self, claims: Sequence[ClaimedJob]) -> list[Held[K]]:
         """The store says that these are held by its worker: those that it didn't know of, to be run now."""
+        if not self._is_unsure:
+            return []  # the lease was lost while it was asked: these are what it had under another name
         self._is_unsure = False
         lanes = [(self.lane_of(claim.task), claim) for claim in claims if self.find(claim.seq, claim.token) is None]
         return [self.take(lane, claim) for lane, claim in lanes if lane is not None]

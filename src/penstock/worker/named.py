@@ -71,6 +71,10 @@ def find_app_to_serve(name: str) -> App:
         raise AppNotFound(
             name, "its jobs are in memory://, where no other process sees them; sqlite:///jobs.db is a file"
         )
+    try:
+        _ = app.store  # makes an engine, and opens nothing
+    except (ValueError, ImportError) as error:
+        raise AppNotFound(name, str(error)) from None
     if not app.tasks:
         raise AppNotFound(name, "it has no tasks; name the module that makes them, or import it there")
     for task in app.tasks.values():

@@ -225,8 +225,10 @@ class Supervisor:
         self._keeper.watch(word["worker"])
         if not self._was_ready:
             self._was_ready = True
+            queues = self._settings.queues
             log.info(
-                "working on %s: %s, in %s", word["shown"], counted(word["tasks"], "task"),
+                "working on %s: %s%s, in %s", word["shown"], counted(word["tasks"], "task"),
+                "" if queues is None else f", of {'queue' if len(queues) == 1 else 'queues'} {', '.join(queues)}",
                 counted(self._settings.processes, "process", "processes"),
             )  # fmt: skip
         if self._rung >= Rung.DRAINING:
@@ -309,7 +311,9 @@ class Supervisor:
             self._gone_at = now
         keepers = [child for child in self._children if child.alone]
         if suspects and not keepers and self._rung is Rung.WORKING:
-            log.warning("ran in a process that died: %s; run alone now, one at a time", counted(suspects, "job"))
+            log.warning(
+                "since a process died under them, these run alone now, one at a time: %s", counted(suspects, "job")
+            )
             self._start(0, alone=True)
         elif not suspects and now - self._gone_at > _A_WHILE:
             for child in keepers:
@@ -336,6 +340,9 @@ class Supervisor:
         )
         if wanted > self._rung:
             self._rung = wanted
+            if wanted > Rung.DRAINING:
+                running = sum(len(child.running()) for child in self._children)
+                log.warning("%s what still runs: %s", wanted.name.lower(), counted(running, "job"))
             for child in self._children:
                 self._say_rung(child)
         elif wanted is Rung.KILLING:

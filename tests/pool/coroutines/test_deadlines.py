@@ -138,7 +138,7 @@ async def test_a_task_that_swallows_the_cancellation_is_stuck_after_a_margin_and
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     stubborn = Stubborn()
-    async with AsyncPool(1, timeout=0.02, stuck_after=0.05, unobserved="ignore") as pool:
+    async with AsyncPool(1, timeout=0.3, stuck_after=0.05, unobserved="ignore") as pool:
         seen = Seen(pool)
         job = await pool.asubmit(stubborn)
         with pytest.raises(DeadlineExceeded):

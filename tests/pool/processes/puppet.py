@@ -140,6 +140,10 @@ class Puppet:
     def ready(self) -> None:
         self._say(wire.READY, 0, b"")
 
+    def breaks(self, error: BaseException) -> None:
+        """It can't be made ready, and no other could."""
+        self._say(wire.BROKEN, 0, pack_error(error))
+
     def takes(self, count: int = 1) -> list[int]:
         """The numbers of the next *count* calls; AssertionError if they don't come."""
         found: list[int] = []

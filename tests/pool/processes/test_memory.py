@@ -6,6 +6,9 @@ import gc
 import mmap
 import os
 import pickle
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +228,29 @@ def test_no_more_stays_mapped_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
     for number, fd in ((parts[0].number, parts[0].fd), (parts[1].number, parts[1].fd), (1_000_000, one.fd)):
         assert more.get(number, fd, BIG)
     assert list(more._parts) == [parts[1].number, 1_000_000]
+
+
+COUNTS_FAULTS = """
+import os, pickle, resource
+from penstock.pool.processes.memory import Maps, box, dumps, loads
+
+maps = Maps()
+packed, held = dumps(box(bytes(1 << 20)), pickle.HIGHEST_PROTOCOL)
+for turn in range(12):
+    if turn == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    payloads = [loads(packed, os.dup(held.fd), maps) for _ in range(4)]
+    del payloads
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 40)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
+def test_payloads_that_are_freed_soon_do_not_touch_their_memory_for_the_first_time_each_time() -> None:
+    code = [sys.executable, "-c", COUNTS_FAULTS]
+    ran = subprocess.run(code, check=True, capture_output=True, text=True, timeout=GUARD)
+
+    assert int(ran.stdout) < 64, "page faults for each payload of 256 pages"
 
 
 def test_nothing_stays_mapped_of_a_worker_that_has_ended() -> None:

@@ -16,8 +16,10 @@ import pytest
 
 from penstock import PoolClosed, ProcessPool
 from penstock.lifecycle import Phase
-from penstock.pool.processes import child
+from penstock.pool.processes import ProcessPoolBroken, child
+from penstock.pool.processes.dispatcher import Dispatcher
 from penstock.pool.processes.launch import Ends, Starter, process_for
+from penstock.pool.processes.lifeline import LIFELINE
 from penstock.pool.processes.parcel import Later
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool.crossing import CrossGate, double
@@ -55,6 +57,33 @@ def test_a_pool_that_can_start_no_process_at_all_breaks_once_with_the_reason(
     assert ["too many open files" in str(job.exception(GUARD)) for job in jobs] == [True] * 5
     assert pool.shutdown().failed == 5
     assert [record.levelno for record in caplog.records].count(logging.CRITICAL) == 1
+
+
+def test_no_process_is_started_after_one_that_could_not_be_made_ready(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, is_broken, looked = Gate(), Dispatcher._is_broken, threading.Event()
+
+    def takes_time(self: Dispatcher, packed: bytes) -> None:
+        gate()
+        is_broken(self, packed)
+
+    monkeypatch.setattr(Dispatcher, "_is_broken", takes_time)  # the error may be a user's
+    pool = stage.pool()
+    job = pool.submit(double, 1)
+    ann = stage.next()
+    ann.breaks(ValueError("no licence"))
+    ann.dies(1)
+    until(lambda: ann.is_closed)
+    assert pool._crew.staff.dispatcher.do(looked.set)
+    assert looked.wait(GUARD)
+
+    assert pool._crew.staff.alive == 0
+    waits = pool.submit(double, 2)
+    assert pool._crew.staff.alive == 0
+    gate.open()
+    assert [type(each.exception(GUARD)) for each in (job, waits)] == [ProcessPoolBroken] * 2
+    assert stage.asked == 1
 
 
 def test_a_pool_with_a_worker_goes_on_though_others_can_not_be_started(stage: Stage) -> None:
@@ -189,6 +218,7 @@ def setup() -> child.Setup:
 
 def test_a_start_that_fails_leaves_nothing_open() -> None:
     forkserver.ensure_running()
+    LIFELINE.fileno()  # made once, for the whole process
     before = descriptors()
     with pytest.raises(Exception, match="pickle"):
         Ends(

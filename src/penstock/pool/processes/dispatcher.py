@@ -240,7 +240,7 @@ class Dispatcher:
     def _start(self, predecessor: ProcessWorker | None = None) -> None:
         crew = self._crew
         settings, staff = crew.settings, crew.staff
-        if crew.lifecycle.phase is Phase.CLOSED or staff.broken is not None:
+        if crew.lifecycle.phase is Phase.CLOSED or staff.is_breaking or staff.broken is not None:
             staff.is_not_wanted()
             return
         self._starting += 1
@@ -347,7 +347,7 @@ class Dispatcher:
                 self._starting -= 1
                 self._crew.staff.is_ready(worker)
             elif kind == wire.BROKEN:
-                worker.broken = True
+                worker.broken = self._crew.staff.is_breaking = True
                 self._arriving.append(functools.partial(self._is_broken, body))
             else:
                 spoke_of_jobs = True

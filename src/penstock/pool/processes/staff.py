@@ -78,6 +78,7 @@ class ProcessStaff:
         self._started = 0
         self._failed_starts = 0
         self._trouble: BaseException | None = None  # why the last one that failed to start did
+        self.is_breaking = False  # a worker has said that none can be made ready; why is being unpacked
         self._given_up = False
         self.none_may_live = False  # a stop has killed all: the same goes for those that are being started
         self._workers: set[ProcessWorker] = set()
@@ -356,7 +357,9 @@ class ProcessStaff:
 
     def _may_start(self) -> bool:
         """Whether there may be one more. Holds `_lock`."""
-        return self.alive < self.capacity and self.broken is None and self._crew.lifecycle.phase is not Phase.CLOSED
+        if self.is_breaking or self.broken is not None:
+            return False
+        return self.alive < self.capacity and self._crew.lifecycle.phase is not Phase.CLOSED
 
     def next_name(self) -> str:
         """A name for one more worker."""
