@@ -4,7 +4,9 @@
        └─────none is──> backlog ───> serve ───────^                 │
                                        ^────────────────────────────┘
 
-Most jobs find a slot free and end without one that waits: `asubmit` and `TaskWorker.attempt` have these steps written out.
+Most jobs find a slot free, and nobody waits when they end: `asubmit` and `TaskWorker.attempt` have these steps written
+out.
+
 All of it happens on the loop's thread, so that nothing here needs a lock; other threads reach it through `Home.call`.
 """
 
