@@ -1,4 +1,4 @@
-"""What does a pool of coroutines cost? penstock.AsyncPool beside its peers, in turn, in one run.
+"""What does a pool of coroutines cost? penstock.AsyncPool beside its peers and the bare steps, in turn, in one run.
 
     python bench/asyncio_.py [--quick] [--only SUBSTRING] [--rounds N] [--jobs N] [--json]
 
@@ -19,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `python bench/asyncio_.py` finds this room by its name, too
 
+from bench.bare_tasks import Bare
 from bench.goals import Goal, at_least_one, summary
 from bench.rounds import Case, Outcome, Sample, Turn, as_json, as_table, machine, play
 from penstock import AsyncPool
@@ -36,6 +37,12 @@ async def penstock_submit(fn: Fn, jobs: int) -> int:
     async with AsyncPool(AT_ONCE) as pool:
         handles = [await pool.asubmit(fn) for _ in range(jobs)]
         return len([await handle for handle in handles])
+
+
+async def bare_steps(fn: Fn, jobs: int) -> int:
+    bare = Bare(AT_ONCE)
+    handles = [await bare.asubmit(fn) for _ in range(jobs)]
+    return len([await handle for handle in handles])
 
 
 async def gather_semaphore(fn: Fn, jobs: int) -> int:
@@ -98,10 +105,12 @@ async def aiometer_run(fn: Fn, jobs: int) -> int:
     return len(await aiometer.run_all([fn] * jobs, max_at_once=AT_ONCE))
 
 
-OURS, GATHER, GROUP = "penstock.AsyncPool", "gather + Semaphore", "TaskGroup + Semaphore"
+OURS, BARE = "penstock.AsyncPool", "the bare steps alone"
+GATHER, GROUP = "gather + Semaphore", "TaskGroup + Semaphore"
 AIOJOBS, ANYIO, AIOMETER = "aiojobs.Scheduler", "anyio.CapacityLimiter", "aiometer.run_all"
 CONTESTANTS: dict[str, RunAll] = {
     OURS: penstock_submit,
+    BARE: bare_steps,
     GATHER: gather_semaphore,
     GROUP: task_group_semaphore,
     AIOJOBS: aiojobs_scheduler,
@@ -165,7 +174,7 @@ def cases(scale: Scale) -> Iterator[Case]:
             turns: dict[str, Turn] = {
                 label: partial(one_turn, run_all, fn, scale.jobs, loop)
                 for label, run_all in CONTESTANTS.items()
-                if not loop_name or label in (OURS, GATHER, GROUP)
+                if not loop_name or label in (OURS, BARE, GATHER, GROUP)
             }
             pairs = [(OURS, label) for label in turns if label != OURS]
             yield Case(f"{name}{loop_name}", turns, pairs, scale.jobs, scale.rounds)

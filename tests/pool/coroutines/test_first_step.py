@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from penstock import AsyncPool, Incomplete, Job, JobAbandoned, JobState, PoolClosed
+from penstock import AsyncPool, Incomplete, Job, JobAbandoned, JobState, PoolClosed, events
 from penstock.pool.coroutines.slots import ONE_TURN
 from penstock.pool.ladder import Stop
 from tests.gates import GUARD, in_thread
 from tests.pool.coroutines import looping
 from tests.pool.coroutines.looping import Door, Oops, double, late_double, looped, turns
+from tests.pool.watching import Seen
 
 number: contextvars.ContextVar[int] = contextvars.ContextVar("number", default=0)
 
@@ -140,7 +141,7 @@ async def test_whatever_a_first_step_raises_the_submitter_is_in_its_own_task_aga
 
 
 @looped
-async def test_after_a_hundred_first_steps_the_loop_has_a_turn() -> None:
+async def test_after_so_many_first_steps_the_loop_has_a_turn() -> None:
     others: list[int] = []
 
     async def other() -> None:
@@ -167,6 +168,36 @@ async def test_two_pools_begin_jobs_inside_of_one_another() -> None:
         jobs = [await first.asubmit(outer, value) for value in range(5)]
         assert [await job for job in jobs] == [0, 4, 8, 12, 16]
         assert [await first.run(double, 3), await second.run(double, 4)] == [6, 8]
+
+
+@looped
+async def test_every_call_of_a_function_is_told_to_those_who_watch() -> None:
+    async with AsyncPool(2) as pool:
+        assert await pool.run(double, 1) == 2
+        seen = Seen(pool)
+        for number in range(3):
+            assert await pool.run(double, number) == 2 * number
+        assert [len(seen.of(kind)) for kind in (events.JobAccepted, events.JobStarted, events.JobEnded)] == [3, 3, 3]
+
+
+@looped
+async def test_a_job_that_finds_a_slot_free_does_not_overtake_those_that_wait() -> None:
+    order: list[int] = []
+    door = Door()
+
+    async def note(place: int) -> None:
+        order.append(place)
+
+    async with AsyncPool(1, backlog=3 * ONE_TURN) as pool:
+        await pool.run(note, 0)
+        await pool.asubmit(door)
+        for place in range(1, 2 * ONE_TURN):
+            await pool.asubmit(note, place)
+        door.open()
+        while pool._crew.backlog.queue and not pool._crew.staff.spare:  # noqa: ASYNC110 - a moment between two turns
+            await asyncio.sleep(0)
+        await pool.asubmit(note, 2 * ONE_TURN)
+    assert order == list(range(2 * ONE_TURN + 1))
 
 
 class Hooked(dict[Any, Any]):

@@ -4,7 +4,8 @@
                   └──> backlog ───────^                                slots.py     which job gets a slot
                                                                        worker.py    a slot, and the life of an attempt
     home.py   the loop, and the way to it from other threads           attempts.py  how an attempt can end
-    streams.py   map and stream          standing.py   where a coroutine stands
+    streams.py   map and stream                                        firststep.py a task that begins at once, on 3.11
+                                                                       standing.py  where a coroutine stands
 
 Everything that is a pool's alone belongs to its loop's thread. What other threads may touch (a stop, the timers,
 whoever cancels) goes through the rooms that all kinds share, or crosses over by `Home.call`.

@@ -223,7 +223,6 @@ class Submits:
             or fn.__code__ is not door._common
             or kwargs
             or not terms.plain
-            or terms.claim is not None
             or slots.is_beginning
             or door._ledger.observers
             or _around() is not None

@@ -4,6 +4,9 @@
        └─────none is──> backlog ───> serve ───────^                 │
                                        ^────────────────────────────┘
 
+Most jobs find a slot free, and nobody waits when they end: `asubmit` and `TaskWorker.attempt` have these steps written
+out.
+
 All of it happens on the loop's thread, so that nothing here needs a lock; other threads reach it through `Home.call`.
 """
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from penstock.pool.coroutines.crew import CoroutineCrew
 
 HAS_EAGER_TASKS: Final = sys.version_info >= (3, 12)
-ONE_TURN: Final = 100  # jobs that begin before the loop gets a turn for others
+ONE_TURN: Final = 50  # jobs that begin before the loop gets a turn for others
 
 _RUNNING = JobState.RUNNING
 

@@ -1,6 +1,6 @@
 """A slot of a pool of coroutines: it runs one job after another, each in a task of its own.
 
-A job's task begins *eagerly*, where Python can (3.12 and later): its first step runs at once, and a job that never
+A job's task begins *eagerly*, where that can be (see `Slots.begin`): its first step runs at once, and a job that never
 suspends needs no turn of the loop at all. Else the loop makes the first step in its next turn. A task that is cancelled
 before that never enters its coroutine, which could then tell nobody; so a `JobTask` tells the job when it is cancelled
 early, and a task that its user's factory made is looked at when it has ended.
