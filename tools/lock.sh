@@ -9,7 +9,7 @@ compile() {
         --no-header --no-annotate --upgrade "$@"
 }
 
-compile pyproject.toml --extra cli --extra sqlite --group dev -o requirements/dev.txt
+compile pyproject.toml --extra cli --extra sqlite --extra postgres --group dev -o requirements/dev.txt
 compile pyproject.toml --extra cli --extra sqlite --group build -c requirements/dev.txt -o requirements/run.txt
 compile --group pyproject.toml:node -o requirements/node.txt
 
