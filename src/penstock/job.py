@@ -201,6 +201,14 @@ class Claim(Protocol):
         """Tell the store."""
         ...
 
+    def complete(self, job: Job[Any], connection: object, result: Any) -> None:
+        """Settle *job* as done within the caller's transaction."""
+        ...
+
+    async def acomplete(self, job: Job[Any], connection: object, result: Any) -> None:
+        """As `complete`, for coroutines."""
+        ...
+
     def ended(self, job: Job[Any]) -> None:
         """*job* has its outcome. As a callback of it, but the job needs nothing to keep it in."""
         ...
@@ -362,6 +370,21 @@ class Job(Future[T], Generic[T]):
         claim = self._terms.claim
         if claim is not None:
             claim.progress(done, total, note)
+
+    def complete(self, connection: object, result: Any = None) -> None:
+        """Be done with *result* if and only if the transaction that is open on *connection* is committed.
+
+        For a durable job; of another one, it does nothing. See `penstock.complete`.
+        """
+        claim = self._terms.claim
+        if claim is not None:
+            claim.complete(self, connection, result)
+
+    async def acomplete(self, connection: object, result: Any = None) -> None:
+        """As `complete`, for coroutines."""
+        claim = self._terms.claim
+        if claim is not None:
+            await claim.acomplete(self, connection, result)
 
     @property
     def waited(self) -> float | None:

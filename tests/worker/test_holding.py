@@ -278,3 +278,42 @@ def test_what_was_held_under_another_name_does_not_run_again(bench: Bench) -> No
     bench.holding.forget_all(8)  # between the question and the answer
     assert bench.holding.found(claims) == []
     assert bench.holding.held() == []
+
+
+def test_a_job_that_has_completed_itself_counts_as_done_once_the_store_says_so() -> None:
+    bench = Bench()
+    bench.put("a")
+    [held] = bench.step()
+    held.has_completed = True
+    bench.do(Settle([Settlement(held.job.seq, held.job.token, Outcome.DONE)]))  # in a transaction of its own
+    bench.end(held, Outcome.FAILED)
+    bench.holding.close()
+    bench.step()
+
+    assert (bench.holding.doubted(), bench.holding.is_over) == (["a"], False)
+    bench.holding.proved(bench.engine.find(ByIds(["a"])))
+    assert (bench.holding.counts[Outcome.DONE], bench.holding.stale, bench.holding.is_over) == (1, 0, True)
+
+
+def test_a_job_that_has_completed_itself_and_was_taken_away_counts_as_stale() -> None:
+    bench = Bench()
+    bench.put("a")
+    [held] = bench.step()
+    held.has_completed = True
+    bench.do(Sweep([Death(WORKER, "frozen", began=frozenset())]))
+    bench.end(held, Outcome.FAILED)
+    bench.step()
+
+    bench.holding.proved(bench.engine.find(ByIds(["a"])))
+    assert (bench.holding.counts[Outcome.DONE], bench.holding.stale) == (0, 1)
+
+
+def test_a_job_whose_own_transaction_came_to_nothing_is_settled_as_any_other() -> None:
+    bench = Bench()
+    bench.put("a")
+    [held] = bench.step()
+    held.has_completed = True
+    bench.end(held, Outcome.FAILED)
+    bench.step()
+
+    assert (bench.holding.doubted(), bench.holding.counts[Outcome.FAILED]) == ([], 1)

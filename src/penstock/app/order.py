@@ -16,7 +16,10 @@ _PRIORITIES: Final = range(-(2**31), 2**31)
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The terms of an enqueue. *at*: wall time, in place of *delay*. *timeout*: seconds that the enqueue may take."""
+    """The terms of an enqueue. *at*: wall time, in place of *delay*. *timeout*: seconds that the enqueue may take.
+
+    *connection*: it takes part in the transaction that is open there.
+    """
 
     queue: str
     priority: int
@@ -25,6 +28,7 @@ class Order:
     at: float | None = None
     headers: bytes | None = None
     timeout: float | None = 30.0
+    connection: Any = None
 
     def but(self, given: Mapping[str, Any]) -> Order:
         """These terms with what was *given*, checked: TypeError or ValueError that names the one that is wrong."""
@@ -87,4 +91,5 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "at": _at,
     "headers": _encoded,
     "timeout": lambda value: clock.checked_seconds("timeout", value),
+    "connection": lambda value: value,  # what can be joined, only the engine knows
 }

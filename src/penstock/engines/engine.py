@@ -30,6 +30,22 @@ from penstock.engines.requests import Reply, Request
 T = TypeVar("T")
 
 
+class Joined(Protocol):
+    """The way to do requests as a part of a transaction that is somebody else's: `Put` and `Settle`, and no others.
+
+    What is done is done if and only if that transaction is committed, and nobody else sees it before. An error of the
+    database comes as it is: the transaction is its owner's, to end as well.
+    """
+
+    def transact(self, requests: Sequence[Request]) -> list[Reply | Exception]:
+        """As `Engine.transact`, within that transaction. TypeError if its connection is one for coroutines."""
+        ...
+
+    async def atransact(self, requests: Sequence[Request]) -> list[Reply | Exception]:
+        """As `transact`, for coroutines. TypeError if its connection would block the loop."""
+        ...
+
+
 class Engine(Protocol):
     """A store of durable jobs. `transact` is called by one thread at a time, all else by any.
 
@@ -67,6 +83,14 @@ class Engine(Protocol):
         News: jobs that became ready, ended or were cancelled. A hint, never relied upon: it may wake for nothing, and
         may miss what another process did for up to a second. What came since the last wait with the same bell wakes
         at once, so that nobody sleeps through what came after he looked; the first wait with a bell returns at once.
+        """
+        ...
+
+    def join(self, connection: object) -> Joined:
+        """The way into the transaction that is open on *connection*, a connection of the caller's own to the database.
+
+        TypeError if it is nothing of that kind; ValueError if no transaction could hold both. Asks the database
+        nothing.
         """
         ...
 

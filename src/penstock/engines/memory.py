@@ -73,6 +73,19 @@ class _Worker:
     until: float  # the end of its lease
 
 
+@dataclass(frozen=True, slots=True)
+class _AtOnce:
+    """What stands for a transaction where there is none: tests of code that enqueues in one."""
+
+    engine: MemoryEngine
+
+    def transact(self, requests: Sequence[Request]) -> list[Reply | Exception]:
+        return self.engine.transact(requests)
+
+    async def atransact(self, requests: Sequence[Request]) -> list[Reply | Exception]:
+        return self.engine.transact(requests)
+
+
 class MemoryEngine:
     """The smallest code that keeps the contract of `Engine`.
 
@@ -108,6 +121,10 @@ class MemoryEngine:
         for bell in waiting:
             bell.ring()
         return replies
+
+    def join(self, connection: object) -> _AtOnce:
+        """See `Engine.join`. Nothing here takes part in a transaction: what is asked is done at once, and stays."""
+        return _AtOnce(self)
 
     def wait(self, bell: Bell, timeout: float) -> None:
         """Sleep until something was changed; see `Engine.wait`."""

@@ -27,7 +27,7 @@ from typing import Final, TypeVar, cast
 
 from penstock import clock
 from penstock.engines.bell import Bell
-from penstock.engines.engine import Engine
+from penstock.engines.engine import Engine, Joined
 from penstock.engines.records import Query
 from penstock.engines.requests import Claim, Put, Reply, Request, Settle
 from penstock.errors import OutcomeUnknown, StoreInvalid, StoreUnavailable
@@ -173,7 +173,7 @@ class Store:
         if asked.error is not None:
             raise asked.error
         assert asked.answers is not None
-        return _all_good(asked.answers)
+        return all_good(asked.answers)
 
     async def aask(self, *requests: Request, timeout: float | None = _WITHIN, urgent: bool = False) -> list[Reply]:
         """As `ask`, for coroutines. A cancelled caller's requests are withdrawn if they haven't been taken yet."""
@@ -186,7 +186,7 @@ class Store:
         self._put(asked, urgent)
         patience.begin(asked)
         try:
-            return _all_good(await asked.future)
+            return all_good(await asked.future)
         except asyncio.CancelledError:
             self._withdraw(asked)
             raise
@@ -207,6 +207,12 @@ class Store:
     async def afind(self, query: Query[T], timeout: float = _WITHIN) -> T:
         """As `find`, for coroutines."""
         return await asyncio.to_thread(self.find, query, timeout)
+
+    def join(self, connection: object) -> Joined:
+        """The way into the transaction that is open on *connection*; see `Engine.join`."""
+        if self._is_closed:
+            raise self._closed()
+        return self.engine.join(connection)
 
     def wait(self, bell: Bell, timeout: float) -> None:
         """Sleep until there may be news; see `Engine.wait`.
@@ -382,7 +388,8 @@ def _tell_loop(batch: Sequence[_Asked]) -> None:
             future.set_result(asked.answers)
 
 
-def _all_good(answers: Sequence[Answer]) -> list[Reply]:
+def all_good(answers: Sequence[Answer]) -> list[Reply]:
+    """*answers*, if none is an error; else the first one is raised."""
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer

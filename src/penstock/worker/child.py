@@ -27,7 +27,7 @@ from typing import Any, Final
 from penstock import clock, failures
 from penstock.app.task import Kind
 from penstock.engines.bell import Bell
-from penstock.engines.records import HeldBy
+from penstock.engines.records import ByIds, HeldBy
 from penstock.engines.requests import Beat, Claimed, Error, Outcome, Renew, Settlement
 from penstock.errors import OutcomeUnknown, StoreInvalid, StoreUnavailable
 from penstock.job import Job
@@ -281,6 +281,7 @@ class Child:
         self._start(taken)
         if self._holding.is_unsure:
             self._find_out()
+        self._find_the_doubted()
         if claimed is not None:
             self._heed(claimed)
         self._hand_back_what_waits()
@@ -324,6 +325,19 @@ class Child:
             taken = self._holding.found(claims)
         self._start(taken)
 
+    def _find_the_doubted(self) -> None:
+        """Ask whether jobs that have completed themselves were committed."""
+        ids = self._holding.doubted()
+        if not ids:
+            return
+        try:
+            records = self._app.store.find(ByIds(ids))
+        except StoreUnavailable as error:
+            self._wait_for_store(error)
+            return
+        with self._lock:
+            self._holding.proved(records)
+
     def _start(self, taken: Sequence[Held[Kind]]) -> None:
         by_lane: dict[Kind, list[Held[Kind]]] = {}
         for held in taken:
@@ -344,7 +358,7 @@ class Child:
     def _sleep(self, longest: float) -> bool:
         """Wait for news: a job ended here, or may be ready there. Whether there was any before *longest* seconds."""
         with self._lock:
-            waits = any(not held.has_begun for held in self._holding.held())
+            waits = any(not held.has_begun for held in self._holding.held()) or bool(self._holding.doubted())
         longest = min(longest, IMPATIENT) if waits else longest
         self._sleeps = True
         begun = clock.monotonic()

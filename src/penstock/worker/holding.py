@@ -17,7 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
+from penstock.engines.records import Record
 from penstock.engines.requests import Claim, Claimed, ClaimedJob, Outcome, Reply, Request, Settle, Settlement, Want
+from penstock.job import JobState
 
 K = TypeVar("K")
 
@@ -33,6 +35,7 @@ class Held(Generic[K]):
     job: ClaimedJob
     lane: K
     has_begun: bool = False
+    has_completed: bool = False  # by itself, in a transaction of its own: it may be done already
     since: float = 0.0  # monotonic: when it was claimed; set by whoever has a clock
     cause: str | None = None
     reason: str = ""
@@ -77,6 +80,7 @@ class Holding(Generic[K]):
         self._is_open = True
         self.counts: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self.stale = 0  # outcomes that were refused: the job was somebody else's by then
+        self._doubted: list[Held[K]] = []  # refused, perhaps because this very claim has settled them before
 
     # Any thread
 
@@ -98,7 +102,7 @@ class Holding(Generic[K]):
     @property
     def is_over(self) -> bool:
         """Whether it is closed, holds nothing, and has nothing to tell."""
-        return not self._is_open and not self._held and not self.has_outcomes and not self._is_unsure
+        return not (self._is_open or self._held or self.has_outcomes or self._is_unsure or self._doubted)
 
     def held(self) -> list[Held[K]]:
         """The jobs that it holds, and whose outcome is not known yet."""
@@ -184,10 +188,28 @@ class Holding(Generic[K]):
         for (held, settlement), is_current in zip(self._sent, current, strict=True):
             if is_current:
                 self.counts[settlement.outcome] += 1
+            elif held.has_completed:
+                self._doubted.append(held)
             else:
                 self.stale += 1
             self._let_go(held)
         self._sent.clear()
+
+    def doubted(self) -> list[str]:
+        """The ids of jobs whose outcome was refused, though this very claim may have ended them before.
+
+        They are to be found, and what is found told to `proved`.
+        """
+        return [held.job.id for held in self._doubted]
+
+    def proved(self, records: Sequence[Record | None]) -> None:
+        """What the store says of the `doubted` ones."""
+        for held, record in zip(self._doubted, records, strict=True):
+            if record is not None and record.state is JobState.DONE and record.token == held.job.token:
+                self.counts[Outcome.DONE] += 1
+            else:
+                self.stale += 1
+        self._doubted.clear()
 
     def is_slow(self, kind: K, seconds: float) -> None:
         """Jobs of *kind* have waited here so long for their turn: claim no more ahead of time."""

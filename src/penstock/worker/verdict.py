@@ -7,7 +7,7 @@ from typing import Any
 from penstock import clock, failures
 from penstock.app import attempt
 from penstock.app.task import Task
-from penstock.engines.requests import Error, Outcome, Settlement
+from penstock.engines.requests import ClaimedJob, Error, Outcome, Settlement
 from penstock.errors import JobCancelled
 from penstock.job import Job, JobState
 from penstock.pool.processes.died import WorkerDied
@@ -21,7 +21,9 @@ def verdict(held: Held[Any], task: Task[..., Any], job: Job[attempt.Ended]) -> S
         ended = job.result()
         if type(ended) is bytes:  # most of them
             return attempt.done(claim, ended, job.ran or 0.0)
-        return attempt.verdict(claim, task, job, 0.0)
+        if isinstance(ended, attempt.Completed):
+            held.has_completed = True
+        return attempt.verdict(claim, task, job, _elapsed(claim))
     if held.cause is None and job.state is not JobState.FAILED:
         return attempt.verdict(claim, task, job, 0.0)
     ran = job.ran or 0.0
@@ -35,4 +37,8 @@ def verdict(held: Held[Any], task: Task[..., Any], job: Job[attempt.Ended]) -> S
         told = failures.describe(error)
         said = Error(told.type, told.message, told.traceback, told.print)
         return Settlement(claim.seq, claim.token, Outcome.CRASHED, error=said, ran=ran)
-    return attempt.verdict(claim, task, job, max(0.0, clock.wall() - claim.enqueued))
+    return attempt.verdict(claim, task, job, _elapsed(claim))
+
+
+def _elapsed(claim: ClaimedJob) -> float:
+    return max(0.0, clock.wall() - claim.enqueued)

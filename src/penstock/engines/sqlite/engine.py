@@ -16,6 +16,7 @@ import apsw
 from penstock import clock
 from penstock.engines import checks
 from penstock.engines.bell import Bell
+from penstock.engines.engine import Joined
 from penstock.engines.records import Query
 from penstock.engines.requests import (
     Again,
@@ -128,6 +129,12 @@ class SQLiteEngine:
                     file = self._be_open(until)
             with self._readers.reading(until - clock.monotonic()) as db:
                 return cast(T, Finding(db, file.names, file.now).answer(query))
+
+    def join(self, connection: object) -> Joined:
+        """ValueError: the file belongs to jobs alone, so that no transaction of somebody else's could hold both."""
+        raise ValueError(
+            f"{self.url} has no part in your transactions, as postgresql:// would have: enqueue after your commit"
+        )
 
     def wait(self, bell: Bell, timeout: float) -> None:
         """Sleep until there may be news; see `Engine.wait`."""
