@@ -71,7 +71,7 @@ class Postgres:
         self._process: subprocess.Popen[bytes] | None = None
         self._schemas = itertools.count(1)
         self.folder = Path(tempfile.mkdtemp(prefix="penstock-pg-"))
-        self.port = _free_port()
+        self.port = free_port()
         self._undertaker = subprocess.Popen(
             ["sh", "-c", _UNDERTAKER, "sh", str(self.folder)],
             stdin=subprocess.PIPE,
@@ -228,7 +228,7 @@ class Postgres:
         self._process = None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port of loopback that nobody has: below those that the kernel gives away, so that a restart finds it free."""
     while True:
         port = random.randrange(20_000, 32_000)
