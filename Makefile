@@ -44,8 +44,13 @@ venv: $(dev_stamp) ## make or update the development environment and do nothing 
 
 # --- tests ----------------------------------------------------------------------------------------------------------
 
+# Those on PostgreSQL start one for themselves, if it is installed: as root, with apt-get, this installs it.
+.PHONY: postgres
+postgres:
+	@sh tools/postgres.sh
+
 .PHONY: test
-test: $(dev_stamp) ## run the tests
+test: $(dev_stamp) postgres ## run the tests
 	@$(py) -m pytest $(ARGS)
 
 .PHONY: test-all
@@ -53,15 +58,15 @@ test-all: ## run the tests on each CPython 3.11, 3.12, 3.13 found on PATH or und
 	@sh tools/test_all.sh "$(MAKE)" $(minors)
 
 .PHONY: stress
-stress: $(dev_stamp) ## shake the races for at most two minutes
+stress: $(dev_stamp) postgres ## shake the races for at most two minutes
 	@PENSTOCK_STRESS=full $(py) -m pytest -m stress $(ARGS)
 
 .PHONY: chaos
-chaos: $(dev_stamp) ## kill and stop worker processes at random under 20,000 jobs; about two minutes
+chaos: $(dev_stamp) postgres ## kill and stop worker processes at random under 20,000 jobs; about two minutes
 	@$(py) -m pytest -m chaos -s $(ARGS)
 
 .PHONY: cover
-cover: $(dev_stamp) ## run the tests and fail under 95 % branch coverage
+cover: $(dev_stamp) postgres ## run the tests and fail under 95 % branch coverage
 	@rm -f .coverage .coverage.*
 	@$(py) -m coverage run -m pytest $(ARGS)
 	@$(py) -m coverage combine -q
@@ -89,7 +94,7 @@ format: $(dev_stamp) ## rewrite the code in the house style
 	@$(VENV)/bin/ruff format $(code)
 
 .PHONY: bench
-bench: $(dev_stamp) ## measure against the peers; compare only numbers of one run
+bench: $(dev_stamp) postgres ## measure against the peers; compare only numbers of one run
 	@$(py) bench/threads.py $(ARGS)
 	@$(py) bench/processes.py $(ARGS)
 	@$(py) bench/asyncio_.py $(ARGS)
