@@ -37,7 +37,7 @@ from penstock import (
 )
 from tests.gates import GUARD, in_thread
 
-SECONDS = 4.0  # in `make test`
+SECONDS = 2.0  # in `make test`
 FULL_SECONDS = 18.0  # for each part in `make stress`, which has others to do and may take two minutes
 FULL_PARTS = 3
 

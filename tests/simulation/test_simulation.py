@@ -22,7 +22,7 @@ from tests.needs import needed
 from tests.simulation.play import Make, play
 from tests.simulation.truth import Wrong
 
-PARTS, SEEDS = 4, 500  # in `make test`, about ten seconds
+PARTS, SEEDS = 2, 500  # in `make test`, a few seconds
 FULL_SECONDS = 25.0 if os.environ.get("PENSTOCK_STRESS") == "full" else 1.0  # `make stress` may take two minutes
 ON_FILES = 40
 
