@@ -92,6 +92,8 @@ class MemoryEngine:
     *now*: its clock, seconds. Lock: `_lock` guards every field; a leaf.
     """
 
+    in_caller = False  # an interrupt could leave half of a change behind
+
     def __init__(self, url: str = "memory://", now: Callable[[], float] = clock.wall) -> None:
         self.url = url
         self._now = now

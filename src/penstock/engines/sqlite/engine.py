@@ -76,6 +76,8 @@ class SQLiteEngine:
     never held together, but for a fork, which takes `_writing` first.
     """
 
+    in_caller = True
+
     def __init__(self, url: str, *, now: Callable[[], float] | None = None) -> None:
         self._place = place.parse(url)
         self.url = self._place.url
@@ -229,9 +231,9 @@ class SQLiteEngine:
     ) -> tuple[list[Answer], bool]:
         """Should one that passed the checks fail all the same, all begin anew without it."""
         assert self._db is not None
-        self._db.set_busy_timeout(int(max(0.0, until - clock.monotonic()) * 1000))
-        self._commit_fully(self._place.full and any(type(request) not in _LIGHT for request in requests))
         try:
+            self._db.set_busy_timeout(int(max(0.0, until - clock.monotonic()) * 1000))
+            self._commit_fully(self._place.full and any(type(request) not in _LIGHT for request in requests))
             try:
                 return self._step(file, requests, refused, at_once=not refused)
             except _BadRequest:
@@ -243,8 +245,8 @@ class SQLiteEngine:
                     refused[bad.index] = bad.error
         except apsw.BusyError:
             raise
-        except Exception:
-            self._let_go()  # a connection that has seen trouble may not get over it
+        except BaseException:
+            self._let_go()  # a connection that has seen trouble, or was interrupted, may not get over it
             raise
 
     def _step(
