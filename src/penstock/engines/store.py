@@ -12,11 +12,12 @@ A thread that asks while nobody else does leads: it calls the engine itself, if 
 and spares itself the way to the other thread and back. Who asks meanwhile waits in the queue, for the thread to go on
 as soon as the leader is through.
 
-State: `_urgent`, `_waiting`, `_leader`, `_is_busy`, `_is_hurt`, `_thread` and `_is_closed` are guarded by `_lock`, a leaf;
-`_wanted` is its condition. What was asked is in a queue, or taken by the thread, or led, or answered; whoever takes it
-out of the queue under the lock makes the next move. The engine's `transact` is called by one at a time: by who leads,
-or by the thread, which takes nothing while somebody does. A leader may be interrupted at any point, by an error that a
-signal's handler raises; that it led is seen by `_leader`, and then the thread puts things in order before all else.
+State: `_urgent`, `_waiting`, `_leader`, `_is_busy`, `_is_hurt`, `_thread` and `_is_closed` are guarded by `_lock`, a
+leaf; `_wanted` is its condition. What was asked is in a queue, or taken by the thread, or led, or answered; whoever
+takes it out of the queue under the lock makes the next move. The engine's `transact` is called by one at a time: by who
+leads, or by the thread, which takes nothing while somebody does; the thread is also the one that closes it. A leader
+may be interrupted at any point, by an error that a signal's handler raises; that it led is seen by `_leader`, and then
+the thread puts things in order before all else.
 """
 
 from __future__ import annotations
@@ -407,7 +408,7 @@ class Store:
 def _within(batch: Sequence[_Asked]) -> float:
     """Seconds that the engine has: as long as anybody would wait, and a little less."""
     now = clock.monotonic()
-    longest = max(_WITHIN if asked.until is None else asked.until - now for asked in batch)
+    longest = max((_WITHIN if asked.until is None else asked.until - now for asked in batch), default=_WITHIN)
     return min(max(0.0, _SHARE * longest), _LONGEST)
 
 

@@ -50,7 +50,8 @@ def _start_anew(db: apsw.Connection, boot: str) -> None:
     with db:
         was, latest = db.execute("SELECT boot, latest FROM store").fetchone() or ("", 0.0)
         if was != boot:  # else another process was faster
-            base = max(clock.wall(), latest) - since_boot()
+            put = db.execute("SELECT enqueued FROM job ORDER BY seq DESC LIMIT 1").get or 0.0
+            base = max(clock.wall(), latest, put) - since_boot()
             db.execute(
                 "UPDATE store SET boot = ?, base = ?, ahead = ?", (boot, base, clock.wall() - base - since_boot())
             )

@@ -330,6 +330,7 @@ def _do(step: Step, group: Sequence[Request]) -> list[Answer]:
     if isinstance(first, Put):
         puts = cast(Sequence[Put], group)
         return _dealt(put(step, [job for one in puts for job in one.jobs]), [len(one.jobs) for one in puts])
+    step.count_all()
     if isinstance(first, Settle):
         settles = cast(Sequence[Settle], group)
         answers = settle(step, [settlement for one in settles for settlement in one.settlements])
