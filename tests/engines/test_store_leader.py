@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Iterator
@@ -172,15 +173,14 @@ def test_an_interrupt_at_any_call_of_a_put_leaves_nothing_in_the_way(tmp_path: P
     store, other = Store(lambda: SQLiteEngine(url)), SQLiteEngine(url)
     store.ask(Put([new("before")]))
     other.open()
-    number, places = 0, set()
+    number, places = 0, set[str]()
     while True:
         number += 1
         id = f"job {number}"
-        try:
-            with Interrupt(number) as interrupt:
-                store.ask(Put([new(id)]))
-        except KeyboardInterrupt:
-            places.add(interrupt.place)
+        interrupt = Interrupt(number)
+        with contextlib.suppress(KeyboardInterrupt), interrupt:
+            store.ask(Put([new(id)]))
+        places.add(interrupt.place)
         if not interrupt.place:
             break  # it has fewer calls
         # Neither another process nor this one is kept out, and the job is there or not.
