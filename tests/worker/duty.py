@@ -119,6 +119,16 @@ def fails(times: int) -> int:
     return job.attempt
 
 
+@app.task(name="lies")
+def lies() -> int:
+    return "no number"  # type: ignore[return-value]
+
+
+@app.task(name="lies_too")
+def lies_too() -> bytes:
+    return "no bytes"  # type: ignore[return-value]
+
+
 @app.task(name="dies")
 def dies() -> None:
     job = current_job()

@@ -94,6 +94,15 @@ def test_failures_are_logged_the_first_of_a_kind_at_once_with_its_traceback(home
     assert service.log.count("Traceback") == 1
 
 
+def test_a_failure_without_a_line_to_blame_is_logged_though_another_task_failed_alike(home: House) -> None:
+    service = home.work("--threads", "1")
+    for task in (home.duty.lies, home.duty.lies_too):
+        task.enqueue().exception(GUARD)
+    assert service.stop() == 0
+    assert "(lies) failed: NotEncodable" in service.log
+    assert "(lies_too) failed: NotEncodable" in service.log
+
+
 def test_a_task_can_ask_for_later_or_give_up(home: House) -> None:
     home.work()
     handle = home.duty.snoozes.enqueue()

@@ -392,7 +392,7 @@ class Child:
             settlement = verdict(held, self._tasks[held.job.task], job)
         except Exception as error:  # a bug of ours: the job must not be held for ever for it
             log.critical("no outcome could be made of %s", job.label, exc_info=True)
-            told = failures.describe(error)
+            told = failures.describe(error, held.job.task)
             said = Error(told.type, told.message, told.traceback, told.print)
             settlement = Settlement(held.job.seq, held.job.token, Outcome.FAILED, error=said)
         self._holding.ended(held, settlement)

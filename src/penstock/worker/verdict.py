@@ -34,7 +34,7 @@ def verdict(held: Held[Any], task: Task[..., Any], job: Job[attempt.Ended]) -> S
         if held.cause is not None:
             return Settlement(claim.seq, claim.token, Outcome.CANCELLED, reason=held.reason, ran=ran)
     if isinstance(error, WorkerDied):
-        told = failures.describe(error)
+        told = failures.describe(error, task.name)
         said = Error(told.type, told.message, told.traceback, told.print)
         return Settlement(claim.seq, claim.token, Outcome.CRASHED, error=said, ran=ran)
     return attempt.verdict(claim, task, job, _elapsed(claim))
