@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from penstock.engines.records import HeldBy
+from penstock.engines.records import Attempts, ByIds, HeldBy
 from penstock.engines.requests import (
     Beat,
     Cancel,
@@ -145,6 +145,7 @@ class Child:
             self.start(taken)
             if self.holding.is_unsure:
                 yield from self.finds_out()
+            yield from self.finds_the_doubted()
             if claimed is not None:
                 self.heed(claimed)
             self.hand_back_what_waits()
@@ -173,6 +174,20 @@ class Child:
             yield self.scene.backoff()
             return
         self.start(self.holding.found(claims))
+
+    def finds_the_doubted(self) -> Steps[None]:
+        became = []
+        try:
+            for doubt in self.holding.doubted():
+                [record] = yield from self.client.find(ByIds([doubt.held.job.id]))
+                attempts = []
+                if doubt.needs_attempts(record):
+                    attempts = yield from self.client.find(Attempts(doubt.held.job.id))
+                became.append(doubt.became(record, attempts))
+        except StoreUnavailable:
+            yield self.scene.backoff()
+            return
+        self.holding.proved(became)
 
     def heed(self, claimed: Claimed) -> None:
         if not claimed.known:

@@ -312,6 +312,25 @@ def test_workers_that_have_left_are_forgotten(home: House) -> None:
 # Stopping
 
 
+def test_a_job_whose_process_died_counts_as_failed_the_last_time_only(home: House) -> None:
+    service = home.work()
+    home.duty.dies_apart.enqueue().exception(GUARD)
+    assert service.stop() == 0
+    assert "0 done, 1 failed, 2 to run again later, 0 abandoned" in service.log
+
+
+def test_what_a_child_has_done_counts_though_it_was_killed_right_after(home: House) -> None:
+    service = home.work()
+    for handle in [home.duty.double.enqueue(n) for n in range(20)]:
+        handle.result(GUARD)
+    home.duty.double.enqueue(20).result(GUARD)  # when it was claimed, those before had been counted
+    [child] = service.children()
+    os.kill(child, signal.SIGKILL)
+    service.logged("died")
+    assert service.stop() == 0
+    assert "20 done" in service.log or "21 done" in service.log
+
+
 def test_sigterm_lets_what_runs_end_and_begins_nothing_new(home: House) -> None:
     service = home.work("--threads", "1")
     running, waiting = home.duty.held.enqueue("gate"), home.duty.double.enqueue(1)

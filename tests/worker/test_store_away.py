@@ -84,6 +84,23 @@ def test_a_service_that_holds_nothing_stops_soon_though_the_store_is_away(home: 
     back(home)
 
 
+def test_an_outcome_that_a_service_could_not_tell_before_it_had_to_end_is_owned_up_to(home: House) -> None:
+    service = home.work("--threads", "1", "--grace", "2")
+    handle = home.duty.held.enqueue("gate")
+    home.begun()
+    away(home)
+    home.open("gate")
+    until(lambda: home.marks("ends"))
+    service.logged("outcomes are kept")
+    assert service.stop() == 1
+    assert "killing what still runs: 0 jobs; the store has not heard yet of 1 more" in service.log
+    assert "0 done, 0 abandoned; the store was not there to hear of 1 more job, to run again" in service.log
+    back(home)
+    home.work()
+    assert handle.result(GUARD) == "gate"
+    assert len(home.marks("begins")) == 2
+
+
 def test_a_service_that_never_reached_its_store_stops_soon(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DUTY_STORE", f"sqlite:///{home.folder}/nowhere/{STORE}")
     service = home.start("--grace", "60")

@@ -35,7 +35,7 @@ class Keeper:
     """Keeps the leases of a service's children in *store*.
 
     *tell*: called on its thread with what the main one must know.
-    Lock: `_lock` guards `_workers`, `_deaths` and `_is_closing`; a leaf.
+    Lock: `_lock` guards `_workers`, `_deaths`, `_leaving` and `_is_closing`; a leaf.
     """
 
     def __init__(self, store: Store, lease: float, prune: Prune, tell: Tell) -> None:
@@ -46,6 +46,7 @@ class Keeper:
         self._lock = threading.Lock()
         self._workers: set[int] = set()
         self._deaths: list[Death] = []
+        self._leaving: set[int] = set()  # workers among them that held jobs
         self._is_closing = False
         self._bell = Bell()
         self._renew_at = self._sweep_at = 0.0  # monotonic; the keeper's own
@@ -63,11 +64,16 @@ class Keeper:
         with self._lock:
             self._workers.add(worker)
 
-    def died(self, death: Death) -> None:
-        """Keep its lease no more, and hand back its jobs: at once, or when the store is there again."""
+    def died(self, death: Death, *, leaves_jobs: bool) -> None:
+        """Keep its lease no more, and hand back its jobs: at once, or when the store is there again.
+
+        A worker that *leaves_jobs* is waited for when this closes; one that doesn't only stands in the store a while.
+        """
         with self._lock:
             self._workers.discard(death.worker)
             self._deaths.append(death)
+            if leaves_jobs:
+                self._leaving.add(death.worker)
         self._bell.ring()
 
     def sweep_soon(self) -> None:
@@ -82,7 +88,7 @@ class Keeper:
         self._bell.ring()
         self._thread.join(max(0.0, deadline - clock.monotonic()))
         with self._lock:
-            return sum(map(_leaves_jobs, self._deaths))
+            return len(self._leaving)
 
     # The keeper's thread
 
@@ -109,7 +115,7 @@ class Keeper:
         with self._lock:
             if not self._is_closing:
                 return False
-            return not self._deaths or (self._is_down and not any(map(_leaves_jobs, self._deaths)))
+            return not self._deaths or (self._is_down and not self._leaving)
 
     def _do_what_is_due(self, workers: list[int], deaths: list[Death]) -> None:
         now = clock.monotonic()
@@ -124,6 +130,7 @@ class Keeper:
             self._sweep_at = now + _BETWEEN_SWEEPS
             with self._lock:
                 self._deaths = [death for death in self._deaths if death not in deaths]
+                self._leaving.difference_update(death.worker for death in deaths)
             self._say(swept)
         if not workers:
             self._renew_at = now + self._lease / 3
@@ -160,8 +167,3 @@ class Keeper:
         if not self._is_down:
             self._is_down = True
             log.warning("%s; leases are renewed when it is back, and nobody loses a job meanwhile", error)
-
-
-def _leaves_jobs(death: Death) -> bool:
-    """Whether there may be jobs to hand back; a worker that has left in good order only stands in the store a while."""
-    return death.began != frozenset() or death.blamed != frozenset()
