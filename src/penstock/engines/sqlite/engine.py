@@ -167,7 +167,9 @@ class SQLiteEngine:
         try:
             is_current = schema.is_current(db, self._place)
             beside.make(self._place)
-            with self._turn.taken(until):
+            with contextlib.ExitStack() as turn:
+                if not is_current or not engine_clock.is_set(db):  # else who only looks need not wait for who writes
+                    turn.enter_context(self._turn.taken(until))
                 if not is_current:
                     schema.migrate(db, self._place)
                 now = self._given_now or engine_clock.read(db)
