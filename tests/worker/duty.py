@@ -12,7 +12,7 @@ from pathlib import Path
 
 from penstock import App, Discard, Retry, Snooze, current_context, current_job
 
-app = App(os.environ["DUTY_STORE"])
+app = App(os.environ["DUTY_STORE"], keep=float(os.environ.get("DUTY_KEEP", "3600")))
 marks = Path(os.environ["DUTY_MARKS"])
 
 

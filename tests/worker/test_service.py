@@ -309,6 +309,20 @@ def test_workers_that_have_left_are_forgotten(home: House) -> None:
     assert home.app.store.find(Workers()) == []
 
 
+def test_what_ended_longer_ago_than_its_app_keeps_it_is_forgotten_what_failed_is_not(
+    home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = home.work()
+    done, failed = home.duty.double.enqueue(1), home.duty.lies.enqueue()
+    assert done.result(GUARD) == 2
+    failed.exception(GUARD)
+    assert first.stop() == 0
+    monkeypatch.setenv("DUTY_KEEP", "0.001")
+    home.work()
+    until(lambda: home.app.store.find(ByIds([done.id])) == [None])
+    assert failed.state is JobState.FAILED
+
+
 # Stopping
 
 

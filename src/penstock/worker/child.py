@@ -302,8 +302,9 @@ class Child:
         self._store_is_back()
         with self._lock:
             self._holding.worker = worker
-        word = {"url": self._app.url, "shown": self._app.store.engine.url, "tasks": len(self._app.tasks)}
-        self._line.say(**{"is": "ready", "worker": worker, **word})
+        app = self._app
+        word = {"url": app.url, "shown": app.store.engine.url, "tasks": len(app.tasks), "keep": app.keep}
+        self._line.say(**{"is": "ready", "worker": worker, "keep_failed": app.keep_failed, **word})
 
     def _find_out(self) -> None:
         """The answer to a claim never came: take what the store says is held here."""

@@ -49,8 +49,7 @@ class Keeper:
         self._leaving: set[int] = set()  # workers among them that held jobs
         self._is_closing = False
         self._bell = Bell()
-        self._renew_at = self._sweep_at = 0.0  # monotonic; the keeper's own
-        self._prune_at = clock.monotonic() + _BETWEEN_PRUNES
+        self._renew_at = self._sweep_at = self._prune_at = 0.0  # monotonic; the keeper's own
         self._backoff = Backoff()
         self._is_down = False
         self.last_answer = clock.monotonic()  # when the store last did what it was asked

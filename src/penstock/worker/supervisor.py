@@ -68,7 +68,6 @@ class WorkSettings:
     health: int | None = None
     log_level: str = "info"
     log_json: bool = False
-    prune: Prune = Prune()  # noqa: RUF009 - a plain value
 
     def for_child(self, number: int, *, alone: bool) -> ChildSettings:
         """What child *number* is told."""
@@ -221,7 +220,8 @@ class Supervisor:
     def _is_ready(self, child: ChildProcess, word: dict[str, Any]) -> None:
         if self._keeper is None:
             store = Store(lambda: connect(word["url"]))
-            self._keeper = Keeper(store, self._settings.lease, self._settings.prune, self._tell)
+            prune = Prune(word["keep"], word["keep_failed"])
+            self._keeper = Keeper(store, self._settings.lease, prune, self._tell)
         child.worker, child.is_ready = word["worker"], True
         self._keeper.watch(word["worker"])
         if not self._was_ready:
