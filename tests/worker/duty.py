@@ -99,6 +99,13 @@ def stuck(gate: str) -> None:
         time.sleep(0.01)
 
 
+@app.task(name="blocks", timeout=0.5)
+async def blocks(gate: str) -> None:
+    """Past its time, and no other coroutine has a turn."""
+    while not (marks.parent / gate).exists():
+        time.sleep(0.01)  # noqa: ASYNC251
+
+
 @app.task(name="hold_gil")
 def hold_gil(seconds: int) -> None:
     """One call of C code that keeps the GIL, so that no other thread of its process runs meanwhile."""

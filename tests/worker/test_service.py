@@ -229,6 +229,18 @@ def test_a_child_that_is_stopped_past_the_time_of_its_job_is_killed_and_replaced
     assert home.duty.double.enqueue(1).result(GUARD) == 2
 
 
+def test_a_coroutine_that_blocks_the_loop_past_its_time_fails_and_is_no_crash(home: House) -> None:
+    service = home.work()
+    handle = home.duty.blocks.enqueue("gate")
+    with pytest.raises(JobFailed, match="DeadlineExceeded"):
+        handle.result(GUARD)
+    assert (record(home, handle.id).attempt, record(home, handle.id).crashes) == (1, 0)
+    service.logged("is replaced: 1 job stuck there")
+    home.open("gate")
+    assert home.duty.double_async.enqueue(1).result(GUARD) == 2
+    assert "hangs" not in service.log
+
+
 def test_a_process_in_which_a_job_is_stuck_is_replaced_when_its_other_jobs_have_ended(home: House) -> None:
     service = home.work("--threads", "2")
     stuck, other = home.duty.stuck.enqueue("never"), home.duty.held.enqueue("gate")

@@ -39,7 +39,9 @@ from penstock.worker.proof import Proof
 log = logging.getLogger("penstock.work")
 
 _LOOK: Final = 0.5  # seconds between two looks at what is overdue
-_MARGIN: Final = 5.0  # seconds past its limit after which a job that nobody in the child ended costs the child its life
+# Seconds past its limit after which a job that nobody in the child ended costs the child its life: two more than its
+# own pools take to give it up, so that whoever is only busy isn't taken for one that hangs.
+_MARGIN: Final = 7.0
 _LONG_LIFE: Final = 10.0  # seconds after which a child that dies is replaced at once
 _A_WHILE: Final = 10.0  # seconds without suspects after which their child may go
 
