@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import time
@@ -124,6 +125,21 @@ def fails(times: int) -> int:
     if job.attempt <= times:
         raise ValueError(f"attempt {job.attempt}")
     return job.attempt
+
+
+@app.task(name="says")
+def says(word: str) -> None:
+    logging.getLogger("duty").warning(word)
+
+
+@app.task(name="says_async")
+async def says_async(word: str) -> None:
+    logging.getLogger("duty").warning(word)
+
+
+@app.task(name="says_apart", process=True)
+def says_apart(word: str) -> None:
+    logging.getLogger("duty").warning(word)
 
 
 @app.task(name="lies")

@@ -572,6 +572,21 @@ def test_health_tells_whether_it_lives_and_is_ready(home: House) -> None:
     handle.result(GUARD)
 
 
+def test_what_a_job_logs_has_its_id_whichever_kind_of_task_it_is(home: House) -> None:
+    service = home.work("--log-json")
+    handles = [task.enqueue(f"a word of {task.name}") for task in (home.duty.says, home.duty.says_async)]
+    handles.append(home.duty.says_apart.enqueue("a word of says_apart"))
+    for handle in handles:
+        handle.result(GUARD)
+    service.stop()
+    lines = [json.loads(line) for line in service.log.splitlines()]
+    said = {line["message"]: line["job"] for line in lines if line["logger"] == "duty"}
+    assert said == {
+        f"a word of {name}": handle.id
+        for name, handle in zip(("says", "says_async", "says_apart"), handles, strict=True)
+    }
+
+
 def test_logs_can_be_json_lines(home: House) -> None:
     service = home.work("--log-json")
     service.stop()
