@@ -415,6 +415,7 @@ def test_a_terminal_that_tells_all_processes_stops_them_in_good_order_also_those
     until(service.children)
     service.signal_all(signal.SIGINT)
     assert service.ended() == 0
+    assert service.log.find("working on") < service.log.find("stopping")
     assert "Traceback" not in service.log
     assert "died" not in service.log
 

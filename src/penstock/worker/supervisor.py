@@ -226,8 +226,8 @@ class Supervisor:
             self._keeper = Keeper(store, self._settings.lease, prune, self._tell)
         child.worker, child.is_ready = word["worker"], True
         self._keeper.watch(word["worker"])
-        if not self._was_ready:
-            self._was_ready = True
+        is_first, self._was_ready = not self._was_ready, True
+        if is_first and self._rung is Rung.WORKING:
             queues = self._settings.queues
             log.info(
                 "working on %s: %s%s, in %s", word["shown"], counted(word["tasks"], "task"),
