@@ -94,7 +94,7 @@ def test_an_outcome_that_a_service_could_not_tell_before_it_had_to_end_is_owned_
     service.logged("outcomes are kept")
     assert service.stop() == 1
     assert "killing what still runs: 0 jobs; the store has not heard yet of 1 more" in service.log
-    assert "0 done, 0 abandoned; the store was not there to hear of 1 more job, to run again" in service.log
+    assert "0 done, 0 abandoned; the store had not heard of 1 more job, to run again" in service.log
     back(home)
     home.work()
     assert handle.result(GUARD) == "gate"

@@ -16,7 +16,7 @@ class Proof:
     grace: float
     account: Account
     killed: int  # cut by force, and handed back
-    untold: int  # had ended, or not begun, and the store was not there to hear of it
+    untold: int  # had ended, or not begun, and the store had not heard of it when their process was gone
     left: int  # processes whose jobs could not be handed back: others have them when the lease runs out
 
     @property
@@ -45,7 +45,7 @@ class Proof:
         parts.append(f"{self.killed} abandoned" + (" (killed in the middle, and handed back)" if self.killed else ""))
         told = f"stopped in {self.seconds:.1f} s of {self.grace:.3g}: {', '.join(parts)}"
         if self.untold:
-            told += f"; the store was not there to hear of {counted(self.untold, 'more job')}, to run again"
+            told += f"; the store had not heard of {counted(self.untold, 'more job')}, to run again"
         if self.left:
             told += "; the store was not there to take back what is left: it runs elsewhere when the lease has run out"
         return told
