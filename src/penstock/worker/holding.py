@@ -27,6 +27,7 @@ K = TypeVar("K")
 _SOON: Final = 0.02  # seconds: what is claimed ahead should begin within that
 _MOST_AHEAD: Final = 256
 _WEIGHT: Final = 0.2  # of the last job in the mean of how long they run
+_CRASHED: Final = Outcome.CRASHED  # looking up an enum's member costs as much as the rest of a step
 _ENDS: Final = {JobState.FAILED: Outcome.FAILED, JobState.CANCELLED: Outcome.CANCELLED}
 
 
@@ -226,10 +227,11 @@ class Holding(Generic[K]):
     def _settled(self, current: Reply) -> None:
         assert isinstance(current, list)
         for (held, settlement), is_current in zip(self._sent, current, strict=True):
-            if settlement.outcome is Outcome.CRASHED if is_current else held.has_completed or held.was_told:
+            outcome = settlement.outcome
+            if is_current and outcome is not _CRASHED:
+                self.counts[outcome] += 1
+            elif is_current or held.has_completed or held.was_told:
                 self._doubted.append(Doubt(held, settlement, bool(is_current)))
-            elif is_current:
-                self.counts[settlement.outcome] += 1
             else:
                 self.stale += 1
             self._let_go(held)
