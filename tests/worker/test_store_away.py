@@ -43,6 +43,19 @@ def test_an_outcome_is_kept_while_another_locks_the_file_and_told_once_it_is_fre
     assert service.stop() == 0
 
 
+def test_who_starts_a_service_on_a_locked_file_is_soon_told_what_it_waits_for(home: House) -> None:
+    handle = home.duty.double.enqueue(1)
+    other = apsw.Connection(str(home.folder / STORE))
+    other.execute("BEGIN IMMEDIATE")
+    service = home.start()
+    service.logged("another program keeps it locked|one is stuck", within=20)  # and not the 30 s of an enqueue
+    other.execute("ROLLBACK")
+    other.close()
+    service.logged("is back")
+    assert handle.result(GUARD) == 2
+    assert service.stop() == 0
+
+
 def test_a_file_that_is_gone_for_a_while_costs_nothing_and_is_told_once(home: House) -> None:
     service = home.work("--threads", "1")
     handle = home.duty.held.enqueue("gate")

@@ -49,6 +49,7 @@ STOPPING: Final = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGH
 """Signals that a terminal, say, sends to all processes of a service. A child is started with them blocked."""
 
 IMPATIENT: Final = 1.0  # seconds: what was claimed ahead and has not begun by then is handed back
+_SOON_SAID: Final = 5.0  # seconds until somebody who starts a service is told that the store is what it waits for
 _LONGEST_SLEEP: Final = 30.0  # seconds between two looks at a store that gives no hint
 _BETWEEN_LOOKS: Final = 1.0
 _PATIENCE: Final = 3.0  # seconds that a job may be stuck before its process is given up
@@ -293,7 +294,7 @@ class Child:
         beat = Beat(worker, first=True, info=json.dumps(info).encode())
         while True:
             try:
-                self._app.store.ask(Renew([beat], self._settings.lease), urgent=True)
+                self._app.store.ask(Renew([beat], self._settings.lease), timeout=_SOON_SAID, urgent=True)
                 break
             except (StoreUnavailable, OutcomeUnknown) as error:
                 self._wait_for_store(error)
