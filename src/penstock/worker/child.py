@@ -31,7 +31,7 @@ from penstock.engines.records import Attempts, ByIds, HeldBy
 from penstock.engines.requests import Beat, Claimed, Error, Outcome, Renew, Settlement
 from penstock.errors import OutcomeUnknown, StoreInvalid, StoreUnavailable
 from penstock.job import Job
-from penstock.pool.processes.lifeline import hang_on
+from penstock.pool.lifeline import hang_on
 from penstock.worker.backoff import Backoff
 from penstock.worker.board import Board
 from penstock.worker.counted import counted

@@ -12,7 +12,7 @@ import sys
 
 from penstock import clock
 from penstock.engines.requests import Death
-from penstock.pool.processes.lifeline import LIFELINE
+from penstock.pool.lifeline import LIFELINE
 from penstock.worker.board import Account, Board, Entry, new_memory
 from penstock.worker.child import STOPPING, ChildSettings
 from penstock.worker.words import Line
