@@ -31,6 +31,12 @@ def since_boot() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def is_set(db: apsw.Connection) -> bool:
+    """Whether `read` has nothing to write."""
+    boot = boot_id()
+    return not boot or db.execute("SELECT boot FROM store").get == boot
+
+
 def read(db: apsw.Connection) -> Callable[[], float]:
     """The clock of the store *db*, which is set if the machine was started anew since it was last used.
 

@@ -93,6 +93,8 @@ class SQLiteEngine:
         self._living = Living(self._place)
         self._news = News(self._place)
         self._file: File | None = None
+        self._store: object = None  # what tells it from another that has its name
+        self._is_another = False  # than the one that our claims are of
         self._readers = Readers(self._place)
         self._watching = threading.Lock()
         self._watch: apsw.Connection | None = None
@@ -115,6 +117,8 @@ class SQLiteEngine:
             file = self._be_open(until)
             with self._turn.taken(until):
                 answers, has_news = self._write(file, requests, refused, until)
+                if self._is_another and any(isinstance(it, Renew) and any(_firsts(it)) for it in requests):
+                    self._is_another = False
                 if any(type(request) is Sweep for request in requests):
                     self._keep_log_short()
             if has_news:
@@ -165,15 +169,19 @@ class SQLiteEngine:
         try:
             is_current = schema.is_current(db, self._place)
             beside.make(self._place)
-            with self._turn.taken(until):
+            with contextlib.ExitStack() as turn:
+                if not is_current or not engine_clock.is_set(db):  # else who only looks need not wait for who writes
+                    turn.enter_context(self._turn.taken(until))
                 if not is_current:
                     schema.migrate(db, self._place)
                 now = self._given_now or engine_clock.read(db)
             file = found(self._place, now)
+            store = file.identities[0], db.execute("SELECT boot, base FROM store").get
         except BaseException:
             db.close(True)
             raise
-        self._db, self._file, self._is_full = db, file, True
+        self._is_another = self._is_another or self._store not in (None, store)
+        self._db, self._file, self._store, self._is_full = db, file, store, True
         return file
 
     def _let_go(self) -> None:
@@ -262,6 +270,9 @@ class SQLiteEngine:
                 index = len(answers)
                 if index in refused:
                     answers.append(refused[index])
+                    continue
+                if self._is_another and isinstance(group[0], Settle | Progress):
+                    answers += map(_stale, group)  # a job here may have the same numbers
                     continue
                 try:
                     answers += _do(step, group)
@@ -357,6 +368,15 @@ def _do_one(step: Step, request: Request) -> Reply:
         case Prune():
             return changes.prune(step, request)
     raise TypeError(f"{request!r} is no request")
+
+
+def _firsts(renew: Renew) -> Iterator[bool]:
+    return (beat.first for beat in renew.beats)
+
+
+def _stale(request: Request) -> Answer:
+    """What somebody is told whose claims are of another store."""
+    return [False] * len(request.settlements) if isinstance(request, Settle) else False
 
 
 def _dealt(answers: list[Any], sizes: Sequence[int]) -> list[Answer]:
