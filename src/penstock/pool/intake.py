@@ -19,7 +19,7 @@ from penstock import clock, timers
 from penstock.context import Context, scope
 from penstock.errors import BacklogFull, NotPicklable
 from penstock.events import JobAccepted
-from penstock.job import FINAL, Job, JobState, new_job
+from penstock.job import FINAL, Job, JobState, MadeJob, new_job
 from penstock.pool.caller import on_event_loop
 from penstock.pool.lines import CoroutineInLine, Line, SubmitterInLine
 from penstock.pool.runner import ThreadRunner
@@ -29,6 +29,7 @@ from penstock.pool.terms import JobTerms, check_function
 if TYPE_CHECKING:
     from penstock.pool.crew import Crew
 
+_READY = JobState.READY
 _HINT = (
     "this thread runs an event loop, which waiting would stop: use `await pool.asubmit(…)`, "
     "or ask for it with when_full='block'"
@@ -84,7 +85,21 @@ class Intake:
                     placed = self._wait_for_place(terms)
             number = next(self._numbers)
             numbered = True
-            job: Job[Any] = new_job(terms, number, fn, args, kwargs, copy_context(), clock.monotonic())
+            job: Job[Any] = MadeJob()  # new_job, written out
+            job._terms = terms
+            job._number = number
+            if kwargs:
+                job._fn = functools.partial(fn, *args, **kwargs)
+                job._args = ()
+            else:
+                job._fn = fn
+                job._args = args
+            job._cv = copy_context()
+            job._since = clock.monotonic()
+            job._stage = _READY
+            job._bell = None
+            job._context = None
+            job._attempt = 0
             if lifecycle.closing:
                 raise self._crew.refusal()
             if not terms.plain or scope.get() is not None:
