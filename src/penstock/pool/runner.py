@@ -97,7 +97,7 @@ class ThreadRunner:
             job._context.close()
         if job._bell is not None:
             job._ring()
-        if not plain and job._terms.claim is not None:
+        if job._terms.claim is not None:
             job._tell_claim()
         if self._ledger.observers:
             self._attempts.tell_ended(job, None)

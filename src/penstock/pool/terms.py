@@ -28,7 +28,7 @@ NO_PLAIN_FUNCTION: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect
 class JobTerms:
     """What was agreed for the jobs of one options view. One object for all its jobs.
 
-    *plain*: nothing was asked for, so that a worker can skip the parts for deadlines, retries and claims.
+    *plain*: nothing was asked for, so that a worker can skip the parts for deadlines and retries.
     """
 
     crew: Crew
@@ -60,7 +60,6 @@ class JobTerms:
         if not isinstance(terms.context, Context | None):
             raise TypeError(f"context must be a Context or None, not {terms.context!r}")
         plain = terms.timeout is None and terms.retry is None and terms.context is None and terms.inherit
-        plain = plain and terms.claim is None
         return dataclasses.replace(terms, plain=plain)
 
     def but(self, **changed: Any) -> JobTerms:
