@@ -65,8 +65,9 @@ MOVES: Final = {
 }
 """The allowed moves. docs/jobs.md shows them as a picture; a test walks random lives and checks each step."""
 
-# Local names: looking up an enum's member costs as much as the rest of a step.
+# Local names: looking up an enum's member costs as much as the rest of a step, and so does a contextvar's method.
 _READY, _RUNNING, _DONE, _CANCELLED = JobState.READY, JobState.RUNNING, JobState.DONE, JobState.CANCELLED
+_enter = scope.set
 
 
 class AnyJob(Protocol[T_co]):
@@ -606,7 +607,7 @@ class Job(Future[T], Generic[T]):
 
     def _call(self) -> T:
         """Run the function in the calling thread, as this job."""
-        scope.set(self)
+        _enter(self)
         try:
             return self._fn(*self._args)  # type: ignore[operator, misc]
         finally:

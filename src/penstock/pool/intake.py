@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from penstock.pool.crew import Crew
 
 _READY = JobState.READY
+_around = scope.get  # of what is imported, a method is looked up anew by each call
 _HINT = (
     "this thread runs an event loop, which waiting would stop: use `await pool.asubmit(…)`, "
     "or ask for it with when_full='block'"
@@ -102,7 +103,7 @@ class Intake:
             job._attempt = 0
             if lifecycle.closing:
                 raise self._crew.refusal()
-            if not terms.plain or scope.get() is not None:
+            if not terms.plain or _around() is not None:
                 self._prepare(job)
             if self._ledger.observers:
                 self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))
