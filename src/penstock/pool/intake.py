@@ -58,12 +58,12 @@ class Intake:
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        *,
         placed: bool = False,
     ) -> Job[Any]:
         """Accept one call, waiting for a place in the backlog as *terms* say; *placed*: the caller holds one for it.
 
-        One function for the whole way in, and steps of others written out: a call costs as much as several of them.
+        One function for the whole way in, and steps of others written out: a call costs as much as several of them. No
+        parameter is for a keyword alone: calls of such a function are never made fast (Python 3.11).
         """
         if type(fn) is not FunctionType or fn.__code__ is not self._checked:
             check_function(fn)

@@ -35,8 +35,8 @@ class Worker(ThreadRunner):
     def _work_until_told_to_leave(self) -> None:
         staff, backlog = self._staff, self._crew.backlog
         queue, due, places = backlog.queue, backlog.due, backlog.places
-        # Python 3.11 makes a function fast when it is called again, or jumps back without a condition. Called once for
-        # each thread, this one has to jump so: its last step must be neither a condition's nor a branch.
+        # No condition in the `while`: Python 3.11 makes a function fast once it was called, or has jumped back without a
+        # condition, eight times, and this one is called once for each thread.
         while True:
             if staff.alive > staff.capacity and staff.may_leave(self):
                 return
@@ -57,9 +57,9 @@ class Worker(ThreadRunner):
                     return
             else:
                 self.run(job)
+                del job  # keep nothing while waiting for the next one
                 if self.waits:
                     staff.end_all_waits(self)
-                del job  # keep nothing while waiting for the next one
 
     def _park(self) -> bool:
         """Sleep until there may be work; False when the pool is closed and none is left."""
