@@ -35,8 +35,8 @@ class Worker(ThreadRunner):
     def _work_until_told_to_leave(self) -> None:
         staff, backlog = self._staff, self._crew.backlog
         queue, due, places = backlog.queue, backlog.due, backlog.places
-        # No condition in the `while`: Python 3.11 makes a function fast once it was called, or has jumped back without a
-        # condition, eight times, and this one is called once for each thread.
+        # No condition in the `while`: Python 3.11 makes a function fast once it was called, or has jumped back without
+        # one, eight times, and this one is called once for each thread.
         while True:
             if staff.alive > staff.capacity and staff.may_leave(self):
                 return
