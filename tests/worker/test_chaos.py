@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.engines.records import Complaints, Counts, Search, States, Workers
+from penstock.engines.records import ByIds, Complaints, Counts, Record, Search, States, Workers
+from penstock.engines.requests import CRASHES
 from penstock.job import JobState
 from tests.gates import GUARD
 from tests.worker.service import House, Service, house, until
@@ -147,6 +148,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
         yield made
 
 
+def was_killed_to_the_end(record: Record | None) -> bool:
+    """Whether it was alone in its process when that was killed, so often that nobody tries again: bad luck."""
+    return (
+        record is not None
+        and (record.state, record.crashes) == (JobState.FAILED, CRASHES)
+        and record.error is not None
+        and record.error.type == "WorkerDied"
+    )
+
+
 @pytest.mark.parametrize(
     "size",
     [
@@ -171,12 +182,14 @@ def test_no_acknowledged_job_is_lost_and_repeats_are_those_of_the_dead(
     acked = chaos.acked()
     assert len(acked) == size.jobs * size.enqueuers
     states = dict(zip(acked, home.app.store.find(States(acked)), strict=True))
-    assert {id: state for id, state in states.items() if state is not JobState.DONE} == {}
+    others = [id for id, state in states.items() if state is not JobState.DONE]
 
     runs: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for _, id, token, pid in home.marks("runs"):
         runs[id].append((int(token), int(pid)))
     assert runs.keys() >= set(acked)
+    assert [record for record in home.app.store.find(ByIds(others)) if not was_killed_to_the_end(record)] == []
+    assert all(pid in chaos.dead for id in others for _, pid in runs[id])
     unexplained = {
         id: those for id, those in runs.items() if any(pid not in chaos.dead for _, pid in sorted(those)[:-1])
     }
