@@ -13,19 +13,23 @@ from pathlib import Path
 from socket import AF_UNIX, SOCK_DGRAM, socket
 from typing import Any, Final
 
-from bench.durable_jobs import FOLDER, MARKS
+from bench.durable_jobs import FOLDER, MARKS, STEP
 
 LONGEST: Final = 120.0  # seconds that anything may take before the bench gives up
+WORK: Final = ("-m", "penstock", "work", "bench.durable_worker:app")  # our service; "sys.executable" before it
 _ROOT: Final = Path(__file__).parents[1]
 
 
 class Worker:
-    """A worker service on the store in *folder*; a block at whose end nothing of it is left."""
+    """A worker service on the store in *folder*; a block at whose end nothing of it is left.
 
-    def __init__(self, folder: Path, command: Sequence[str], marks: Sequence[int] = ()) -> None:
+    Each of its processes tells when it begins its jobs of the numbers *marks*, or each so many-th job (*step*).
+    """
+
+    def __init__(self, folder: Path, command: Sequence[str], marks: Sequence[int] = (), *, step: int = 0) -> None:
         self._log = (folder / "worker.log").open("ab")
         path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        told = {FOLDER: str(folder), MARKS: ",".join(map(str, marks)), "PYTHONPATH": path}
+        told = {FOLDER: str(folder), MARKS: ",".join(map(str, marks)), STEP: str(step), "PYTHONPATH": path}
         self._process = subprocess.Popen(
             [sys.executable, *command],
             stdin=subprocess.DEVNULL,
