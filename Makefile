@@ -99,6 +99,7 @@ bench: $(dev_stamp) postgres ## measure against the peers; compare only numbers 
 	@$(py) bench/processes.py $(ARGS)
 	@$(py) bench/asyncio_.py $(ARGS)
 	@$(py) bench/durable.py $(ARGS)
+	@$(py) bench/postgres.py $(ARGS)
 
 .PHONY: docs
 docs: $(dev_stamp) ## rewrite the reference from the docstrings

@@ -1,6 +1,7 @@
 """What a claim costs, by how much there is: straight from the engine, so that nothing else is in it."""
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from bench.goals import middle_and_tail
@@ -26,28 +27,33 @@ BATCH: Final = 100
 
 
 class Depth:
-    """A store with so many jobs that wait, and so many that have ended. Made at the first claim."""
+    """A store with so many jobs that wait, and so many that have ended. Made at the first claim, or by `open`.
 
-    def __init__(self, url: str, *, waiting: int, finished: int) -> None:
+    *busy* gives the seconds of a processor that the store's own server has used, if it has one.
+    """
+
+    def __init__(self, url: str, *, waiting: int, finished: int, busy: Callable[[], float] | None = None) -> None:
         self._url = url
         self._waiting = waiting
         self._finished = finished
         self._engine: Engine | None = None
         self._ended: list[Settlement] = []
         self._made = 0
+        self._busy = busy
 
     def claims(self, jobs: int) -> Sample:
         """Claims of a hundred jobs that settle the hundred before, as a worker does it."""
-        self._open()
-        claims = [self._claim(BATCH, again=True) for _ in range(max(2, jobs // BATCH))]
+        self.open()
+        count = max(2, jobs // BATCH)
+        before = self._busy() if self._busy else 0.0
+        claims = [self._claim(BATCH, again=True) for _ in range(count)]
+        server = (self._busy() - before) / count * 1e6 if self._busy else 0.0
         (middle, tail), (used, _) = (middle_and_tail(list(times)) for times in zip(*claims, strict=True))
-        return {"p50 us": middle, "p99 us": tail, "CPU p50 us": used}
+        sample = {"p50 us": middle, "p99 us": tail, "CPU p50 us": used}
+        return {**sample, "server CPU us": server} if self._busy else sample
 
-    def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Make it, unless it is there."""
         if self._engine is None:
             self._engine = connect(self._url)
             self._engine.open()
@@ -57,6 +63,10 @@ class Depth:
                 self._claim(1_000, again=False)
             for number in range(0, self._waiting, 1_000):
                 self._put(min(1_000, self._waiting - number))
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
 
     def _put(self, count: int) -> None:
         assert self._engine is not None

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from socket import AF_UNIX, SOCK_DGRAM, socket
 from typing import Any, Final
@@ -48,7 +48,7 @@ class Worker:
 
     def busy(self) -> float:
         """Seconds of a processor that all of its processes have used."""
-        return sum(_busy(pid) for pid in self._pids())
+        return busy(self._pids())
 
     def _pids(self) -> list[int]:
         found = [self._process.pid]
@@ -69,12 +69,14 @@ class Worker:
         self._log.close()
 
 
-def _busy(pid: int) -> float:
+def busy(pids: Iterable[int]) -> float:
+    """Seconds of a processor that these processes have used."""
     total = 0
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(OSError):
-                total += int((task / "schedstat").read_text().split()[0])
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    total += int((task / "schedstat").read_text().split()[0])
     return total / 1e9
 
 
