@@ -160,9 +160,9 @@ def _fresh_duty() -> ModuleType:
 
 
 @contextlib.contextmanager
-def house(folder: Path, monkeypatch: Any) -> Iterator[House]:
-    """A `House` in *folder*, whose tasks can be imported here, too."""
-    monkeypatch.setenv("DUTY_STORE", f"sqlite:///{folder / STORE}")
+def house(folder: Path, monkeypatch: Any, store: str | None = None) -> Iterator[House]:
+    """A `House` in *folder*, whose tasks can be imported here, too. Its *store* is a file in it, unless named."""
+    monkeypatch.setenv("DUTY_STORE", store or f"sqlite:///{folder / STORE}")
     monkeypatch.setenv("DUTY_MARKS", str(folder / "marks"))
     made = House(folder)
     try:
