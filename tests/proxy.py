@@ -91,6 +91,10 @@ class Proxy:
 
         self._do(go_on)
 
+    def held(self) -> list[int]:
+        """The ports, as the server sees them, of connections on whose way to it something is held back."""
+        return self._do(lambda: [link.server.port for link in self.links if link.hangs and link.server.is_expected])
+
     def refuse(self) -> None:
         """Refuse new connections; those that are there stay."""
 
@@ -241,6 +245,16 @@ class _End(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._coming: collections.deque[tuple[float, bytes | None]] = collections.deque()  # when, what; None: the end
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def port(self) -> int:
+        """Of the proxy's own side; 0 if there is none yet."""
+        return 0 if self._transport is None else int(self._transport.get_extra_info("sockname")[1])
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether something is on the way."""
+        return bool(self._coming)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

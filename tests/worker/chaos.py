@@ -6,6 +6,7 @@ The choices come from a seed, which a failure prints; `PENSTOCK_SEED=…` repeat
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -16,12 +17,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from penstock.engines.records import ByIds, Complaints, Counts, Search, States, Workers
 from penstock.job import JobState
 from tests.gates import GUARD
 from tests.worker.service import House, Service, until
+
+_CRASHES: Final = 3  # deaths of processes in which a job ran alone; then it is given up
+C = TypeVar("C", bound="Chaos")
 
 ENQUEUER = Path(__file__).with_name("enqueuer.py")
 
@@ -38,6 +42,8 @@ class Size:
     services: int = 2
     options: tuple[str, ...] = ("--processes", "2", "--threads", "4", "--lease", "5", "--grace", "5")  # of a service
     frozen: float = 0.0  # seconds that a service is stopped
+    slow: tuple[int, float] = (0, 0.0)  # each so many-th job takes so many seconds: it is late when it wakes up
+    decks: int | None = None  # how often all harms are done; None: until all is done
 
 
 class Chaos:
@@ -51,6 +57,7 @@ class Chaos:
         self.done: dict[str, int] = defaultdict(int)  # which harm was done how often
         self.dead: set[int] = set()  # processes that were killed, or whose supervisor was
         self.late: set[int] = set()  # processes that were stopped for longer than their lease
+        self.ended: list[str] = []  # what services have logged that ended by themselves
         self._frozen: dict[Service, float] = {}  # until when
         self.services = [self._serve() for _ in range(size.services)]
         self.enqueuers = {f"e{n}": self._enqueue(f"e{n}") for n in range(size.enqueuers)}
@@ -66,21 +73,26 @@ class Chaos:
         return [id for file in self.home.folder.glob("acked-*") for id in file.read_text().split()]
 
     def rage(self) -> None:
-        """Do harm now and then, until all is enqueued and done; then once more."""
+        """Do harm now and then, until all is enqueued and done, or enough harm; then let the frozen sleep it out."""
         end = time.monotonic() + self.size.longest * 0.7
-        while time.monotonic() < end:
+        decks = range(self.size.decks) if self.size.decks else itertools.count()
+        for harm in itertools.chain.from_iterable(self._shuffled() for _ in decks):
             time.sleep(self.size.every)  # the pace of the harm, which no fact sets
-            self._do_harm()
+            self.done[harm.__name__] += 1
+            harm()
             self._revive()
-            if all(process.poll() == 0 for process in self.enqueuers.values()) and self._nothing_waits():
+            if time.monotonic() >= end or (self.size.decks is None and self._all_is_done()):
                 break
-        self._do_harm()
-        self._revive()
+        while self._frozen and time.monotonic() < end:
+            time.sleep(0.1)
+            self._revive()
 
-    def _do_harm(self) -> None:
-        [harm] = self.draw.choices(list(self.harms), list(self.harms.values()))
-        self.done[harm.__name__] += 1
-        harm()
+    def _shuffled(self) -> list[Callable[[], None]]:
+        """A deck rather than a die: each harm is done soon."""
+        return self.draw.sample(list(self.harms), sum(self.harms.values()), counts=list(self.harms.values()))
+
+    def _all_is_done(self) -> bool:
+        return all(process.poll() == 0 for process in self.enqueuers.values()) and self._nothing_waits()
 
     # Harms
 
@@ -124,6 +136,8 @@ class Chaos:
                     service.signal_all(signal.SIGCONT)
         for number, service in enumerate(self.services):
             if service.process.poll() is not None:
+                if service.process.pid not in self.dead:
+                    self.ended.append(service.log)
                 service.close()
                 self.services[number] = self._serve()
         for name, process in self.enqueuers.items():
@@ -166,12 +180,13 @@ class Chaos:
 
 
 @contextlib.contextmanager
-def chaos(home: House, size: Size, monkeypatch: Any) -> Iterator[Chaos]:
-    """A `Chaos` of a seed that is printed."""
+def chaos(home: House, size: Size, monkeypatch: Any, kind: type[C]) -> Iterator[C]:
+    """A chaos of this *kind*, of a seed that is printed."""
     seed = int(os.environ.get("PENSTOCK_SEED") or random.randrange(2**32))
     print(f"PENSTOCK_SEED={seed}")
     monkeypatch.setenv("DUTY_PACE", str(size.pace))
-    made = Chaos(home, seed, size)
+    monkeypatch.setenv("DUTY_SLOW", f"{size.slow[0]} {size.slow[1]}")
+    made = kind(home, seed, size)
     try:
         yield made
     finally:
@@ -182,11 +197,14 @@ def check(chaos: Chaos) -> None:
     """No acknowledged job is lost, no stale result was taken, no repeat is unexplained, and the accounts balance."""
     home, size = chaos.home, chaos.size
     store = home.app.store
+    assert chaos.ended == [], "a service ended that nobody had stopped"
     assert store.find(Complaints()) == []
     acked = chaos.acked()
     assert len(acked) == size.jobs * size.enqueuers
     states = dict(zip(acked, store.find(States(acked)), strict=True))
-    assert {id: state for id, state in states.items() if state is not JobState.DONE} == {}
+    not_done = [id for id, state in states.items() if state is not JobState.DONE]
+    failed = [record for record in store.find(ByIds(not_done)) if record is not None and record.crashes >= _CRASHES]
+    assert sorted(not_done) == sorted(record.id for record in failed), "lost, or failed for no reason"
 
     runs: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for _, id, token, pid in home.marks("runs"):
@@ -205,6 +223,6 @@ def check(chaos: Chaos) -> None:
     assert stale == [], "its result is that of a claim that was no longer the one"
 
     print(
-        f"{len(acked)} jobs, {len(repeated)} ran twice or more, {len(chaos.dead)} processes were killed,"
-        f" {len(chaos.late)} stopped; {dict(chaos.done)}"
+        f"{len(acked)} jobs, {len(repeated)} ran twice or more, {len(failed)} were there at {_CRASHES} deaths;"
+        f" {len(chaos.dead)} processes were killed, {len(chaos.late)} stopped; {dict(chaos.done)}"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.chaos import Size, chaos, check
+from tests.worker.chaos import Chaos, Size, chaos, check
 from tests.worker.service import House, house
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -36,7 +36,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
 def test_no_acknowledged_job_is_lost_and_repeats_are_those_of_the_dead(
     home: House, size: Size, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with chaos(home, size, monkeypatch) as made:
+    with chaos(home, size, monkeypatch, Chaos) as made:
         made.rage()
         made.settle()
     check(made)
