@@ -31,7 +31,7 @@ JOBS = 200
 def older(tmp_path: Path) -> Path:
     """The sources of the commit before."""
     packed, folder = tmp_path / "older.tar", tmp_path / "older"
-    packing = ["git", "-C", ROOT, "archive", "--output", packed, "HEAD~1", "src/penstock"]
+    packing: list[str | Path] = ["git", "-C", ROOT, "archive", "--output", packed, "HEAD~1", "src/penstock"]
     try:
         subprocess.run(packing, capture_output=True, check=True, timeout=60)
     except (OSError, subprocess.CalledProcessError):
