@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
+from penstock import clock
 from penstock.engines.records import Complaints, States
 from penstock.engines.requests import Fate, Pause, Put
 from penstock.engines.store import Store
 from penstock.errors import StoreUnavailable
-from tests.engines.kinds import new
+from tests.engines.kinds import KINDS, new
 from tests.engines.scripted import ScriptedEngine
 from tests.gates import GUARD, Gate, in_thread
-from tests.needs import needed
 from tests.pool.watching import until
 
 
@@ -166,11 +166,8 @@ class Interrupt:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # at the end of a generator it is lost
 def test_an_interrupt_at_any_call_of_a_put_leaves_nothing_in_the_way(tmp_path: Path) -> None:
-    needed("apsw")
-    from penstock.engines.sqlite import SQLiteEngine
-
-    url = f"sqlite:///{tmp_path}/jobs.db?synchronous=normal"
-    store, other = Store(lambda: SQLiteEngine(url)), SQLiteEngine(url)
+    connect = KINDS["sqlite"](tmp_path, clock.wall)
+    store, other = Store(connect), connect()
     store.ask(Put([new("before")]))
     other.open()
     number, places = 0, set[str]()

@@ -82,6 +82,8 @@ class PostgresEngine:
     outcome be unknown, the next one waits there until the server has decided it.
     """
 
+    in_caller = False  # an interrupt in the middle of a pipeline comes out as an error of the connection
+
     def __init__(self, url: str, *, now: Callable[[], float] | None = None) -> None:
         self._place = place.parse(url)
         self.url = self._place.url
