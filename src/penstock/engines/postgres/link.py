@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import psycopg
-from psycopg import errors, pq, waiting
+from psycopg import errors, pq
 
 from penstock import clock
 from penstock.engines.postgres.place import Place
@@ -52,32 +52,14 @@ class Link(psycopg.Connection[Any]):
 
     def wait(self, gen: Any, interval: float = _TICK, timeout: float | None = None) -> Any:
         """Let *gen* go on whenever the socket is ready; see `psycopg.Connection.wait`."""
-        poll = select.poll()
-        fileno = self.pgconn.socket
-        end = math.inf if timeout is None else clock.monotonic() + timeout
+        left = max(0.0, self.until - clock.monotonic())
+        if timeout is not None and timeout <= left:
+            return super().wait(gen, interval, timeout)
         try:
-            wanted = next(gen)
-            poll.register(fileno, _events(wanted))
-            while True:
-                left = min(self.until, end) - clock.monotonic()
-                ready = poll.poll(max(0.0, min(left, interval)) * 1000)
-                if not ready and left > 0:
-                    continue
-                if not ready and end < self.until:
-                    wanted = gen.send(waiting.READY_NONE)  # as psycopg does: it may have enough by now
-                    continue
-                if not ready:
-                    raise TooLate
-                wanted = gen.send(_ready(ready[0][1], wanted))
-                poll.modify(fileno, _events(wanted))
-        except StopIteration as done:
-            return done.value
-        except BaseException as error:
-            if not isinstance(error, psycopg.Error) or isinstance(error, TooLate):
-                # Interrupted in the middle: what comes next from the server belongs to nobody.
-                gen.close()
-                self.pgconn.finish()
-            raise
+            return super().wait(gen, interval, None if math.isinf(left) else left)
+        except errors._WaitTimeout:
+            self.drop()  # what comes from the server now belongs to nobody
+            raise TooLate from None
 
     def is_well(self) -> bool:
         """Whether the server still seems to be there: it has said nothing while nothing was asked."""
@@ -96,25 +78,13 @@ class Link(psycopg.Connection[Any]):
             self.pgconn.finish()
 
 
-def _events(wanted: Any) -> int:
-    return (select.POLLIN if wanted & waiting.WAIT_R else 0) | (select.POLLOUT if wanted & waiting.WAIT_W else 0)
-
-
-def _ready(events: int, wanted: Any) -> Any:
-    ready = 0
-    if events & ~select.POLLOUT:  # errors are read, too
-        ready |= waiting.READY_R
-    if events & select.POLLOUT:
-        ready |= waiting.READY_W
-    return ready or wanted
-
-
 def connect(place: Place, until: float) -> Link:
     """A new connection, each statement of which is committed unless it is in a transaction. Raises psycopg's errors."""
     left = until - clock.monotonic()
     if left <= 0:
         raise TooLate
-    options = {"connect_timeout": max(2, math.ceil(min(left, 3600))), **place.options}
+    hosts = str(place.options.get("hostaddr") or place.options.get("host") or "").count(",") + 1
+    options = {"connect_timeout": max(2, math.ceil(min(left, 3600) / hosts)), **place.options}  # for each of them
     link = Link.connect(**options, autocommit=True, prepare_threshold=None)
     link.until = until
     return link
