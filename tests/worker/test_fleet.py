@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("penstock.engines.postgres", reason="not there yet")
-
 from tests.postgres import Postgres
 from tests.proxy import Proxy
 from tests.worker.chaos import Chaos, Size, chaos, check

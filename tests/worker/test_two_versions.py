@@ -20,7 +20,6 @@ from tests.postgres import Postgres
 from tests.worker.chaos import ENQUEUER
 from tests.worker.service import House, house, until, with_source
 
-pytest.importorskip("penstock.engines.postgres", reason="not there yet")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 ROOT = Path(__file__).parents[2]

@@ -85,7 +85,8 @@ def connect(place: Place, until: float) -> Link:
     left = until - clock.monotonic()
     if left <= 0:
         raise TooLate
-    options = {"connect_timeout": max(2, math.ceil(min(left, 3600))), **place.options}
+    hosts = str(place.options.get("hostaddr") or place.options.get("host") or "").count(",") + 1
+    options = {"connect_timeout": max(2, math.ceil(min(left, 3600) / hosts)), **place.options}  # for each of them
     link = Link.connect(**options, autocommit=True, prepare_threshold=None)
     link.until = until
     return link
