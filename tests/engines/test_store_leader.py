@@ -56,6 +56,13 @@ def test_who_asks_alone_does_it_himself(store: Store, engine: LedEngine) -> None
     assert engine.threads == [threading.current_thread()] * 2
 
 
+def test_who_has_little_time_leaves_it_to_the_thread(store: Store, engine: LedEngine) -> None:
+    store.ask(Pause("a"), timeout=2.0)
+    store.ask(Pause("b"), timeout=None)
+
+    assert engine.threads == [store._thread, threading.current_thread()]
+
+
 def test_who_asks_while_somebody_leads_is_served_by_the_thread_with_the_others(store: Store, engine: LedEngine) -> None:
     gate = Gate()
     engine.script.append(gate)
