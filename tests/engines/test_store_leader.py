@@ -155,11 +155,14 @@ class Interrupt:
         self.place = ""
 
     def __enter__(self) -> Interrupt:
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = lambda lost: None  # at the end of a generator it is lost, as a signal's would be
         sys.setprofile(self._event)
         return self
 
     def __exit__(self, *error: object) -> None:
         sys.setprofile(None)
+        sys.unraisablehook = self._hook
 
     def _event(self, frame: FrameType, event: str, arg: object) -> None:
         path = Path(frame.f_code.co_filename)
@@ -171,7 +174,6 @@ class Interrupt:
                 raise KeyboardInterrupt
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # at the end of a generator it is lost
 def test_an_interrupt_at_any_call_of_a_put_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     connect = KINDS["sqlite"](tmp_path, clock.wall)
     store, other = Store(connect), connect()
