@@ -64,7 +64,7 @@ stress: $(dev_stamp) postgres ## shake the races for at most two minutes
 	@PENSTOCK_STRESS=full $(py) -m pytest -m stress $(ARGS)
 
 .PHONY: chaos
-chaos: $(dev_stamp) postgres ## kill and stop worker processes at random under 20,000 jobs; about two minutes
+chaos: $(dev_stamp) postgres ## kill and stop worker processes, and a server, at random under 70,000 jobs; some ten minutes
 	@$(py) -m pytest -m chaos -s $(ARGS)
 
 .PHONY: cover
@@ -101,6 +101,7 @@ bench: $(dev_stamp) postgres ## measure against the peers; compare only numbers 
 	@$(py) bench/processes.py $(ARGS)
 	@$(py) bench/asyncio_.py $(ARGS)
 	@$(py) bench/durable.py $(ARGS)
+	@$(py) bench/postgres.py $(ARGS)
 
 .PHONY: docs
 docs: $(dev_stamp) ## rewrite the reference from the docstrings

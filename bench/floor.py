@@ -32,7 +32,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `python bench/floor.py` finds this room by its name, too
 
-from bench import durable, processes
+from bench import durable, processes, turns
 from bench.durable_jobs import System
 from bench.goals import at_least_one
 from bench.rounds import Case, Sample, Turn, as_table, machine, play
@@ -247,12 +247,12 @@ def main() -> None:
     told = parser.parse_args()
     print(", ".join(f"{name}: {value}" for name, value in machine().items()), "\n", flush=True)
     for name, run in (("no-op", nothing), (BUSY, calibrated(10e-6))):
-        turns: dict[str, Turn] = {
+        loops: dict[str, Turn] = {
             label: partial(throughput, opened, run, workers=4, jobs=told.jobs, kept=told.jobs)
             for label, opened in ((BARE, bare), (OURS, penstock), (TPE_100, executor_behind_semaphore))
         }
         case = Case(
-            f"{name}, kept, 4 workers", turns, [(BARE, OURS), (BARE, TPE_100), (OURS, TPE_100)], told.jobs, told.rounds
+            f"{name}, kept, 4 workers", loops, [(BARE, OURS), (BARE, TPE_100), (OURS, TPE_100)], told.jobs, told.rounds
         )
         print(as_table(play(case)), "\n", flush=True)
     value, ours, peer = bytes(1 << 20), processes.OURS, processes.PPE
@@ -264,7 +264,7 @@ def main() -> None:
     pairs = [(BARE, ours), (BARE, peer), (ours, peer)]
     print(as_table(play(Case("1 MiB of bytes, there and back", payloads, pairs, 200, told.rounds))), "\n", flush=True)
     systems = {BARE: insert, durable.OURS: durable.SYSTEMS[durable.OURS], durable.HUEY: durable.SYSTEMS[durable.HUEY]}
-    enqueues: dict[str, Turn] = {name: partial(durable.enqueue, opened, jobs=1_000) for name, opened in systems.items()}
+    enqueues: dict[str, Turn] = {name: partial(turns.enqueue, opened, jobs=1_000) for name, opened in systems.items()}
     pairs = [(BARE, durable.OURS), (BARE, durable.HUEY), (durable.OURS, durable.HUEY)]
     print(as_table(play(Case("lone durable enqueue", enqueues, pairs, 1_000, told.rounds))), flush=True)
 

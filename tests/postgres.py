@@ -86,9 +86,9 @@ class Postgres:
             self.close()
             raise
 
-    def url(self, schema: str = "penstock", *, port: int | None = None) -> str:
+    def url(self, schema: str = "penstock", *, port: int | None = None, database: str = "postgres") -> str:
         """Its URL for `App`. *port*: of a proxy before it."""
-        return f"postgresql://postgres@127.0.0.1:{port or self.port}/postgres?schema={schema}"
+        return f"postgresql://postgres@127.0.0.1:{port or self.port}/{database}?schema={schema}"
 
     def fresh_schema(self) -> str:
         """The name of a schema that nobody has used: a test's own place, for nothing."""
@@ -104,11 +104,15 @@ class Postgres:
 
         return psycopg.connect(f"host=127.0.0.1 port={self.port} user=postgres", autocommit=True, **options)
 
-    def ask(self, statement: str, *values: Any) -> list[Any]:
+    def ask(self, statement: str, *values: Any, database: str = "postgres") -> list[Any]:
         """The rows that a *statement* gives."""
-        with self.connect() as connection:
+        with self.connect(dbname=database) as connection:
             cursor = connection.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
+
+    def processes(self) -> list[int]:
+        """Its processes, one for each connection among them."""
+        return [] if self._process is None else [self._process.pid, *_children(self._process.pid)]
 
     @property
     def log(self) -> str:
@@ -147,7 +151,7 @@ class Postgres:
         if self._process is None:
             return
         self._process.send_signal(signal.SIGSTOP)  # so that it makes no more of them
-        family = [self._process.pid, *_children(self._process.pid)]
+        family = self.processes()
         for pid in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

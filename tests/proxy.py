@@ -39,7 +39,7 @@ class Proxy:
         self.fewer = asyncio.Event()
         self.trap: Trap | None = None
         self._listening: asyncio.Server | None = None
-        self.hung: bytes | None = None  # connections that have said this hang
+        self.hung: bytes | None = None  # new connections hang once they have said this
         self.delays = (0.0, 0.0)
         # select() alone, of those that wait for sockets, can wait for less than a millisecond
         self.loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
@@ -62,17 +62,23 @@ class Proxy:
 
         return self._do(cut)
 
-    def cut_before(self, request: bytes) -> Trap:
-        """The next connection that says *request* is cut, and the server never hears of it."""
-        return self._set(Trap(request, answered=False))
+    def cut_before(self, word: bytes) -> Trap:
+        """The next connection that says *word* is cut, and the server never hears of it."""
+        return self._set(Trap(word, answered=False))
 
-    def cut_after(self, request: bytes) -> Trap:
-        """The next connection that says *request* is cut when the server has done it, and nobody hears the answer."""
-        return self._set(Trap(request, answered=True))
+    def cut_after(self, word: bytes) -> Trap:
+        """The next connection that says *word* is cut when the server has done it, and nobody hears the answer."""
+        return self._set(Trap(word, answered=True))
 
-    def hang(self, said: bytes = b"") -> None:
-        """Hold back all that goes through connections, new ones too, and close none, as if packets got lost."""
-        self._do(lambda: setattr(self, "hung", said))
+    def hang(self, said: bytes = b"", *, new: bool = True) -> None:
+        """Hold back all that goes through connections and close none, as if packets got lost. *new*: new ones too."""
+
+        def hang() -> None:
+            self.hung = said if new else None
+            for link in self.links:
+                link.hangs = said in link.said
+
+        self._do(hang)
 
     def go_on(self) -> None:
         """Let through what was held back, and all that comes."""
@@ -80,9 +86,14 @@ class Proxy:
         def go_on() -> None:
             self.hung = None
             for link in list(self.links):
+                link.hangs = False
                 link.flush()
 
         self._do(go_on)
+
+    def held(self) -> list[int]:
+        """The ports, as the server sees them, of connections on whose way to it something is held back."""
+        return self._do(lambda: [link.server.port for link in self.links if link.hangs and link.server.is_expected])
 
     def refuse(self) -> None:
         """Refuse new connections; those that are there stay."""
@@ -142,16 +153,21 @@ class Proxy:
 
 
 class Trap:
-    """Cuts the connection that says *request*, once: before that, or when it is *answered*."""
+    """Cuts the connection that says *word*, once: before that, or when it is *answered*."""
 
-    def __init__(self, request: bytes, *, answered: bool) -> None:
-        self.request = request
+    def __init__(self, word: bytes, *, answered: bool) -> None:
+        self._forms = word, word.hex().encode()  # text, and bytes as they are written in a list
+        self._word = word
         self.answered = answered
         self.sprung = threading.Event()
 
+    def is_in(self, data: bytes) -> bool:
+        """Whether its word is there."""
+        return any(form in data for form in self._forms)
+
     def wait(self) -> None:
         """Return when it has cut one."""
-        assert self.sprung.wait(GUARD), f"nobody has said {self.request!r}"
+        assert self.sprung.wait(GUARD), f"nobody has said {self._word!r}"
 
 
 class _Link:
@@ -160,6 +176,7 @@ class _Link:
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
         self.said = bytearray()
+        self.hangs = proxy.hung == b""
         self.client, self.server = _End(self), _End(self)
         self._trap: Trap | None = None  # waits for the answer
         self._unheard = b""
@@ -171,10 +188,6 @@ class _Link:
             await self.proxy.loop.create_connection(lambda: self.server, "127.0.0.1", self.proxy.server)
         except OSError:
             self.cut()
-
-    @property
-    def hangs(self) -> bool:
-        return self.proxy.hung is not None and self.proxy.hung in self.said
 
     def heard(self, end: _End, data: bytes) -> None:
         """*end* has said it."""
@@ -188,8 +201,10 @@ class _Link:
                 self.client.send(data, back)
             return
         self.said += data[: max(0, _REMEMBERED - len(self.said))]
+        if self.proxy.hung is not None and self.proxy.hung in self.said:
+            self.hangs = True
         trap = self.proxy.trap
-        if trap is not None and trap.request in data:
+        if trap is not None and trap.is_in(data):
             self.proxy.trap = None
             if not trap.answered:
                 self._spring(trap)
@@ -235,6 +250,16 @@ class _End(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._coming: collections.deque[tuple[float, bytes | None]] = collections.deque()  # when, what; None: the end
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def port(self) -> int:
+        """Of the proxy's own side; 0 if there is none yet."""
+        return 0 if self._transport is None else int(self._transport.get_extra_info("sockname")[1])
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether something is on the way."""
+        return bool(self._coming)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

@@ -127,6 +127,17 @@ def test_a_new_connection_hangs_too(proxy: Proxy) -> None:
         connect(proxy, connect_timeout=2)  # its least
 
 
+def test_a_new_connection_may_get_through_though_old_ones_hang(proxy: Proxy, postgres: Postgres, table: str) -> None:
+    with connect(proxy) as old:
+        proxy.hang(new=False)
+        late = in_thread(old.execute, f"INSERT INTO {table} VALUES ('late')")
+        with connect(proxy) as new:
+            new.execute(f"INSERT INTO {table} VALUES ('soon')")
+        proxy.go_on()
+        late.result(GUARD)
+    assert words(postgres, table) == ["soon", "late"]
+
+
 def test_refusing_is_for_new_ones_until_they_are_accepted(proxy: Proxy) -> None:
     with connect(proxy) as connection:
         proxy.refuse()

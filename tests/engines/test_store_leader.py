@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
+from penstock import clock
 from penstock.engines.records import Complaints, States
 from penstock.engines.requests import Fate, Pause, Put
 from penstock.engines.store import Store
 from penstock.errors import StoreUnavailable
-from tests.engines.kinds import new
+from tests.engines.kinds import KINDS, new
 from tests.engines.scripted import ScriptedEngine
 from tests.gates import GUARD, Gate, in_thread
-from tests.needs import needed
 from tests.pool.watching import until
 
 
@@ -54,6 +54,13 @@ def test_who_asks_alone_does_it_himself(store: Store, engine: LedEngine) -> None
     store.ask(Pause("b"))
 
     assert engine.threads == [threading.current_thread()] * 2
+
+
+def test_who_has_little_time_leaves_it_to_the_thread(store: Store, engine: LedEngine) -> None:
+    store.ask(Pause("a"), timeout=2.0)
+    store.ask(Pause("b"), timeout=None)
+
+    assert engine.threads == [store._thread, threading.current_thread()]
 
 
 def test_who_asks_while_somebody_leads_is_served_by_the_thread_with_the_others(store: Store, engine: LedEngine) -> None:
@@ -148,11 +155,14 @@ class Interrupt:
         self.place = ""
 
     def __enter__(self) -> Interrupt:
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = lambda lost: None  # at the end of a generator it is lost, as a signal's would be
         sys.setprofile(self._event)
         return self
 
     def __exit__(self, *error: object) -> None:
         sys.setprofile(None)
+        sys.unraisablehook = self._hook
 
     def _event(self, frame: FrameType, event: str, arg: object) -> None:
         path = Path(frame.f_code.co_filename)
@@ -164,13 +174,9 @@ class Interrupt:
                 raise KeyboardInterrupt
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # at the end of a generator it is lost
 def test_an_interrupt_at_any_call_of_a_put_leaves_nothing_in_the_way(tmp_path: Path) -> None:
-    needed("apsw")
-    from penstock.engines.sqlite import SQLiteEngine
-
-    url = f"sqlite:///{tmp_path}/jobs.db?synchronous=normal"
-    store, other = Store(lambda: SQLiteEngine(url)), SQLiteEngine(url)
+    connect = KINDS["sqlite"](tmp_path, clock.wall)
+    store, other = Store(connect), connect()
     store.ask(Put([new("before")]))
     other.open()
     number, places = 0, set[str]()

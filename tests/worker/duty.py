@@ -191,8 +191,12 @@ def tells(gate: str) -> None:
 
 @app.task(name="tick")
 def tick(n: int) -> int:
+    """Gives the token of the run whose result was taken. Each so many-th one is slow, if there are such."""
     job = current_job()
     assert job is not None
+    assert job.token is not None
     mark("runs", job.id, job.token, os.getpid())
-    time.sleep(n % 5 * float(os.environ.get("DUTY_PACE", "0.001")))
-    return n
+    each, seconds = map(float, os.environ.get("DUTY_SLOW", "0 0").split())
+    is_slow = each and n % each == each - 1
+    time.sleep(seconds if is_slow else n % 5 * float(os.environ.get("DUTY_PACE", "0.001")))
+    return job.token

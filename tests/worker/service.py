@@ -30,10 +30,15 @@ def until(fact: Callable[[], Any], within: float = GUARD, say: Callable[[], str]
     return found
 
 
-class Service:
-    """`penstock work` on the store of *folder*. Its log is in `log`."""
+def with_source(source: Path | None) -> dict[str, str]:
+    """The environment of a process that imports `penstock` from *source*, rather than this one's."""
+    return {**os.environ, **({} if source is None else {"PYTHONPATH": str(source)})}
 
-    def __init__(self, folder: Path, number: int, options: tuple[str, ...]) -> None:
+
+class Service:
+    """`penstock work` on the store of *folder*. Its log is in `log`. *source*: the folder of another version of us."""
+
+    def __init__(self, folder: Path, number: int, options: tuple[str, ...], source: Path | None = None) -> None:
         self.folder = folder
         self._log = folder / f"service-{number}.log"
         with self._log.open("wb") as log:
@@ -43,6 +48,7 @@ class Service:
                 stdout=log,
                 stderr=log,
                 cwd=folder,
+                env=with_source(source),
                 start_new_session=True,  # so that all of it can be stopped at once
             )
 
@@ -110,15 +116,15 @@ class House:
         self.app = self.duty.app
         self._services: list[Service] = []
 
-    def work(self, *options: str) -> Service:
+    def work(self, *options: str, source: Path | None = None) -> Service:
         """Start a service, and wait until it works."""
-        service = self.start(*options)
+        service = self.start(*options, source=source)
         service.ready()
         return service
 
-    def start(self, *options: str) -> Service:
+    def start(self, *options: str, source: Path | None = None) -> Service:
         """Start a service."""
-        service = Service(self.folder, len(self._services) + 1, options)
+        service = Service(self.folder, len(self._services) + 1, options, source)
         self._services.append(service)
         return service
 
@@ -160,9 +166,9 @@ def _fresh_duty() -> ModuleType:
 
 
 @contextlib.contextmanager
-def house(folder: Path, monkeypatch: Any) -> Iterator[House]:
-    """A `House` in *folder*, whose tasks can be imported here, too."""
-    monkeypatch.setenv("DUTY_STORE", f"sqlite:///{folder / STORE}")
+def house(folder: Path, monkeypatch: Any, store: str | None = None) -> Iterator[House]:
+    """A `House` in *folder*, whose tasks can be imported here, too. Its *store* is a file in it, unless named."""
+    monkeypatch.setenv("DUTY_STORE", store or f"sqlite:///{folder / STORE}")
     monkeypatch.setenv("DUTY_MARKS", str(folder / "marks"))
     made = House(folder)
     try:
