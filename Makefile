@@ -70,7 +70,7 @@ chaos: $(dev_stamp) postgres ## kill and stop worker processes, and a server, at
 .PHONY: cover
 cover: $(dev_stamp) postgres ## run the tests and fail under 95 % branch coverage
 	@rm -f .coverage .coverage.*
-	@$(py) -m coverage run -m pytest $(ARGS)
+	@$(py) -m coverage run -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 	@$(py) -m coverage combine -q
 	@$(py) -m coverage report
 
