@@ -65,8 +65,9 @@ MOVES: Final = {
 }
 """The allowed moves. docs/jobs.md shows them as a picture; a test walks random lives and checks each step."""
 
-# Local names: looking up an enum's member costs as much as the rest of a step.
+# Local names: looking up an enum's member costs as much as the rest of a step, and so does a contextvar's method.
 _READY, _RUNNING, _DONE, _CANCELLED = JobState.READY, JobState.RUNNING, JobState.DONE, JobState.CANCELLED
+_enter = scope.set
 
 
 class AnyJob(Protocol[T_co]):
@@ -606,7 +607,7 @@ class Job(Future[T], Generic[T]):
 
     def _call(self) -> T:
         """Run the function in the calling thread, as this job."""
-        scope.set(self)
+        _enter(self)
         try:
             return self._fn(*self._args)  # type: ignore[operator, misc]
         finally:
@@ -720,6 +721,16 @@ class Job(Future[T], Generic[T]):
         self._terms.crew.observed(self)
 
 
+class MadeJob(Job[T]):
+    """A `Job` as pools make it: a call of this costs half of `Job.__new__(Job)`, and `Job()` can say who makes jobs."""
+
+    __slots__ = ()
+    __init__ = object.__init__
+
+
+MadeJob.__name__ = MadeJob.__qualname__ = Job.__qualname__
+
+
 class _Suspension:
     """Awaits a job without asking how it ended."""
 
@@ -739,8 +750,8 @@ def new_job(
     cv: ContextVars,
     since: float,
 ) -> Job[T]:
-    """A job for `fn(*args, **kwargs)`. Not by `Job.__init__`, which would cost half as much again."""
-    job: Job[T] = _make(Job)
+    """A job for `fn(*args, **kwargs)`. Not by an `__init__` of its own, which would cost half as much again."""
+    job: Job[T] = MadeJob()
     job._terms = terms
     job._number = number
     if kwargs:
@@ -756,9 +767,6 @@ def new_job(
     job._context = None
     job._attempt = 0
     return job
-
-
-_make: Callable[[type[Job[Any]]], Job[Any]] = Job.__new__
 
 
 def name_of(fn: object) -> str:
@@ -798,6 +806,7 @@ __all__ = [
     "Job",
     "JobCancelled",
     "JobState",
+    "MadeJob",
     "Terms",
     "current_job",
 ]

@@ -20,6 +20,7 @@ class ScriptedEngine:
     """
 
     url = "scripted://"
+    in_caller = False
 
     def __init__(self) -> None:
         self.script: deque[Any] = deque()

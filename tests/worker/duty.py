@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from penstock import App, Discard, Retry, Snooze, current_context, current_job
 
-app = App(os.environ["DUTY_STORE"])
+app = App(os.environ["DUTY_STORE"], keep=float(os.environ.get("DUTY_KEEP", "3600")))
 marks = Path(os.environ["DUTY_MARKS"])
 
 
@@ -99,6 +100,13 @@ def stuck(gate: str) -> None:
         time.sleep(0.01)
 
 
+@app.task(name="blocks", timeout=0.5)
+async def blocks(gate: str) -> None:
+    """Past its time, and no other coroutine has a turn."""
+    while not (marks.parent / gate).exists():
+        time.sleep(0.01)  # noqa: ASYNC251
+
+
 @app.task(name="hold_gil")
 def hold_gil(seconds: int) -> None:
     """One call of C code that keeps the GIL, so that no other thread of its process runs meanwhile."""
@@ -117,6 +125,31 @@ def fails(times: int) -> int:
     if job.attempt <= times:
         raise ValueError(f"attempt {job.attempt}")
     return job.attempt
+
+
+@app.task(name="says")
+def says(word: str) -> None:
+    logging.getLogger("duty").warning(word)
+
+
+@app.task(name="says_async")
+async def says_async(word: str) -> None:
+    logging.getLogger("duty").warning(word)
+
+
+@app.task(name="says_apart", process=True)
+def says_apart(word: str) -> None:
+    logging.getLogger("duty").warning(word)
+
+
+@app.task(name="lies")
+def lies() -> int:
+    return "no number"  # type: ignore[return-value]
+
+
+@app.task(name="lies_too")
+def lies_too() -> bytes:
+    return "no bytes"  # type: ignore[return-value]
 
 
 @app.task(name="dies")

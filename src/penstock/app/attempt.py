@@ -50,7 +50,7 @@ def verdict(claim: ClaimedJob, task: Task[..., Any], job: Job[Ended], elapsed: f
     refused = None if settlement.outcome is Outcome.DONE else checks.why_refused(Settle((settlement,)))
     if refused is None:
         return settlement
-    told = failures.describe(refused)
+    told = failures.describe(refused, task.name)
     error = Error(told.type, told.message, told.traceback, told.print)
     return Settlement(claim.seq, claim.token, Outcome.FAILED, error=error, ran=job.ran or 0.0)
 
@@ -70,7 +70,7 @@ def _verdict(claim: ClaimedJob, task: Task[..., Any], job: Job[Ended], elapsed: 
 
 
 def _failed(claim: ClaimedJob, task: Task[..., Any], error: BaseException, ran: float, elapsed: float) -> Settlement:
-    told = failures.describe(error)
+    told = failures.describe(error, task.name)
     delay = None
     if task.retry is not None and not isinstance(error, NotEncodable | NotDecodable):  # these would fail again
         delay = task.retry.next_delay(error, claim.attempt, elapsed)

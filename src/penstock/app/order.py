@@ -60,12 +60,13 @@ def checked_priority(value: object) -> int:
     return int(value)
 
 
-def _delay(value: float) -> float:
+def checked_length(what: str, value: float | datetime.timedelta, *, zero: bool = True) -> float:
+    """*value* in seconds if it can be a length of time, else a TypeError or ValueError."""
     if isinstance(value, datetime.timedelta):
         value = value.total_seconds()
-    seconds = clock.checked_seconds("delay", value)
+    seconds = clock.checked_seconds(what, value, zero=zero)
     if seconds is None or math.isinf(seconds):
-        raise TypeError(f"delay must be a number of seconds, not {value!r}")
+        raise TypeError(f"{what} must be a number of seconds, not {value!r}")
     return seconds
 
 
@@ -87,7 +88,7 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "queue": lambda value: checked_name("queue", value),
     "priority": checked_priority,
     "id": lambda value: checked_name("id", value),
-    "delay": _delay,
+    "delay": lambda value: checked_length("delay", value),
     "at": _at,
     "headers": _encoded,
     "timeout": lambda value: clock.checked_seconds("timeout", value),

@@ -58,6 +58,13 @@ class Engine(Protocol):
     url: str
     """Where it is, for people: without a password."""
 
+    in_caller: bool
+    """Whether `transact` may be called on the thread of whoever asks, when nobody else does.
+
+    It keeps to *within* by itself then; and should a signal's handler raise in the middle of it, the next `transact`
+    finds all in order: what was interrupted is done or not, and nothing of this engine is left in others' way by then.
+    """
+
     def open(self, within: float = 10.0, *, create: bool = True) -> None:
         """Make or migrate the store if need be, and check that it is one. Safe to repeat.
 

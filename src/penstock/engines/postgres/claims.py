@@ -62,7 +62,7 @@ ORDER BY priority DESC, due, seq
 """
 _ABOUT: Final = f"""
 SELECT (SELECT id FROM penstock.worker WHERE id = %(worker)s),
-    (SELECT greatest(0.0::float8, min(due) - {NOW}) FROM penstock.job WHERE state = 0)
+    (SELECT min(due) - {NOW} FROM penstock.job WHERE state = 0)
 """
 _CANCELS: Final = "SELECT seq, token, reason FROM penstock.job WHERE state = 2 AND worker = %(worker)s AND cancelling"
 
@@ -103,6 +103,7 @@ def _answer(step: Step, claim: Claim, given: list[Any]) -> Callable[[], Claimed]
         cancelled = [tuple(row) for row in cancels.fetchall()]
         if worker is None:
             return Claimed([[] for _ in claim.wants], known=False)
+        next_due = None if next_due is None else max(0.0, next_due)
         return Claimed([[ClaimedJob._make(row) for row in one] for one in rows], cancelled, next_due)
 
     return answer

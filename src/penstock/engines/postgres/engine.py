@@ -83,6 +83,8 @@ class PostgresEngine:
     outcome be unknown, the next one waits there until the server has decided it.
     """
 
+    in_caller = False  # an interrupt in the middle of a pipeline comes out as an error of the connection
+
     def __init__(self, url: str, *, now: Callable[[], float] | None = None) -> None:
         self._place = place.parse(url)
         self.url = self._place.url
@@ -121,6 +123,8 @@ class PostgresEngine:
                     return self._write(link, requests, refused, until, at_once=at_once)
                 except _BadRequest as bad:
                     if not at_once:
+                        if bad.index in refused:
+                            raise bad.error from None  # it isn't that one
                         refused[bad.index] = bad.error
                     at_once = False
                 except AGAIN:
@@ -253,13 +257,17 @@ class PostgresEngine:
         """A transaction in one pipeline: all is sent before anything is waited for, if the block asks for nothing."""
         left = max(_LEAST, _SHARE * (until - clock.monotonic()))
         key = self._key if begin == "BEGIN" else secrets.randbits(63)
+        pipeline = link.pipeline()
+        pipeline.__enter__()
         try:
-            with link.pipeline():
-                link.execute(begin)
-                link.execute(_BEGIN, {"milliseconds": str(int(left * 1000)), "light": light, "key": key})
-                yield
-                link.execute("COMMIT")
+            link.execute(begin)
+            link.execute(_BEGIN, {"milliseconds": str(int(left * 1000)), "light": light, "key": key})
+            yield
+            link.execute("COMMIT")
+            pipeline.__exit__(None, None, None)
         except BaseException:
+            with contextlib.suppress(psycopg.Error):  # with the error it would only log what else is wrong
+                pipeline.__exit__(None, None, None)
             self._roll_back(link)
             raise
 
@@ -285,7 +293,7 @@ class PostgresEngine:
         pending: list[Callable[[], list[Answer]]] = []
         try:
             with self._transaction(link, until, "BEGIN", light=light):
-                self._lock_claimers(step, requests)
+                self._lock_claimers(step, requests, refused)
                 index = 0
                 for group in _groups(requests, at_once):
                     if index in refused:
@@ -313,9 +321,10 @@ class PostgresEngine:
                 self._lose(link)
             raise
 
-    def _lock_claimers(self, step: Step, requests: Sequence[Request]) -> None:
+    @staticmethod
+    def _lock_claimers(step: Step, requests: Sequence[Request], refused: dict[int, Exception]) -> None:
         """Those who claim behind something else: in the order in which a sweep locks, worker before job."""
-        claimers = [request.worker for request in requests[1:] if isinstance(request, Claim)]
+        claimers = [it.worker for at, it in enumerate(requests) if at and isinstance(it, Claim) and at not in refused]
         if claimers:
             step.run(
                 "SELECT FROM penstock.worker WHERE id = ANY(%(workers)s::bigint[]) ORDER BY id FOR KEY SHARE",

@@ -65,6 +65,8 @@ class Link(psycopg.Connection[Any]):
         """Whether the server still seems to be there: it has said nothing while nothing was asked."""
         if self.closed or self.info.transaction_status != pq.TransactionStatus.IDLE:
             return False
+        if self.pgconn.pipeline_status != pq.PipelineStatus.OFF:  # who was in it was interrupted
+            return False
         poll = select.poll()
         try:
             poll.register(self.pgconn.socket, select.POLLIN)

@@ -34,12 +34,11 @@ SELECT id FROM accepted
 
 def values(jobs: Sequence[NewJob]) -> dict[str, Any]:
     """What `PUT` is to be given for *jobs*."""
-    rows = [(id, queue, task, *rest) for id, task, queue, *rest in _in_order(jobs)]
+    rows = [
+        (id, queue, task, priority, float(delay), None if at is None else float(at), headers, args)
+        for id, task, queue, priority, args, headers, delay, at in jobs
+    ]
     return dict(columns(rows, _NAMES))
-
-
-def _in_order(jobs: Sequence[NewJob]) -> list[tuple[Any, ...]]:
-    return [(job.id, job.task, job.queue, job.priority, job.delay, job.at, job.headers, job.args) for job in jobs]
 
 
 def fates(jobs: Sequence[NewJob], rows: Sequence[Sequence[Any]]) -> list[Fate]:

@@ -50,7 +50,7 @@ _NAMES: Final = ("seqs", "tokens", "rans", "results")
 def values(settlements: Sequence[Settlement]) -> dict[str, Any]:
     """What `DONE` is to be given for *settlements*."""
     firsts = {(it.seq, it.token): it for it in reversed(settlements)}.values()  # of what is said twice
-    return dict(columns([(it.seq, it.token, it.ran, it.result) for it in firsts], _NAMES))
+    return dict(columns([(it.seq, it.token, float(it.ran), it.result) for it in firsts], _NAMES))
 
 
 def settle(step: Step, settlements: Sequence[Settlement]) -> Callable[[], list[bool]]:

@@ -76,6 +76,8 @@ class SQLiteEngine:
     never held together, but for a fork, which takes `_writing` first.
     """
 
+    in_caller = True
+
     def __init__(self, url: str, *, now: Callable[[], float] | None = None) -> None:
         self._place = place.parse(url)
         self.url = self._place.url
@@ -91,6 +93,8 @@ class SQLiteEngine:
         self._living = Living(self._place)
         self._news = News(self._place)
         self._file: File | None = None
+        self._store: object = None  # what tells it from another that has its name
+        self._is_another = False  # than the one that our claims are of
         self._readers = Readers(self._place)
         self._watching = threading.Lock()
         self._watch: apsw.Connection | None = None
@@ -113,6 +117,8 @@ class SQLiteEngine:
             file = self._be_open(until)
             with self._turn.taken(until):
                 answers, has_news = self._write(file, requests, refused, until)
+                if self._is_another and any(isinstance(it, Renew) and any(_firsts(it)) for it in requests):
+                    self._is_another = False
                 if any(type(request) is Sweep for request in requests):
                     self._keep_log_short()
             if has_news:
@@ -163,15 +169,19 @@ class SQLiteEngine:
         try:
             is_current = schema.is_current(db, self._place)
             beside.make(self._place)
-            with self._turn.taken(until):
+            with contextlib.ExitStack() as turn:
+                if not is_current or not engine_clock.is_set(db):  # else who only looks need not wait for who writes
+                    turn.enter_context(self._turn.taken(until))
                 if not is_current:
                     schema.migrate(db, self._place)
                 now = self._given_now or engine_clock.read(db)
             file = found(self._place, now)
+            store = file.identities[0], db.execute("SELECT boot, base FROM store").get
         except BaseException:
             db.close(True)
             raise
-        self._db, self._file, self._is_full = db, file, True
+        self._is_another = self._is_another or self._store not in (None, store)
+        self._db, self._file, self._store, self._is_full = db, file, store, True
         return file
 
     def _let_go(self) -> None:
@@ -229,9 +239,9 @@ class SQLiteEngine:
     ) -> tuple[list[Answer], bool]:
         """Should one that passed the checks fail all the same, all begin anew without it."""
         assert self._db is not None
-        self._db.set_busy_timeout(int(max(0.0, until - clock.monotonic()) * 1000))
-        self._commit_fully(self._place.full and any(type(request) not in _LIGHT for request in requests))
         try:
+            self._db.set_busy_timeout(int(max(0.0, until - clock.monotonic()) * 1000))
+            self._commit_fully(self._place.full and any(type(request) not in _LIGHT for request in requests))
             try:
                 return self._step(file, requests, refused, at_once=not refused)
             except _BadRequest:
@@ -243,8 +253,8 @@ class SQLiteEngine:
                     refused[bad.index] = bad.error
         except apsw.BusyError:
             raise
-        except Exception:
-            self._let_go()  # a connection that has seen trouble may not get over it
+        except BaseException:
+            self._let_go()  # a connection that has seen trouble, or was interrupted, may not get over it
             raise
 
     def _step(
@@ -260,6 +270,9 @@ class SQLiteEngine:
                 index = len(answers)
                 if index in refused:
                     answers.append(refused[index])
+                    continue
+                if self._is_another and isinstance(group[0], Settle | Progress):
+                    answers += map(_stale, group)  # a job here may have the same numbers
                     continue
                 try:
                     answers += _do(step, group)
@@ -328,6 +341,7 @@ def _do(step: Step, group: Sequence[Request]) -> list[Answer]:
     if isinstance(first, Put):
         puts = cast(Sequence[Put], group)
         return _dealt(put(step, [job for one in puts for job in one.jobs]), [len(one.jobs) for one in puts])
+    step.count_all()
     if isinstance(first, Settle):
         settles = cast(Sequence[Settle], group)
         answers = settle(step, [settlement for one in settles for settlement in one.settlements])
@@ -354,6 +368,15 @@ def _do_one(step: Step, request: Request) -> Reply:
         case Prune():
             return changes.prune(step, request)
     raise TypeError(f"{request!r} is no request")
+
+
+def _firsts(renew: Renew) -> Iterator[bool]:
+    return (beat.first for beat in renew.beats)
+
+
+def _stale(request: Request) -> Answer:
+    """What somebody is told whose claims are of another store."""
+    return [False] * len(request.settlements) if isinstance(request, Settle) else False
 
 
 def _dealt(answers: list[Any], sizes: Sequence[int]) -> list[Answer]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,9 +21,8 @@ VALUES %s ON CONFLICT (id) DO NOTHING
 
 def put(step: Step, jobs: Sequence[NewJob]) -> list[Fate]:
     """Accept *jobs*; the fate of each."""
-    first = step.next_seq
+    first = step.next_seq()
     rows = [_row(step, seq, job) for seq, job in enumerate(jobs, first)]
-    step.next_seq += len(rows)
     before = step.db.total_changes()
     _INSERT.run(step.db, rows)
     if step.db.total_changes() - before == len(rows):
@@ -33,8 +31,7 @@ def put(step: Step, jobs: Sequence[NewJob]) -> list[Fate]:
         accepted = {seq for (seq,) in step.db.execute("SELECT seq FROM job WHERE seq >= ?", (first,))}
         fates = [Fate.ACCEPTED if row[0] in accepted else Fate.KNOWN for row in rows]
         rows = [row for row in rows if row[0] in accepted]
-    for (state, queue, task), count in Counter(row[2:5] for row in rows).items():
-        step.count(queue, task, None, state, count)
+    step.come_in(first, (row[2:5] for row in rows), len(jobs))
     step.has_news = step.has_news or bool(rows)
     return fates
 
