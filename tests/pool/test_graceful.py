@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -15,6 +16,7 @@ import pytest
 from penstock import Incomplete, PoolClosed, Shutdown, ThreadPool, graceful
 from tests.gates import GUARD, Gate, in_thread, slack
 from tests.pool.script import SLACK, running
+from tests.pool.watching import until
 
 # --- real processes, real signals -----------------------------------------------------------------------------------
 
@@ -479,3 +481,47 @@ def test_a_wrong_argument_is_refused_at_the_call(pools: list[object], options: d
 
 def test_what_graceful_gives_is_public() -> None:
     assert isinstance(graceful(ThreadPool(1)), Shutdown)
+
+
+def signal_to_another_thread(number: signal.Signals) -> None:
+    """The main thread hears nothing of it, wherever it sleeps: as when one comes just before it falls asleep."""
+    in_thread(lambda: signal.pthread_kill(threading.get_ident(), number)).result(GUARD)
+
+
+def test_a_signal_that_did_not_wake_the_main_thread_is_heard_all_the_same() -> None:
+    with graceful(ThreadPool(1), timeout=5) as shutdown:
+        signalled = in_thread(signal_to_another_thread, signal.SIGTERM)
+        assert shutdown.requested.wait(GUARD)
+        signalled.result(GUARD)
+    assert shutdown.signal == signal.SIGTERM
+
+
+def test_a_signal_that_did_not_wake_the_loop_is_heard_all_the_same() -> None:
+    async def main() -> None:
+        async with graceful(ThreadPool(1), timeout=5) as shutdown:
+            asyncio.get_running_loop().run_in_executor(None, signal_to_another_thread, signal.SIGTERM)
+            assert await shutdown.arequested(GUARD)
+
+    asyncio.run(main())
+
+
+def test_a_signal_to_the_copy_of_a_process_is_not_its_own(quiet: None) -> None:
+    with graceful(ThreadPool(1), timeout=5) as shutdown:
+        pid = os.fork()
+        if not pid:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        os.waitpid(pid, 0)
+    assert shutdown.signal is None
+
+
+def test_other_signals_of_the_program_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    came: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: came.append(number))
+    try:
+        with graceful(ThreadPool(1), timeout=5) as shutdown:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            until(lambda: came)
+        assert shutdown.signal is None
+    finally:
+        signal.signal(signal.SIGUSR1, before)
