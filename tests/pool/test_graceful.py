@@ -499,8 +499,9 @@ def test_a_signal_that_did_not_wake_the_main_thread_is_heard_all_the_same() -> N
 def test_a_signal_that_did_not_wake_the_loop_is_heard_all_the_same() -> None:
     async def main() -> None:
         async with graceful(ThreadPool(1), timeout=5) as shutdown:
-            asyncio.get_running_loop().run_in_executor(None, signal_to_another_thread, signal.SIGTERM)
+            signalled = in_thread(signal_to_another_thread, signal.SIGTERM)
             assert await shutdown.arequested(GUARD)
+            signalled.result(GUARD)
 
     asyncio.run(main())
 
