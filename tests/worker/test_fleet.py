@@ -20,11 +20,11 @@ from tests.worker.service import House, house
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 SMALL = Size(
-    jobs=250, enqueuers=3, every=0.7, longest=90, pace=0.02, services=4, frozen=9.0, slow=(50, 4.0), decks=1,
+    jobs=150, enqueuers=3, every=0.7, longest=90, pace=0.02, services=4, frozen=9.0, slow=(8, 5.0), decks=1,
     options=("--processes", "1", "--threads", "4", "--lease", "3", "--grace", "5"),
 )  # fmt: skip
 FULL = Size(
-    jobs=16_667, enqueuers=3, every=1.0, longest=600, pace=0.02, services=4, frozen=12.0, slow=(400, 5.0),
+    jobs=16_667, enqueuers=3, every=1.0, longest=600, pace=0.02, services=4, frozen=12.0, slow=(150, 5.0),
     options=("--processes", "1", "--threads", "4", "--lease", "5", "--grace", "5"),
 )  # fmt: skip
 
