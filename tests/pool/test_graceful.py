@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -484,7 +485,10 @@ def test_what_graceful_gives_is_public() -> None:
 
 
 def signal_to_another_thread(number: signal.Signals) -> None:
-    """The main thread hears nothing of it, wherever it sleeps: as when one comes just before it falls asleep."""
+    """Once the main thread sleeps. It hears nothing of it: as when one comes just before it falls asleep."""
+    main = threading.main_thread().ident
+    assert main is not None
+    until(lambda: sys._current_frames()[main].f_code.co_name in ("wait", "select"))
     in_thread(lambda: signal.pthread_kill(threading.get_ident(), number)).result(GUARD)
 
 

@@ -59,7 +59,7 @@ class Fleet(Chaos):
         }
 
     def excused(self) -> set[int]:
-        """Those too that were told of a lost lease: on a busy machine, with the network gone now and then, it happens."""
+        """Those too that were told of a lost lease: with the network gone now and then, it happens."""
         told = [
             re.findall(r"(\d+) lost the lease", path.read_text()) for path in self.home.folder.glob("service-*.log")
         ]
