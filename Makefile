@@ -41,6 +41,10 @@ $(dev_stamp): requirements/dev.txt pyproject.toml tools/install.sh
 demo: $(run_stamp) ## see it work: installs what it needs, then tells the story in under 40 s
 	@$(py) examples/demo.py
 
+.PHONY: fleet
+fleet: $(dev_stamp) postgres ## orders over HTTP, PostgreSQL, three worker services, one of them lost; under 30 s
+	@PYTHONPATH=src $(py) -m examples.fleet $(ARGS)
+
 .PHONY: venv
 venv: $(dev_stamp) ## make or update the development environment and do nothing else
 

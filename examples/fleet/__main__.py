@@ -27,7 +27,7 @@ from penstock import Retry, ThreadPool
 
 ROOT = Path(__file__).parent.parent.parent
 JOBS = "examples.fleet.shop:jobs"
-ORDERS = 300
+ORDERS = int(os.environ.get("SHOP_ORDERS", "300"))
 LEASE = 4  # seconds: short, so that nobody has to wait for long here; 30 is the default
 PATIENCE = 60.0  # seconds that anything here may take before we call it broken
 
@@ -41,10 +41,10 @@ def main() -> int:
         database = stack.enter_context(psycopg.connect(url, autocommit=True))
         database.execute(shop.TABLES)
         database.execute("TRUNCATE orders, charge, mail, run RESTART IDENTITY")
-        penstock("migrate", JOBS).wait(PATIENCE)
 
-        web = stack.enter_context(web_service())
         machines = {name: stack.enter_context(machine(name)) for name in ("north", "east", "west")}
+        wait_until(lambda: database.execute("SELECT to_regclass('penstock.job')").fetchall() != [(None,)])
+        web = stack.enter_context(web_service())
 
         def count(table: str) -> int:
             [[number]] = database.execute(f"SELECT count(*) FROM {table}").fetchall()
@@ -103,7 +103,7 @@ def own_postgres() -> Iterator[str]:
 
     with contextlib.closing(Postgres(durable=True)) as server:
         say(f"A PostgreSQL of our own, on port {server.port}.")
-        yield server.url()
+        yield f"postgresql://postgres@127.0.0.1:{server.port}/postgres"
 
 
 @contextlib.contextmanager
