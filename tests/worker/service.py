@@ -36,12 +36,18 @@ def of_version(other: Path | None) -> dict[str, str]:
 
 
 class Service:
-    """`penstock work` on the store of *folder*. Its log is in `log`. *other*: a checkout of another version."""
+    """`penstock work` on the store of *folder*. Its log is in `log`. *other*: a checkout of another version.
 
-    def __init__(self, folder: Path, number: int, options: tuple[str, ...], other: Path | None = None) -> None:
+    *duty*: the file of its app.
+    """
+
+    def __init__(
+        self, folder: Path, number: int, options: tuple[str, ...], other: Path | None = None, duty: Path = DUTY
+    ) -> None:
         self.folder = folder
         self._log = folder / f"service-{number}.log"
-        duty = DUTY if other is None else other / "tests" / "worker" / DUTY.name
+        if other is not None:
+            duty = other / "tests" / "worker" / duty.name
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "penstock", "work", f"{duty}:app", *options],

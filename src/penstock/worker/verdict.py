@@ -23,6 +23,8 @@ def verdict(held: Held[Any], task: Task[..., Any], job: Job[attempt.Ended]) -> S
         if isinstance(ended, attempt.Completed):
             held.has_completed = True
         return attempt.verdict(claim, task, job, _elapsed(claim))
+    if held.lane is Kind.PROCESS:
+        held.has_completed = True  # it may have: what fails or dies there doesn't come back to say so
     if held.cause is None and job.state is not JobState.FAILED:
         return attempt.verdict(claim, task, job, 0.0)
     ran = job.ran or 0.0

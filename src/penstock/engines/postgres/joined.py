@@ -96,27 +96,24 @@ def _in_a_transaction(connection: Any) -> Any:
 
 
 def _psycopg(connection: Any) -> Run:
+    import psycopg  # a cursor of our own: theirs may want values, or give rows, in another way
+
     def run(statement: str, values: dict[str, Any]) -> list[Any]:
-        with connection.cursor() as cursor:
-            cursor.row_factory = _plain
+        with psycopg.Cursor(connection, row_factory=psycopg.rows.tuple_row) as cursor:
             return list(cursor.execute(statement, values).fetchall())
 
     return run
 
 
 def _apsycopg(connection: Any) -> ARun:
+    import psycopg
+
     async def run(statement: str, values: dict[str, Any]) -> list[Any]:
-        async with connection.cursor() as cursor:
-            cursor.row_factory = _plain
+        async with psycopg.AsyncCursor(connection, row_factory=psycopg.rows.tuple_row) as cursor:
             await cursor.execute(statement, values)
             return list(await cursor.fetchall())
 
     return run
-
-
-def _plain(cursor: object) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    """Rows as tuples, whatever the owner of the connection likes."""
-    return tuple
 
 
 def _sqlalchemy(connection: Any) -> Run:
