@@ -131,7 +131,7 @@ class Maps:
 
 
 class Part:
-    """What a receiver has of a file: its first part, mapped, *to_stay*; or its descriptor, if that can't be or need not.
+    """What a receiver has of a file: its first part, mapped *to_stay*; or its descriptor, if that can't or need not be.
 
     It closes when it is forgotten, and one that is not to stay as soon as it was unpacked.
     """

@@ -7,8 +7,8 @@
     control   parent ──> trip(seq, reason, by deadline)                   heard while a job runs
               worker ──> log records
 
-A frame with large buffers says that it has memory (memory.py), and whether a descriptor of it goes along, in the order
-of the frames. Every CALL gets exactly one answer, in order, at once; a worker that dies owes the rest. A CALL of no bytes
+A frame with large buffers says that it has memory (memory.py), and whether a descriptor goes along, in the order of the
+frames. Every CALL gets exactly one answer, in order, at once; a worker that dies owes the rest. A CALL of no bytes
 stands for a job that got its outcome just before it was sent: it is skipped. The end of the jobs lane tells a worker to
 leave; the end of the control lane, which only closes with the parent, ends it on the spot.
 """
@@ -117,7 +117,7 @@ class Lane:
         return data
 
     def part_of(self, memory: int, packed: bytes, at: int = 0) -> Part | None:
-        """Where the buffers of the value are that begins at *at*; of each frame in its turn, by what it says of memory."""
+        """Where the buffers of the value that begins at *at* are. Asked of each frame in its turn; *memory* is its field."""
         if not memory:
             return None
         try:
