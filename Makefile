@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+# How many tests run at once; each file's run in their order. 0: all in one process, as a debugger needs it.
+JOBS   ?= 2
 
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
@@ -17,7 +19,7 @@ minors := 3.11 3.12 3.13
 .PHONY: help
 help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "  %-15s %s\n", $$1, $$2}'
-	@echo "  PYTHON=python3.12 picks the interpreter, ARGS='-k context -x' goes to pytest, VENV=.venv picks the folder."
+	@echo "  PYTHON=python3.12 picks the interpreter, ARGS='-k context -x' goes to pytest, JOBS=0 runs one test at a time."
 
 # --- environments ---------------------------------------------------------------------------------------------------
 
@@ -44,26 +46,31 @@ venv: $(dev_stamp) ## make or update the development environment and do nothing 
 
 # --- tests ----------------------------------------------------------------------------------------------------------
 
+# Those on PostgreSQL start one for themselves, if it is installed: as root, with apt-get, this installs it.
+.PHONY: postgres
+postgres:
+	@sh tools/postgres.sh
+
 .PHONY: test
-test: $(dev_stamp) ## run the tests
-	@$(py) -m pytest $(ARGS)
+test: $(dev_stamp) postgres ## run the tests
+	@$(py) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 .PHONY: test-all
 test-all: ## run the tests on each CPython 3.11, 3.12, 3.13 found on PATH or under pyenv
 	@sh tools/test_all.sh "$(MAKE)" $(minors)
 
 .PHONY: stress
-stress: $(dev_stamp) ## shake the races for at most two minutes
+stress: $(dev_stamp) postgres ## shake the races for at most two minutes
 	@PENSTOCK_STRESS=full $(py) -m pytest -m stress $(ARGS)
 
 .PHONY: chaos
-chaos: $(dev_stamp) ## kill and stop worker processes at random under 20,000 jobs; about two minutes
+chaos: $(dev_stamp) postgres ## kill and stop worker processes, and a server, at random under 70,000 jobs; some ten minutes
 	@$(py) -m pytest -m chaos -s $(ARGS)
 
 .PHONY: cover
-cover: $(dev_stamp) ## run the tests and fail under 95 % branch coverage
+cover: $(dev_stamp) postgres ## run the tests and fail under 95 % branch coverage
 	@rm -f .coverage .coverage.*
-	@$(py) -m coverage run -m pytest $(ARGS)
+	@$(py) -m coverage run -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 	@$(py) -m coverage combine -q
 	@$(py) -m coverage report
 
@@ -89,11 +96,12 @@ format: $(dev_stamp) ## rewrite the code in the house style
 	@$(VENV)/bin/ruff format $(code)
 
 .PHONY: bench
-bench: $(dev_stamp) ## measure against the peers; compare only numbers of one run
+bench: $(dev_stamp) postgres ## measure against the peers; compare only numbers of one run
 	@$(py) bench/threads.py $(ARGS)
 	@$(py) bench/processes.py $(ARGS)
 	@$(py) bench/asyncio_.py $(ARGS)
 	@$(py) bench/durable.py $(ARGS)
+	@$(py) bench/postgres.py $(ARGS)
 
 .PHONY: docs
 docs: $(dev_stamp) ## rewrite the reference from the docstrings

@@ -8,42 +8,34 @@ How to read the tables: bench/README.md.
 """
 
 import argparse
-import asyncio
 import importlib.util
 import os
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `python bench/durable.py` finds this room by its name, too
 
 from bench import durable_jobs as jobs_of
+from bench.depth import BATCH, Depth
 from bench.goals import Goal, at_least_one, middle_and_tail, summary
 from bench.rounds import Case, Outcome, Sample, Turn, as_json, as_table, machine, play
-from bench.services import LONGEST, Worker, house, until_working
-from penstock.engines import connect
-from penstock.engines.engine import Engine
-from penstock.engines.requests import (
-    Beat,
-    Claim,
-    Claimed,
-    NewJob,
-    Put,
-    Renew,
-    Request,
-    Settle,
-    Settlement,
-    Want,
-)
-from penstock.engines.requests import (
-    Outcome as Ending,
+from bench.services import WORK, Worker, house, until_working
+from bench.turns import (
+    Open,
+    enqueue,
+    enqueue_from_coroutines,
+    enqueue_from_threads,
+    enqueue_many,
+    lone_job,
+    service_killed,
+    timed,
 )
 
 OURS, ASYNC = "penstock", "penstock, asyncio tasks"
@@ -63,15 +55,12 @@ def there(turns: dict[str, Turn]) -> dict[str, Turn]:
 # ---------------------------------------------------------------------------------------------------------------------
 # The systems: how each store is filled and opened, and how its worker is started
 
-Open = Callable[[Path], jobs_of.System]
-
 SYSTEMS: Final[dict[str, Open]] = {
     OURS: jobs_of.penstock,
     HUEY: jobs_of.huey,
     PERSIST: jobs_of.persist_queue,
     LITE: jobs_of.lite_queue,
 }
-WORK: Final = ("-m", "penstock", "work", "bench.durable_worker:app")
 CONSUME: Final = ("-m", "huey.bin.huey_consumer", "bench.durable_worker.huey", "-q")
 COMMANDS: Final[dict[str, Sequence[str]]] = {
     OURS: WORK,
@@ -111,100 +100,6 @@ def drain(fill: Callable[[Path, int], None], command: Sequence[str], *, jobs: in
     return {"us/job": (ended - begun) / count * 1e6, "CPU us/job": (used_by_then - used) / count * 1e6}
 
 
-def enqueue(opened: Open, *, jobs: int) -> Sample:
-    """One thread puts one job after the other."""
-    with house() as (folder, _):
-        system = opened(folder)
-        system.put(0)
-        times = [_timed(system.put, number) for number in range(jobs)]
-        system.close()
-    middle, tail = middle_and_tail(times)
-    return {"us/job": sum(times) / jobs, "p50 us": middle, "p99 us": tail}
-
-
-def _timed(put: Callable[[int], Any], number: int) -> float:
-    began = time.perf_counter()
-    put(number)
-    return (time.perf_counter() - began) * 1e6
-
-
-def enqueue_from_threads(opened: Open, *, jobs: int, threads: int) -> Sample:
-    """Many threads put one job after the other."""
-    share = max(1, jobs // threads)
-    with house() as (folder, _):
-        system = opened(folder)
-        system.put(0)
-        gate = threading.Barrier(threads + 1)
-
-        def put_share() -> None:
-            gate.wait(LONGEST)
-            for number in range(share):
-                system.put(number)
-
-        crowd = [threading.Thread(target=put_share) for _ in range(threads)]
-        for thread in crowd:
-            thread.start()
-        gate.wait(LONGEST)
-        began = time.perf_counter()
-        for thread in crowd:
-            thread.join()
-        took = time.perf_counter() - began
-        system.close()
-    return {"us/job": took / (share * threads) * 1e6}
-
-
-def enqueue_from_coroutines(opened: Open, *, jobs: int, callers: int) -> Sample:
-    """Many coroutines put one job after the other."""
-    share = max(1, jobs // callers)
-
-    async def put_share(aput: Callable[[int], Any]) -> None:
-        for number in range(share):
-            await aput(number)
-
-    async def crowd(aput: Callable[[int], Any]) -> float:
-        await aput(0)
-        began = time.perf_counter()
-        await asyncio.gather(*(put_share(aput) for _ in range(callers)))
-        return time.perf_counter() - began
-
-    with house() as (folder, _):
-        system = opened(folder)
-        assert system.aput is not None
-        took = asyncio.run(crowd(system.aput))
-        system.close()
-    return {"us/job": took / (share * callers) * 1e6}
-
-
-def enqueue_many(opened: Open, *, jobs: int) -> Sample:
-    """All at once, where there is a call for that."""
-    with house() as (folder, _):
-        system = opened(folder)
-        system.put(0)
-        began = time.perf_counter()
-        system.put_many(range(jobs))
-        took = time.perf_counter() - began
-        system.close()
-    return {"us/job": took / jobs * 1e6}
-
-
-def lone_job(opened: Open, command: Sequence[str], *, jobs: int) -> Sample:
-    """One job at a time for an idle worker in another process: from before it is enqueued to its first instruction."""
-    with house() as (folder, told):
-        system = opened(folder)
-        assert system.ask_when is not None
-        with Worker(folder, command):
-            system.ask_when(time.monotonic())
-            told.next()  # it works
-            times = []
-            for number in range(jobs):
-                time.sleep(0.02 + number % 7 * 0.003)
-                system.ask_when(time.monotonic())
-                times.append(told.next()[0] * 1e3)
-        system.close()
-    middle, tail = middle_and_tail(times)
-    return {"start p50 ms": middle, "start p99 ms": tail}
-
-
 def enqueue_beside(opened: Open, name: str, command: Sequence[str], *, waiting: int, seconds: float) -> Sample:
     """One thread puts one job after the other while two processes drain the store."""
     with house() as (folder, told):
@@ -216,7 +111,7 @@ def enqueue_beside(opened: Open, name: str, command: Sequence[str], *, waiting: 
             times: list[float] = []
             end = time.monotonic() + seconds
             while len(times) < 2 or time.monotonic() < end:  # one may starve for all that time
-                times.append(_timed(system.put, len(times)) / 1e3)
+                times.append(timed(system.put, len(times)) / 1e3)
                 if any(number == enough for number, *_ in told.more()):
                     break
         system.close()
@@ -246,84 +141,6 @@ def child_killed() -> Sample:
             _, began = told.next()
         app.close()
     return {"seconds": began - killed}
-
-
-def service_killed(lease: float) -> Sample:
-    """All processes of a service are killed, and another works on the same store; until the job runs again."""
-    with house() as (folder, told):
-        app = jobs_of.penstock_app(folder)
-        with Worker(folder, (*WORK, "--lease", f"{lease:g}")) as service:
-            app.tasks["hang"].enqueue()
-            told.next()
-            with Worker(folder, (*WORK, "--lease", f"{lease:g}")) as other:
-                time.sleep(2)
-                service.kill()
-                killed = time.monotonic()
-                _, began = told.next()
-                other.kill()
-        app.close()
-    return {"seconds": began - killed}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What a claim costs, by how much there is: straight from the engine, so that nothing else is in it
-
-_ME: Final = 1
-_BATCH: Final = 100
-
-
-class Depth:
-    """A store with so many jobs that wait, and so many that have ended. Made at the first claim."""
-
-    def __init__(self, file: Path, *, waiting: int, finished: int) -> None:
-        self._url = f"sqlite:///{file}"
-        self._waiting = waiting
-        self._finished = finished
-        self._engine: Engine | None = None
-        self._ended: list[Settlement] = []
-        self._made = 0
-
-    def claims(self, jobs: int) -> Sample:
-        """Claims of a hundred jobs that settle the hundred before, as a worker does it."""
-        self._open()
-        claims = [self._claim(_BATCH, again=True) for _ in range(max(2, jobs // _BATCH))]
-        (middle, tail), (used, _) = (middle_and_tail(list(times)) for times in zip(*claims, strict=True))
-        return {"p50 us": middle, "p99 us": tail, "CPU p50 us": used}
-
-    def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-
-    def _open(self) -> None:
-        if self._engine is None:
-            self._engine = connect(self._url)
-            self._engine.open()
-            self._engine.transact([Renew([Beat(_ME, first=True)], 36_000.0)])
-            for number in range(0, self._finished, 1_000):
-                self._put(min(1_000, self._finished - number))
-                self._claim(1_000, again=False)
-            for number in range(0, self._waiting, 1_000):
-                self._put(min(1_000, self._waiting - number))
-
-    def _put(self, count: int) -> None:
-        assert self._engine is not None
-        first, self._made = self._made, self._made + count
-        self._engine.transact([Put([NewJob(f"{number:012}", "nothing") for number in range(first, self._made)])])
-
-    def _claim(self, limit: int, *, again: bool) -> tuple[float, float]:
-        """Microseconds that it took, and those of a processor. *again*: as many are put in place of what it took."""
-        assert self._engine is not None
-        requests: list[Request] = [Settle(self._ended), Claim(_ME, None, [Want(frozenset(["nothing"]), limit)])]
-        began, used = time.perf_counter(), time.thread_time()
-        _, claimed = self._engine.transact(requests)
-        took = (time.perf_counter() - began) * 1e6, (time.thread_time() - used) * 1e6
-        assert isinstance(claimed, Claimed)
-        if len(claimed.jobs[0]) != limit:
-            raise RuntimeError(f"{len(claimed.jobs[0])} jobs of {limit} that wait were given")
-        self._ended = [Settlement(job.seq, job.token, Ending.DONE, b"null") for job in claimed.jobs[0]]
-        if again:
-            self._put(len(self._ended))
-        return took
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -413,7 +230,7 @@ def depth_cases(scale: Scale, folder: Path) -> Iterator[Case]:
     for word in ("waiting", "finished"):
         depths = {
             f"{depth:,} {word}": Depth(
-                folder / f"{word}-{depth}.db",
+                f"sqlite:///{folder / f'{word}-{depth}.db'}",
                 waiting=depth if word == "waiting" else first,
                 finished=depth if word == "finished" else 0,
             )
@@ -421,7 +238,7 @@ def depth_cases(scale: Scale, folder: Path) -> Iterator[Case]:
         }
         turns: dict[str, Turn] = {name: partial(depth.claims, 2_000) for name, depth in depths.items()}
         pairs = [(f"{first:,} {word}", f"{depth:,} {word}") for depth in more]
-        yield Case(f"claim of {_BATCH}, by jobs {word}", turns, pairs, 2_000, scale.rounds)
+        yield Case(f"claim of {BATCH}, by jobs {word}", turns, pairs, 2_000, scale.rounds)
         for depth in depths.values():
             depth.close()
 
@@ -445,7 +262,7 @@ def goals(scale: Scale) -> list[Goal]:
         Goal("service killed", "the whole service is killed", "seconds", OURS, None, "lease + 5 s", "15 s"),
     ]
     for word in ("waiting", "finished"):
-        name = f"claim of {_BATCH}, by jobs {word}"
+        name = f"claim of {BATCH}, by jobs {word}"
         found.append(Goal(name, name, "CPU p50 us", f"{deepest} {word}", f"{shallow} {word}", "1.5 of it", "1.0 of it"))
     return [goal for goal in found if goal.peer not in MISSING]
 

@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from socket import AF_UNIX, SOCK_DGRAM, socket
@@ -19,7 +19,12 @@ from typing import Any, Final
 
 from penstock import App, Retry
 
-FOLDER, MARKS = "PENSTOCK_BENCH_FOLDER", "PENSTOCK_BENCH_MARKS"  # variables of a worker's environment
+FOLDER, MARKS, STEP = (
+    "PENSTOCK_BENCH_FOLDER",
+    "PENSTOCK_BENCH_MARKS",
+    "PENSTOCK_BENCH_STEP",
+)  # in a worker's environment
+URL = "url"  # the file in a folder that says where its store is, if that is not a file
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -34,20 +39,24 @@ class Teller:
         self._place = os.fspath(folder / "told")
         self._calls = itertools.count(1)
         self._marks = frozenset(int(mark) for mark in os.environ.get(MARKS, "").split(",") if mark)
+        self._step = int(os.environ.get(STEP, 0))
 
     def tell(self, *words: Any) -> None:
         """Send *words*; to nobody if the bench is gone."""
         self._way.sendto(json.dumps(words).encode(), self._place)
 
     def count(self) -> None:
-        """One more call; at a mark, the time and what this process has used of a processor."""
+        """One more call; at a mark or a step, the time and what this process has used of a processor."""
         number = next(self._calls)
-        if number in self._marks:
+        if number in self._marks or (self._step and number % self._step == 0):
             self.tell(number, time.monotonic(), time.process_time())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The systems
+
+
+async def nothing_to_close() -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +68,13 @@ class System:
     close: Callable[[], object]
     ask_when: Callable[[float], Any] | None = None  # a job that tells how long ago its argument was: monotonic
     aput: Callable[[int], Any] | None = None  # a coroutine function
+    aclose: Callable[[], Awaitable[object]] = nothing_to_close  # in the loop of *aput*, before `close`
 
 
 def penstock_app(folder: Path) -> App:
-    """Our app; its tasks look alike to those of the peers."""
-    app = App(f"sqlite:///{folder}/penstock.db")
+    """Our app, on the store whose URL is in the file `url`, else on a file; its tasks look alike to those of peers."""
+    url = folder / URL
+    app = App(url.read_text() if url.exists() else f"sqlite:///{folder}/penstock.db")
     teller = Teller(folder)
 
     @app.task(name="nothing", retry=Retry(5))

@@ -10,6 +10,10 @@ machine and in the minute of the run. A row of jobs of ~10 us says the same of j
 
 Of 1 MiB there and back between processes the bare steps are four copies, each way one into memory that both map and one
 out of it, and a byte through a pipe that says so: whoever gets bytes and keeps them can't do with less.
+
+Of a lone durable enqueue they are one statement that SQLite commits to the disk: a row of arguments that are JSON
+already, an index by which its id is known again, and one by which it is found when it is due. No checks, no codec, no
+turns between processes, no news for those who wait, no lock.
 """
 
 import argparse
@@ -20,7 +24,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -28,7 +32,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `python bench/floor.py` finds this room by its name, too
 
-from bench import processes
+from bench import durable, processes, turns
+from bench.durable_jobs import System
 from bench.goals import at_least_one
 from bench.rounds import Case, Sample, Turn, as_table, machine, play
 from bench.threads import (
@@ -209,6 +214,32 @@ def copies(value: bytes, *, workers: int, jobs: int) -> Sample:
     return {"ms/job": took / jobs * 1e3}
 
 
+def insert(folder: Path) -> System:
+    """A file with one table, to which rows are added."""
+    import apsw
+
+    db = apsw.Connection(str(folder / "bare.db"))
+    db.execute("PRAGMA journal_mode = wal").fetchall()
+    db.execute(
+        "PRAGMA synchronous = FULL; CREATE TABLE job (seq INTEGER PRIMARY KEY, id TEXT, state INTEGER, queue INTEGER,"
+        " task INTEGER, priority INTEGER, due REAL, args BLOB); CREATE UNIQUE INDEX job_id ON job (id);"
+        "CREATE INDEX job_ready ON job (queue, task, priority DESC, due, seq) WHERE state = 1"
+    )
+
+    def put(number: int) -> None:
+        db.execute(
+            "INSERT INTO job (id, state, queue, task, priority, due, args) VALUES (?, 1, 1, 1, 0, ?, x'7b7d')"
+            " ON CONFLICT (id) DO NOTHING",
+            (f"{number:036}", time.time()),
+        )
+
+    def put_many(numbers: Iterable[int]) -> None:
+        for number in numbers:
+            put(number)
+
+    return System(put, put_many, db.close)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="The bare steps of a pool, beside Penstock's and a peer.")
     parser.add_argument("--rounds", type=at_least_one, default=7, metavar="N", help="turns of each (default 7)")
@@ -216,12 +247,12 @@ def main() -> None:
     told = parser.parse_args()
     print(", ".join(f"{name}: {value}" for name, value in machine().items()), "\n", flush=True)
     for name, run in (("no-op", nothing), (BUSY, calibrated(10e-6))):
-        turns: dict[str, Turn] = {
+        loops: dict[str, Turn] = {
             label: partial(throughput, opened, run, workers=4, jobs=told.jobs, kept=told.jobs)
             for label, opened in ((BARE, bare), (OURS, penstock), (TPE_100, executor_behind_semaphore))
         }
         case = Case(
-            f"{name}, kept, 4 workers", turns, [(BARE, OURS), (BARE, TPE_100), (OURS, TPE_100)], told.jobs, told.rounds
+            f"{name}, kept, 4 workers", loops, [(BARE, OURS), (BARE, TPE_100), (OURS, TPE_100)], told.jobs, told.rounds
         )
         print(as_table(play(case)), "\n", flush=True)
     value, ours, peer = bytes(1 << 20), processes.OURS, processes.PPE
@@ -231,7 +262,11 @@ def main() -> None:
     }
     payloads[BARE] = partial(copies, value, workers=2, jobs=200)
     pairs = [(BARE, ours), (BARE, peer), (ours, peer)]
-    print(as_table(play(Case("1 MiB of bytes, there and back", payloads, pairs, 200, told.rounds))), flush=True)
+    print(as_table(play(Case("1 MiB of bytes, there and back", payloads, pairs, 200, told.rounds))), "\n", flush=True)
+    systems = {BARE: insert, durable.OURS: durable.SYSTEMS[durable.OURS], durable.HUEY: durable.SYSTEMS[durable.HUEY]}
+    enqueues: dict[str, Turn] = {name: partial(turns.enqueue, opened, jobs=1_000) for name, opened in systems.items()}
+    pairs = [(BARE, durable.OURS), (BARE, durable.HUEY), (durable.OURS, durable.HUEY)]
+    print(as_table(play(Case("lone durable enqueue", enqueues, pairs, 1_000, told.rounds))), flush=True)
 
 
 if __name__ == "__main__":

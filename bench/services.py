@@ -8,24 +8,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from socket import AF_UNIX, SOCK_DGRAM, socket
 from typing import Any, Final
 
-from bench.durable_jobs import FOLDER, MARKS
+from bench.durable_jobs import FOLDER, MARKS, STEP
 
 LONGEST: Final = 120.0  # seconds that anything may take before the bench gives up
+WORK: Final = ("-m", "penstock", "work", "bench.durable_worker:app")  # our service; "sys.executable" before it
 _ROOT: Final = Path(__file__).parents[1]
 
 
 class Worker:
-    """A worker service on the store in *folder*; a block at whose end nothing of it is left."""
+    """A worker service on the store in *folder*; a block at whose end nothing of it is left.
 
-    def __init__(self, folder: Path, command: Sequence[str], marks: Sequence[int] = ()) -> None:
+    Each of its processes tells when it begins its jobs of the numbers *marks*, or each so many-th job (*step*).
+    """
+
+    def __init__(self, folder: Path, command: Sequence[str], marks: Sequence[int] = (), *, step: int = 0) -> None:
         self._log = (folder / "worker.log").open("ab")
         path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        told = {FOLDER: str(folder), MARKS: ",".join(map(str, marks)), "PYTHONPATH": path}
+        told = {FOLDER: str(folder), MARKS: ",".join(map(str, marks)), STEP: str(step), "PYTHONPATH": path}
         self._process = subprocess.Popen(
             [sys.executable, *command],
             stdin=subprocess.DEVNULL,
@@ -44,7 +48,7 @@ class Worker:
 
     def busy(self) -> float:
         """Seconds of a processor that all of its processes have used."""
-        return sum(_busy(pid) for pid in self._pids())
+        return busy(self._pids())
 
     def _pids(self) -> list[int]:
         found = [self._process.pid]
@@ -65,12 +69,14 @@ class Worker:
         self._log.close()
 
 
-def _busy(pid: int) -> float:
+def busy(pids: Iterable[int]) -> float:
+    """Seconds of a processor that these processes have used."""
     total = 0
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(OSError):
-                total += int((task / "schedstat").read_text().split()[0])
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    total += int((task / "schedstat").read_text().split()[0])
     return total / 1e9
 
 

@@ -28,7 +28,7 @@ DOCS: Final = Path(__file__).parent
 ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "The pools": ("ThreadPool", "ProcessPool", "AsyncPool", "ExecutorPool"),
     "Jobs": ("Job", "JobState", "current_job"),
-    "Durable jobs": ("App", "Task", "Handle", "Progress", "AnyJob"),
+    "Durable jobs": ("App", "Task", "Handle", "Progress", "AnyJob", "complete", "acomplete"),
     "Contexts": ("Context", "current_context"),
     "Trying again": ("Retry",),
     "The accounts": ("Report", "StuckJob", "Stats"),
@@ -43,7 +43,7 @@ NOT_PROMISED: Final[dict[str, frozenset[str]]] = {
     "Context": frozenset(
         {"context", "cause", "parent", "is_listened_to", "listen", "trip", "listen_for_job", "limit", "close"}
     ),
-    "Job": frozenset({"wait_seen", "settled"}),
+    "Job": frozenset({"wait_seen", "settled", "complete", "acomplete"}),
     "Failures": frozenset({"flush", "record", "start_afresh"}),
 }
 

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import settings
 
 from penstock.pool.executor import AnyPool
+from tests.needs import needed, needed_postgres, postgres_or_skip
+from tests.postgres import Postgres, close_shared
 
 LINGER = 5.0  # seconds that threads may take to end after their test; joined, not slept
 
@@ -57,6 +59,29 @@ def leaves_nothing_running(accounts_balance: None) -> Iterator[None]:
     left = [t.name for t in started if t.is_alive()]
     assert not left, f"threads still running: {left}"
     assert not multiprocessing.active_children(), "processes still running"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ends_postgres() -> Iterator[None]:
+    """The server that tests share ends with the last of them."""
+    yield
+    close_shared()
+
+
+@pytest.fixture
+def postgres() -> Postgres:
+    """The PostgreSQL that tests share, on which a test takes a schema of its own: `fresh_url`. See `tests.postgres`."""
+    return needed_postgres()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A PostgreSQL for this test alone, durable, which it may stop, kill and start."""
+    needed("psycopg")
+    with postgres_or_skip():
+        server = Postgres(durable=True)
+    with server:
+        yield server
 
 
 @pytest.fixture

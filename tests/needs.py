@@ -1,12 +1,16 @@
-"""Packages that some tests need and the development lock has: without one they are skipped, but fail where CI runs."""
+"""What some tests need and `make test` sees to: without it they are skipped, but fail where CI runs."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from tests.postgres import NoPostgres, Postgres, shared
 
 
 def needed(module: str) -> Any:
@@ -14,3 +18,21 @@ def needed(module: str) -> Any:
     if os.environ.get("CI"):
         return importlib.import_module(module)
     return pytest.importorskip(module, reason=f"{module} is not installed; `make venv` does that")
+
+
+def needed_postgres() -> Postgres:
+    """The PostgreSQL that tests share: each takes a `fresh_url` of it, and leaves it running."""
+    needed("psycopg")
+    with postgres_or_skip():
+        return shared()
+
+
+@contextlib.contextmanager
+def postgres_or_skip() -> Iterator[None]:
+    """Around what starts a PostgreSQL."""
+    try:
+        yield
+    except NoPostgres as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))

@@ -216,5 +216,5 @@ class ContextMachine(RuleBasedStateMachine):
         return [node for node in self.nodes if top in self.upwards(node)]
 
 
-ContextMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=25)
+ContextMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=25)
 TestContexts = ContextMachine.TestCase

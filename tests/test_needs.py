@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import NoReturn
 
 import pytest
 
-from tests.needs import needed
+from tests import postgres
+from tests.needs import needed, needed_postgres
 
 
 def test_what_is_there_is_given() -> None:
@@ -23,3 +25,27 @@ def test_what_is_missing_fails_them_where_ci_runs(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("CI", "true")
     with pytest.raises(ImportError):
         needed("no_such_module")
+
+
+def test_where_there_is_no_postgresql_the_tests_that_need_it_are_skipped(
+    no_postgresql: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="PostgreSQL is not installed; `make test` as root does that"):
+        needed_postgres()
+
+
+def test_where_ci_runs_they_fail(no_postgresql: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(postgres.NoPostgres):
+        needed_postgres()
+
+
+@pytest.fixture
+def no_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> NoReturn:
+        raise postgres.NoPostgres
+
+    needed("psycopg")
+    monkeypatch.setattr("tests.needs.shared", postgres.Postgres)  # none that runs already
+    monkeypatch.setattr(postgres, "programs", none)

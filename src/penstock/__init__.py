@@ -22,6 +22,7 @@ from penstock.errors import (
     LeaseLost,
     NestedWait,
     NoResult,
+    NotCommitted,
     NotDecodable,
     NotEncodable,
     NotPicklable,
@@ -45,6 +46,7 @@ from penstock.retry import Retry
 
 if typing.TYPE_CHECKING:
     from penstock.app.app import App
+    from penstock.app.completing import acomplete, complete
     from penstock.app.handle import Handle, Progress
     from penstock.app.task import Task
     from penstock.pool.coroutines import AsyncPool
@@ -63,6 +65,8 @@ _WHEN_ASKED_FOR = {  # what only some programs need, and takes long to load
     "RemoteTraceback": "penstock.pool.processes",
     "Task": "penstock.app.task",
     "WorkerDied": "penstock.pool.processes",
+    "acomplete": "penstock.app.completing",
+    "complete": "penstock.app.completing",
 }
 
 
@@ -103,6 +107,7 @@ __all__ = [
     "LeaseLost",
     "NestedWait",
     "NoResult",
+    "NotCommitted",
     "NotDecodable",
     "NotEncodable",
     "NotPicklable",
@@ -126,6 +131,8 @@ __all__ = [
     "Task",
     "ThreadPool",
     "WorkerDied",
+    "acomplete",
+    "complete",
     "current_context",
     "current_job",
     "graceful",

@@ -20,6 +20,7 @@ PenstockError
 │   ├── StoreInvalid       it is no store of ours, is damaged, or was made by a newer version
 │   ├── JobUnknown         it has no job of this id (any more) (also a LookupError)
 │   └── LeaseLost          the job is another worker's now
+├── NotCommitted           a task returned, and the transaction with which its job was to be done was rolled back
 ├── EnqueuedInPart         enqueue_many stopped half-way: which jobs were accepted
 ├── NotEncodable           an argument or a result that JSON of its type can't hold (also a TypeError)
 ├── NotDecodable           what is stored doesn't fit the task (any more)
@@ -271,6 +272,16 @@ class LeaseLost(StoreError):
 
     def __str__(self) -> str:
         return f"{self.job} is another worker's now: this one's lease ran out"
+
+
+class NotCommitted(PenstockError):
+    """A task returned, though the transaction in which it had completed its job was rolled back, or is open still."""
+
+    def __str__(self) -> str:
+        return (
+            "the task has returned, but the transaction in which it completed its job was not committed: "
+            "complete as the last thing before the commit, and let errors leave the task"
+        )
 
 
 class EnqueuedInPart(PenstockError):

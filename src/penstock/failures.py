@@ -83,17 +83,17 @@ class Description:
     print: str
 
 
-def describe(error: BaseException) -> Description:
-    """*error* in words, for a store or another process; runs the user's code (`__str__`), and never raises.
+def describe(error: BaseException, task: str) -> Description:
+    """*error* of a job of *task* in words, for a store; runs the user's code (`__str__`), and never raises.
 
     What is no Unicode, as in messages with odd file names, is escaped: no store takes it.
     """
     import hashlib  # only durable jobs need it
 
     stack = _remote_frames(error)
-    fingerprint, where = _fingerprint(error, stack)
+    fingerprint, where = _fingerprint(error, stack, task)
     parts = [type(error).__module__, type(error).__qualname__]
-    parts += [f"{_short(frame[0])}:{frame[2]}" for frame in fingerprint[1:] if isinstance(frame, tuple)]
+    parts += [f"{_short(at[0])}:{at[2]}" if isinstance(at, tuple) else str(at) for at in fingerprint[1:]]
     return Description(
         type=_unicode(type(error).__qualname__),
         message=_unicode(_message(error)),
@@ -144,10 +144,15 @@ class Failures:
         lines += [f"  {failure}" for failure in self]
         return "\n".join(lines)
 
-    def record(self, job_id: int | str, label: str, error: BaseException, stack: str = "", worker: str = "") -> None:
-        """Count the failure of job *job_id*. *stack*: where its thread stood, for errors that have no traceback."""
+    def record(
+        self, job_id: int | str, label: str, error: BaseException, stack: str = "", worker: str = "", task: str = ""
+    ) -> None:
+        """Count the failure of job *job_id*. *stack*: where its thread stood, for errors that have no traceback.
+
+        *task*: of a durable job, which tells kinds apart if nothing else does.
+        """
         stack = stack or _remote_frames(error)
-        fingerprint, where = _fingerprint(error, stack)
+        fingerprint, where = _fingerprint(error, stack, task)
         with self._lock:
             is_known = fingerprint in self._kinds
         # Made without the lock, since it runs the user's code (`__str__`); and given up if another thread was faster.
@@ -288,13 +293,16 @@ def _message(error: BaseException) -> str:
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "…"
 
 
-def _fingerprint(error: BaseException, stack: str) -> tuple[Fingerprint, str]:
-    """What tells kinds of failures apart, and the innermost place of the user's code."""
+def _fingerprint(error: BaseException, stack: str, task: str) -> tuple[Fingerprint, str]:
+    """What tells kinds of failures apart, and the innermost place of the user's code.
+
+    Where there is no such place (a result that can't travel, a process that died) it is the *task*.
+    """
     frames = _frames(error.__traceback__) if error.__traceback__ is not None else _frames_of_stack(stack)
     own = [frame for frame in frames if not frame[0].startswith(_LIBRARIES)] or frames
     innermost = own[-_FRAMES:]
     if not innermost:
-        return (type(error), ""), ""
+        return (type(error), task), ""
     file, line, function = innermost[-1]
     return (type(error), *innermost), f"{_short(file)}:{line} in {function}"
 

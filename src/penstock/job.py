@@ -65,8 +65,9 @@ MOVES: Final = {
 }
 """The allowed moves. docs/jobs.md shows them as a picture; a test walks random lives and checks each step."""
 
-# Local names: looking up an enum's member costs as much as the rest of a step.
+# Local names: looking up an enum's member costs as much as the rest of a step, and so does a contextvar's method.
 _READY, _RUNNING, _DONE, _CANCELLED = JobState.READY, JobState.RUNNING, JobState.DONE, JobState.CANCELLED
+_enter = scope.set
 
 
 class AnyJob(Protocol[T_co]):
@@ -199,6 +200,14 @@ class Claim(Protocol):
 
     def progress(self, done: float, total: float | None, note: str) -> None:
         """Tell the store."""
+        ...
+
+    def complete(self, job: Job[Any], connection: object, result: Any) -> None:
+        """Settle *job* as done within the caller's transaction."""
+        ...
+
+    async def acomplete(self, job: Job[Any], connection: object, result: Any) -> None:
+        """As `complete`, for coroutines."""
         ...
 
     def ended(self, job: Job[Any]) -> None:
@@ -362,6 +371,21 @@ class Job(Future[T], Generic[T]):
         claim = self._terms.claim
         if claim is not None:
             claim.progress(done, total, note)
+
+    def complete(self, connection: object, result: Any = None) -> None:
+        """Be done with *result* if and only if the transaction that is open on *connection* is committed.
+
+        For a durable job; of another one, it does nothing. See `penstock.complete`.
+        """
+        claim = self._terms.claim
+        if claim is not None:
+            claim.complete(self, connection, result)
+
+    async def acomplete(self, connection: object, result: Any = None) -> None:
+        """As `complete`, for coroutines."""
+        claim = self._terms.claim
+        if claim is not None:
+            await claim.acomplete(self, connection, result)
 
     @property
     def waited(self) -> float | None:
@@ -583,7 +607,7 @@ class Job(Future[T], Generic[T]):
 
     def _call(self) -> T:
         """Run the function in the calling thread, as this job."""
-        scope.set(self)
+        _enter(self)
         try:
             return self._fn(*self._args)  # type: ignore[operator, misc]
         finally:
@@ -697,6 +721,16 @@ class Job(Future[T], Generic[T]):
         self._terms.crew.observed(self)
 
 
+class MadeJob(Job[T]):
+    """A `Job` as pools make it: a call of this costs half of `Job.__new__(Job)`, and `Job()` can say who makes jobs."""
+
+    __slots__ = ()
+    __init__ = object.__init__
+
+
+MadeJob.__name__ = MadeJob.__qualname__ = Job.__qualname__
+
+
 class _Suspension:
     """Awaits a job without asking how it ended."""
 
@@ -716,8 +750,8 @@ def new_job(
     cv: ContextVars,
     since: float,
 ) -> Job[T]:
-    """A job for `fn(*args, **kwargs)`. Not by `Job.__init__`, which would cost half as much again."""
-    job: Job[T] = _make(Job)
+    """A job for `fn(*args, **kwargs)`. Not by an `__init__` of its own, which would cost half as much again."""
+    job: Job[T] = MadeJob()
     job._terms = terms
     job._number = number
     if kwargs:
@@ -733,9 +767,6 @@ def new_job(
     job._context = None
     job._attempt = 0
     return job
-
-
-_make: Callable[[type[Job[Any]]], Job[Any]] = Job.__new__
 
 
 def name_of(fn: object) -> str:
@@ -775,6 +806,7 @@ __all__ = [
     "Job",
     "JobCancelled",
     "JobState",
+    "MadeJob",
     "Terms",
     "current_job",
 ]

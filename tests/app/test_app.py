@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import subprocess
 import sys
@@ -78,6 +79,16 @@ def test_settings_of_an_app_are_checked() -> None:
         App("memory://", around=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="name must have 1 to 250 printable characters"):
         App("memory://", name="")
+    with pytest.raises(ValueError, match="keep must be more than zero seconds, not 0"):
+        App("memory://", keep=0)
+    with pytest.raises(TypeError, match="keep_failed must be a number of seconds, not inf"):
+        App("memory://", keep_failed=float("inf"))
+
+
+def test_what_an_app_keeps_may_be_seconds_or_a_timedelta() -> None:
+    assert (App("memory://").keep, App("memory://").keep_failed) == (24 * 3600, 7 * 24 * 3600)
+    app = App("memory://", keep=60, keep_failed=datetime.timedelta(days=30))
+    assert (app.keep, app.keep_failed) == (60, 30 * 24 * 3600)
 
 
 def test_an_app_knows_its_tasks_by_name(app: App) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from penstock import App, Discard, JobFailed, Snooze, testing
+from penstock.engines.records import Failed
 
 
 @pytest.fixture
@@ -25,6 +26,26 @@ def test_the_error_of_a_job_may_hold_what_is_no_unicode(app: App) -> None:
 
         with pytest.raises(JobFailed, match=r"caf\\udce9\.txt"):
             handle.result(0)
+
+
+def test_failures_that_no_line_of_the_users_code_tells_apart_are_kinds_of_their_tasks(
+    app: App,
+) -> None:
+    @app.task
+    def count() -> int:
+        return "many"  # type: ignore[return-value]
+
+    @app.task
+    def draw() -> bytes:
+        return "a lamp"  # type: ignore[return-value]
+
+    with testing.in_memory(app):
+        for task in (count, draw):
+            task.enqueue()
+        testing.run_all(app)
+
+        kinds = app.store.find(Failed())
+    assert sorted((kind.task, kind.count) for kind in kinds) == [(count.name, 1), (draw.name, 1)]
 
 
 @pytest.mark.parametrize(

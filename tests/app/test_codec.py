@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from penstock.app.codec.codec import LIMIT, Codec, decode_headers, decode_untyped, encode_headers
 from penstock.errors import NotDecodable, NotEncodable
+from tests.ids import told
 
 T = TypeVar("T")
 
@@ -131,7 +132,7 @@ VALUES: list[tuple[Any, Any]] = [
     (tuple[int, str], (1, "a")),
     (tuple[int, ...], (1, 2, 3)),
     (tuple[()], ()),
-    (set[str], {"a", "b"}),
+    (set[int], {1, 2}),
     (frozenset[int], frozenset({1, 2})),
     (int | str | None, "a"),
     (int | str | None, None),
@@ -177,7 +178,7 @@ VALUES: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("hint", "value"), VALUES, ids=lambda value: repr(value)[:50])
+@pytest.mark.parametrize(("hint", "value"), VALUES, ids=lambda value: told(value)[:50])
 def test_a_value_of_its_type_arrives_as_it_was(hint: Any, value: Any) -> None:
     arrived = there_and_back(hint, value)
 
@@ -185,7 +186,7 @@ def test_a_value_of_its_type_arrives_as_it_was(hint: Any, value: Any) -> None:
     assert is_same(arrived, value) or arrived.isoformat() == value.isoformat()
 
 
-@pytest.mark.parametrize(("hint", "value"), VALUES, ids=lambda value: repr(value)[:50])
+@pytest.mark.parametrize(("hint", "value"), VALUES, ids=lambda value: told(value)[:50])
 def test_a_result_of_its_type_comes_back_as_it_was(hint: Any, value: Any) -> None:
     codec = of(hint)
 
@@ -221,7 +222,7 @@ class Html(str):
         (tuple[int, str], Pair(1, "a"), (1, "a")),
         (pathlib.PurePath, pathlib.Path("a"), pathlib.PurePath("a")),
     ],
-    ids=lambda value: repr(value)[:40],
+    ids=lambda value: told(value)[:40],
 )
 def test_a_value_of_a_subclass_arrives_as_the_built_in_type_that_was_asked_for(
     hint: Any, value: Any, plain: Any
@@ -241,7 +242,7 @@ def test_a_value_of_a_subclass_arrives_as_the_built_in_type_that_was_asked_for(
         (dict[str, Sequence[int]], {"a": (1, 2)}, {"a": [1, 2]}),
         (Annotated[Sequence[int], "sizes"], (1, 2), [1, 2]),
     ],
-    ids=repr,
+    ids=told,
 )
 def test_where_the_hint_leaves_the_kind_of_sequence_open_any_will_do(hint: Any, value: Any, arrives: Any) -> None:
     assert there_and_back(hint, value) == arrives
@@ -299,7 +300,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("hint", "value", "why"), REFUSED, ids=lambda value: repr(value)[:50])
+@pytest.mark.parametrize(("hint", "value", "why"), REFUSED, ids=lambda value: told(value)[:50])
 def test_a_value_that_would_not_arrive_as_it_is_is_refused_with_its_place(hint: Any, value: Any, why: str) -> None:
     with pytest.raises(NotEncodable, match=why) as told:
         of(hint).encode_call((value,), {})
@@ -452,7 +453,7 @@ def test_a_call_is_kept_by_the_names_of_its_parameters() -> None:
         ((1, "b", 2.0, 7, 8), {"named": True, "x": 9, "y": 10}),
         ((1, "b"), {"named": True, "first": 5, "rest": 6, "others": 7}),
     ],
-    ids=repr,
+    ids=told,
 )
 def test_every_kind_of_parameter_gets_what_a_plain_call_gives_it(args: Any, kwargs: Any) -> None:
     assert called(everything, *args, **kwargs) == everything(*args, **kwargs)
@@ -466,7 +467,7 @@ def test_every_kind_of_parameter_gets_what_a_plain_call_gives_it(args: Any, kwar
         ((1, "b"), {"named": True, "second": "c"}),
         ((1,), {"named": True}),
     ],
-    ids=repr,
+    ids=told,
 )
 def test_arguments_that_python_would_not_bind_are_refused_in_the_words_of_python(args: Any, kwargs: Any) -> None:
     with pytest.raises(TypeError) as plainly:
@@ -592,7 +593,7 @@ def test_a_result_that_is_not_what_the_task_returns_now_is_not_decodable() -> No
         (Any, datetime.date(2026, 2, 28), "`date` would arrive as `str`"),
         (list[int], [1, None], r"Expected `int`, got `null` - at `\$\[1\]`"),
     ],
-    ids=repr,
+    ids=told,
 )
 def test_a_result_that_is_not_what_was_promised_is_refused(hint: Any, value: Any, why: str) -> None:
     with pytest.raises(NotEncodable, match=why):
@@ -602,7 +603,7 @@ def test_a_result_that_is_not_what_was_promised_is_refused(hint: Any, value: Any
 @pytest.mark.parametrize(
     ("hint", "value", "arrives"),
     [(list[int], (1, 2), [1, 2]), (tuple[int, int], [1, 2], (1, 2)), (list[str], {"a"}, ["a"]), (Any, (1,), [1])],
-    ids=repr,
+    ids=told,
 )
 def test_a_sequence_of_another_kind_is_no_reason_to_lose_a_result(hint: Any, value: Any, arrives: Any) -> None:
     codec = of(hint)
@@ -659,7 +660,7 @@ class Holder:
         (Point | Tree, "not supported"),
         (threading.Lock, "lock"),
     ],
-    ids=repr,
+    ids=told,
 )
 def test_a_type_that_can_not_travel_is_told_when_the_task_is_made(hint: Any, why: str) -> None:
     with pytest.raises(TypeError, match=why):
@@ -682,7 +683,7 @@ def test_headers_come_back_as_they_were() -> None:
     assert decode_headers(None) == {}
 
 
-@pytest.mark.parametrize("headers", [{"a": 1}, {1: "a"}, ["a"], "a", None], ids=repr)
+@pytest.mark.parametrize("headers", [{"a": 1}, {1: "a"}, ["a"], "a", None], ids=told)
 def test_headers_that_are_not_strings_are_refused(headers: Any) -> None:
     with pytest.raises(TypeError, match="headers must be a mapping of strings to strings"):
         encode_headers(headers)
@@ -704,7 +705,7 @@ class Grams(float): ...
 
 
 @pytest.mark.parametrize(
-    ("hint", "value", "plain"), [(int, Metres(3), 3), (float, Grams(1.5), 1.5), (str, Html("<b>"), "<b>")], ids=repr
+    ("hint", "value", "plain"), [(int, Metres(3), 3), (float, Grams(1.5), 1.5), (str, Html("<b>"), "<b>")], ids=told
 )
 def test_numbers_and_texts_of_a_kind_of_their_own_arrive_as_plain_ones(hint: Any, value: Any, plain: Any) -> None:
     arrived = there_and_back(hint, value)

@@ -19,6 +19,7 @@ import pytest
 
 from penstock import App, Handle, ProcessPool, Retry, Task
 from penstock.app.task import AsyncTask, Kind
+from tests.ids import told
 
 if TYPE_CHECKING:
     from elsewhere import Image  # type: ignore[import-not-found]
@@ -137,7 +138,7 @@ def test_the_kind_of_a_task_follows_from_its_function(app: App) -> None:
         ({"process": 1}, "process must be True or False"),
         ({"timout": 3}, "unexpected keyword argument 'timout'"),
     ],
-    ids=repr,
+    ids=told,
 )
 def test_a_setting_that_makes_no_sense_is_refused_before_there_is_a_function(
     app: App, settings: dict[str, Any], why: str
@@ -179,7 +180,7 @@ class Shop:
         (lambda: None, "a lambda has no name of its own: give it one, with name="),
         (3, "3 can't be a task"),
     ],
-    ids=repr,
+    ids=told,
 )
 def test_what_can_not_be_a_task_is_refused_with_a_reason(app: App, fn: Any, why: str) -> None:
     with pytest.raises(TypeError, match=why):

@@ -54,7 +54,7 @@ from penstock.engines.requests import (
     Want,
 )
 from penstock.job import JobState
-from tests.needs import needed
+from tests.needs import needed, needed_postgres
 
 T = TypeVar("T")
 
@@ -97,7 +97,18 @@ def sqlite(folder: Path, now: Callable[[], float]) -> Connect:
     return lambda: SQLiteEngine(f"sqlite:///{folder}/jobs.db?synchronous=normal", now=now)
 
 
-KINDS: Final[dict[str, Callable[[Path, Callable[[], float]], Connect]]] = {"memory": memory, "sqlite": sqlite}
+def postgres(folder: Path, now: Callable[[], float]) -> Connect:
+    url = needed_postgres().fresh_url()
+    from penstock.engines.postgres import PostgresEngine
+
+    return lambda: PostgresEngine(url, now=now)
+
+
+KINDS: Final[dict[str, Callable[[Path, Callable[[], float]], Connect]]] = {
+    "memory": memory,
+    "sqlite": sqlite,
+    "postgres": postgres,
+}
 
 
 class Refused(Exception):

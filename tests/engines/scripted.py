@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from penstock.engines.bell import Bell
+from penstock.engines.engine import Joined
 from penstock.engines.records import Query
 from penstock.engines.requests import Reply, Request
 from tests.gates import Gate
@@ -19,6 +20,7 @@ class ScriptedEngine:
     """
 
     url = "scripted://"
+    in_caller = False
 
     def __init__(self) -> None:
         self.script: deque[Any] = deque()
@@ -52,6 +54,9 @@ class ScriptedEngine:
 
     def wait(self, bell: Bell, timeout: float) -> None:
         bell.wait(timeout)
+
+    def join(self, connection: object) -> Joined:
+        raise NotImplementedError
 
     def close(self) -> None:
         self.closed += 1

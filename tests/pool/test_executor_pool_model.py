@@ -518,7 +518,7 @@ def test_a_pool_around_an_executor_does_what_its_model_does() -> None:
     run_state_machine_as_test(
         ExecutorMachine,
         settings=settings(
-            max_examples=200,
+            max_examples=100,
             stateful_step_count=50,
             suppress_health_check=[HealthCheck.too_slow],
         ),

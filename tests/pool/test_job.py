@@ -28,6 +28,16 @@ def test_moves_tell_of_every_state_and_no_final_state_has_a_way_out() -> None:
     assert {state for ways in MOVES.values() for state in ways} == set(JobState)
 
 
+def test_a_job_is_made_by_a_pool_alone() -> None:
+    with pytest.raises(TypeError, match=r"pool\.submit"):
+        Job()
+    with ThreadPool(1) as pool:
+        job = pool.submit(int)
+
+    assert isinstance(job, Job)
+    assert type(job).__qualname__ == "Job"
+
+
 def test_states_are_lower_case_words() -> None:
     assert [str(state) for state in JobState] == [state.name.lower() for state in JobState]
 

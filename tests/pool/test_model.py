@@ -504,7 +504,7 @@ def test_a_pool_does_what_its_model_does() -> None:
     run_state_machine_as_test(
         PoolMachine,
         settings=settings(
-            max_examples=200,
+            max_examples=100,
             stateful_step_count=50,
             suppress_health_check=[HealthCheck.too_slow],
         ),
@@ -519,7 +519,7 @@ def test_a_pool_of_processes_does_what_its_model_does(tmp_path: Path, monkeypatc
         run_state_machine_as_test(
             ProcessMachine,
             settings=settings(
-                max_examples=100,
+                max_examples=60,
                 stateful_step_count=50,
                 phases=[Hypothesis.generate],  # a life is not quite the same twice: one that failed gets no shorter
                 suppress_health_check=[HealthCheck.too_slow],

@@ -17,6 +17,7 @@ import pytest
 from penstock import Context, Retry, ThreadPool
 from penstock.job import name_of
 from tests.gates import GUARD
+from tests.ids import told
 
 POOL = [
     ({"max_workers": 0}, ValueError, "max_workers must be greater than 0"),
@@ -57,13 +58,13 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("parts", "kind", "said"), POOL, ids=str)
+@pytest.mark.parametrize(("parts", "kind", "said"), POOL, ids=told)
 def test_a_pool_that_can_t_be_is_not_made(parts: dict[str, Any], kind: type[Exception], said: str) -> None:
     with pytest.raises(kind, match=f"^{re.escape(said)}"):
         ThreadPool(**parts)
 
 
-@pytest.mark.parametrize(("parts", "kind", "said"), OPTIONS, ids=str)
+@pytest.mark.parametrize(("parts", "kind", "said"), OPTIONS, ids=told)
 def test_options_that_can_t_be_are_refused_before_any_job(
     parts: dict[str, Any], kind: type[Exception], said: str
 ) -> None:
@@ -150,7 +151,7 @@ def wrapped(number: int) -> int:
         Callables.static,
         wrapped,
     ],
-    ids=str,
+    ids=told,
 )
 def test_whatever_can_be_called_can_be_a_job(fn: Callable[[int], int]) -> None:
     with ThreadPool(1) as pool:
@@ -174,7 +175,7 @@ def test_whatever_can_be_called_can_be_a_job(fn: Callable[[int], int]) -> None:
         (coroutine, "Submit a plain function"),
         (generator, "Submit a function that consumes it"),
     ],
-    ids=str,
+    ids=told,
 )
 def test_what_is_no_plain_call_is_refused_with_what_to_do_instead(fn: Any, said: str) -> None:
     with ThreadPool(1) as pool:

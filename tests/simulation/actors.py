@@ -1,7 +1,8 @@
 """Who uses the store: enqueuers that ask again, services of a supervisor and its children, and somebody who cancels.
 
-What a child holds and asks is decided by the worker's own `Holding`. What is around it (`Child`, `Keeper` and
-`Supervisor` of `penstock.worker`) is threads, processes and pipes; here its steps are generators.
+What a child holds and asks is decided by the worker's own `Holding`, what a supervisor asks for it by its `Keeping`.
+What is around them (`Child`, `Keeper` and `Supervisor` of `penstock.worker`) is threads, processes and pipes; here
+their steps are generators.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from penstock.engines.records import HeldBy
+from penstock.engines.records import Attempts, ByIds, HeldBy
 from penstock.engines.requests import (
     Beat,
     Cancel,
@@ -21,19 +22,20 @@ from penstock.engines.requests import (
     Error,
     NewJob,
     Outcome,
+    Prune,
     Put,
     Renew,
+    Renewed,
     Settlement,
-    Sweep,
 )
 from penstock.errors import OutcomeUnknown, StoreUnavailable
 from penstock.worker.holding import Held, Holding, Lane
+from penstock.worker.keeping import Keeping
 from tests.simulation.store import Client, Wire
 from tests.simulation.world import Process, Signal, Steps, Wait, World
 
 LEASE: Final = 30.0
 GAP: Final = 15.0
-BETWEEN_SWEEPS: Final = 5.0
 IMPATIENT: Final = 1.0
 TASKS: Final = frozenset({"quick", "long"})
 
@@ -65,9 +67,10 @@ class Scene:
     def process(self, name: str) -> Process:
         return Process(name)
 
-    def new_worker(self, process: Process) -> int:
+    def new_worker(self, process: Process, keeper: Process) -> int:
         self.workers += 1
         self.wire.truth.processes[self.workers] = process
+        self.wire.truth.keepers[self.workers] = keeper
         return self.workers
 
 
@@ -145,6 +148,7 @@ class Child:
             self.start(taken)
             if self.holding.is_unsure:
                 yield from self.finds_out()
+            yield from self.finds_the_doubted()
             if claimed is not None:
                 self.heed(claimed)
             self.hand_back_what_waits()
@@ -155,7 +159,7 @@ class Child:
         self.world.kill(self.process)
 
     def registers(self) -> Steps[None]:
-        worker = self.scene.new_worker(self.process)
+        worker = self.scene.new_worker(self.process, self.service.process)
         while True:
             try:
                 yield from self.client.ask(Renew([Beat(worker, first=True)], LEASE))
@@ -173,6 +177,20 @@ class Child:
             yield self.scene.backoff()
             return
         self.start(self.holding.found(claims))
+
+    def finds_the_doubted(self) -> Steps[None]:
+        became = []
+        try:
+            for doubt in self.holding.doubted():
+                [record] = yield from self.client.find(ByIds([doubt.held.job.id]))
+                attempts = []
+                if doubt.needs_attempts(record):
+                    attempts = yield from self.client.find(Attempts(doubt.held.job.id))
+                became.append(doubt.became(record, attempts))
+        except StoreUnavailable:
+            yield self.scene.backoff()
+            return
+        self.holding.proved(became)
 
     def heed(self, claimed: Claimed) -> None:
         if not claimed.known:
@@ -272,8 +290,8 @@ class Service:
         self.process = scene.process(self.name)
         self.client = Client(scene.wire, self.process)
         self.bell = Signal()
+        self.keeping = Keeping(LEASE, Prune())
         self.watched: dict[int, Child] = {}
-        self.deaths: list[Death] = []
         self.children: list[Child] = []
         self.is_stopping = False
         self.left: set[Child] = set()
@@ -303,6 +321,7 @@ class Service:
 
     def watch(self, child: Child, worker: int) -> None:
         self.watched[worker] = child
+        self.keeping.watch(worker)
         if self.is_stopping:
             child.drain()
 
@@ -315,7 +334,7 @@ class Service:
         for worker in [worker for worker, it in self.watched.items() if it is child]:
             del self.watched[worker]
             began = frozenset[int]() if child in self.left else frozenset(child.board)
-            self.deaths.append(Death(worker, "killed", began))
+            self.keeping.died(Death(worker, "killed", began), leaves_jobs=child not in self.left)
         self.world.fire(self.bell)
         if child not in self.left:
             yield 2.0 * self.world.random.random()
@@ -324,30 +343,35 @@ class Service:
     # The keeper
 
     def keeps(self) -> Steps[None]:
-        renew_at = sweep_at = 0.0
-        while not (self.is_stopping and not self.children and not self.deaths):
-            now, deaths = self.world.now, list(self.deaths)
+        is_away = False
+        while True:
+            if self.is_stopping and not self.children:
+                self.keeping.close()
+            if self.keeping.is_over(store_is_away=is_away):
+                return
+            request = self.keeping.next(self.world.now)
+            if request is None:
+                yield Wait(self.bell, max(0.0, self.keeping.due - self.world.now))
+                continue
             try:
-                if not self.watched:
-                    renew_at = now + LEASE / 3
-                elif now >= renew_at:
-                    [renewed] = yield from self.client.ask(Renew([Beat(it) for it in sorted(self.watched)], LEASE))
-                    renew_at = now + LEASE / 3
-                    for worker in renewed.lost:
-                        child = self.watched.pop(worker, None)
-                        if child is not None and child.process.is_alive:
-                            child.lose(worker)
-                    for worker, seq, token, reason in renewed.cancels:
-                        if worker in self.watched and self.watched[worker].process.is_alive:
-                            self.watched[worker].revoke(seq, token, reason)
-                if deaths or now >= sweep_at:
-                    yield from self.client.ask(Sweep(deaths, LEASE, GAP))
-                    sweep_at = now + BETWEEN_SWEEPS
-                    self.deaths = [death for death in self.deaths if death not in deaths]
+                [reply] = yield from self.client.ask(request)
             except (StoreUnavailable, OutcomeUnknown):
+                is_away = True
                 yield Wait(self.bell, self.scene.backoff())
                 continue
-            yield Wait(self.bell, max(0.0, min(renew_at, sweep_at) - self.world.now))
+            is_away = False
+            self.keeping.answered(reply)
+            if isinstance(reply, Renewed):
+                self.heeds(reply)
+
+    def heeds(self, renewed: Renewed) -> None:
+        for worker in renewed.lost:
+            child = self.watched.pop(worker, None)
+            if child is not None and child.process.is_alive:
+                child.lose(worker)
+        for worker, seq, token, reason in renewed.cancels:
+            if worker in self.watched and self.watched[worker].process.is_alive:
+                self.watched[worker].revoke(seq, token, reason)
 
     def stops(self) -> None:
         """As on SIGTERM, with time enough."""

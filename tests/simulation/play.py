@@ -56,7 +56,7 @@ def _play(world: World, wire: Wire) -> None:
     if draw.random() < 0.3:
         world.spawn(user, "deploys", rolling(scene, services[0]))
     world.run(world.began + BAD)
-    world.is_calm = True
+    world.calm_since = world.now
     world.say("world", "calm")
     until = world.now + CALM
     while world.now < until and not _has_ended(wire):

@@ -68,6 +68,9 @@ class Job:
     deaths_alone: int = 0  # of a process, or of a lease, while nothing else had begun there
 
 
+_RECOVERY = 10.0  # seconds until whoever gave up on a call has asked again
+
+
 class Truth:
     """Sees each transaction and each run; raises `Wrong` at the step at which a promise is broken."""
 
@@ -78,6 +81,7 @@ class Truth:
         self.jobs: dict[str, Job] = {}
         self.grants: dict[tuple[int, int], tuple[Job, Grant]] = {}
         self.processes: dict[int, Process] = {}  # of each worker
+        self.keepers: dict[int, Process] = {}  # who renews the lease of each worker
         self.leases: dict[int, float] = {}  # when they end
         self.lost: set[int] = set()
         self.pulses: list[float] = []
@@ -159,6 +163,10 @@ class Truth:
         now = self.world.now
         if self.leases[worker] >= now:
             raise Wrong(f"{worker} lost its lease, which had {self.leases[worker] - now:.3f} s to run")
+        keeper = self.keepers[worker]
+        quiet_since = max(self.world.calm_since, keeper.frozen_until)
+        if keeper.is_alive and self.processes[worker].is_alive and now > quiet_since + self.lease + _RECOVERY:
+            raise Wrong(f"{worker} lost its lease, though nothing has failed for {now - quiet_since:.3f} s")
         times = [time for time in self.pulses if time >= now - self.lease]
         before = [time for time in self.pulses if time < now - self.lease][-1:]
         for earlier, later in zip(before + times, times, strict=False):

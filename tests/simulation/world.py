@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -97,10 +98,15 @@ class World:
         self.random = random.Random(seed)
         self.weather = Weather.drawn(self.random)
         self.began = self.now = 1_000_000.0
-        self.is_calm = False  # no more faults
+        self.calm_since = math.inf  # when the last fault can have happened
         self.trace = trace
         self._serial = itertools.count()
         self._queue: list[tuple[float, int, int, Actor, int]] = []
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether there are no more faults."""
+        return self.now >= self.calm_since
 
     def say(self, who: str, what: str) -> None:
         if self.trace is not None:

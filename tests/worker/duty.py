@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from penstock import App, Discard, Retry, Snooze, current_context, current_job
 
-app = App(os.environ["DUTY_STORE"])
+app = App(os.environ["DUTY_STORE"], keep=float(os.environ.get("DUTY_KEEP", "3600")))
 marks = Path(os.environ["DUTY_MARKS"])
 
 
@@ -99,6 +100,13 @@ def stuck(gate: str) -> None:
         time.sleep(0.01)
 
 
+@app.task(name="blocks", timeout=0.5)
+async def blocks(gate: str) -> None:
+    """Past its time, and no other coroutine has a turn."""
+    while not (marks.parent / gate).exists():
+        time.sleep(0.01)  # noqa: ASYNC251
+
+
 @app.task(name="hold_gil")
 def hold_gil(seconds: int) -> None:
     """One call of C code that keeps the GIL, so that no other thread of its process runs meanwhile."""
@@ -117,6 +125,31 @@ def fails(times: int) -> int:
     if job.attempt <= times:
         raise ValueError(f"attempt {job.attempt}")
     return job.attempt
+
+
+@app.task(name="says")
+def says(word: str) -> None:
+    logging.getLogger("duty").warning(word)
+
+
+@app.task(name="says_async")
+async def says_async(word: str) -> None:
+    logging.getLogger("duty").warning(word)
+
+
+@app.task(name="says_apart", process=True)
+def says_apart(word: str) -> None:
+    logging.getLogger("duty").warning(word)
+
+
+@app.task(name="lies")
+def lies() -> int:
+    return "no number"  # type: ignore[return-value]
+
+
+@app.task(name="lies_too")
+def lies_too() -> bytes:
+    return "no bytes"  # type: ignore[return-value]
 
 
 @app.task(name="dies")
@@ -158,8 +191,12 @@ def tells(gate: str) -> None:
 
 @app.task(name="tick")
 def tick(n: int) -> int:
+    """Gives the token of the run whose result was taken. Each so many-th one is slow, if there are such."""
     job = current_job()
     assert job is not None
+    assert job.token is not None
     mark("runs", job.id, job.token, os.getpid())
-    time.sleep(n % 5 * float(os.environ.get("DUTY_PACE", "0.001")))
-    return n
+    each, seconds = map(float, os.environ.get("DUTY_SLOW", "0 0").split())
+    is_slow = each and n % each == each - 1
+    time.sleep(seconds if is_slow else n % 5 * float(os.environ.get("DUTY_PACE", "0.001")))
+    return job.token

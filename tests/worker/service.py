@@ -30,19 +30,26 @@ def until(fact: Callable[[], Any], within: float = GUARD, say: Callable[[], str]
     return found
 
 
-class Service:
-    """`penstock work` on the store of *folder*. Its log is in `log`."""
+def of_version(other: Path | None) -> dict[str, str]:
+    """The environment of a process that imports `penstock` from the checkout *other*, rather than as this one does."""
+    return {**os.environ, **({} if other is None else {"PYTHONPATH": str(other / "src")})}
 
-    def __init__(self, folder: Path, number: int, options: tuple[str, ...]) -> None:
+
+class Service:
+    """`penstock work` on the store of *folder*. Its log is in `log`. *other*: a checkout of another version."""
+
+    def __init__(self, folder: Path, number: int, options: tuple[str, ...], other: Path | None = None) -> None:
         self.folder = folder
         self._log = folder / f"service-{number}.log"
+        duty = DUTY if other is None else other / "tests" / "worker" / DUTY.name
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "penstock", "work", f"{DUTY}:app", *options],
+                [sys.executable, "-m", "penstock", "work", f"{duty}:app", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=folder,
+                env=of_version(other),
                 start_new_session=True,  # so that all of it can be stopped at once
             )
 
@@ -110,15 +117,15 @@ class House:
         self.app = self.duty.app
         self._services: list[Service] = []
 
-    def work(self, *options: str) -> Service:
+    def work(self, *options: str, other: Path | None = None) -> Service:
         """Start a service, and wait until it works."""
-        service = self.start(*options)
+        service = self.start(*options, other=other)
         service.ready()
         return service
 
-    def start(self, *options: str) -> Service:
+    def start(self, *options: str, other: Path | None = None) -> Service:
         """Start a service."""
-        service = Service(self.folder, len(self._services) + 1, options)
+        service = Service(self.folder, len(self._services) + 1, options, other)
         self._services.append(service)
         return service
 
@@ -160,9 +167,9 @@ def _fresh_duty() -> ModuleType:
 
 
 @contextlib.contextmanager
-def house(folder: Path, monkeypatch: Any) -> Iterator[House]:
-    """A `House` in *folder*, whose tasks can be imported here, too."""
-    monkeypatch.setenv("DUTY_STORE", f"sqlite:///{folder / STORE}")
+def house(folder: Path, monkeypatch: Any, store: str | None = None) -> Iterator[House]:
+    """A `House` in *folder*, whose tasks can be imported here, too. Its *store* is a file in it, unless named."""
+    monkeypatch.setenv("DUTY_STORE", store or f"sqlite:///{folder / STORE}")
     monkeypatch.setenv("DUTY_MARKS", str(folder / "marks"))
     made = House(folder)
     try:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from penstock.engines.memory import MemoryEngine
-from penstock.engines.records import ByIds, HeldBy
+from penstock.engines.records import Attempts, ByIds, HeldBy
 from penstock.engines.requests import (
     Beat,
     Cancel,
@@ -22,6 +22,7 @@ from penstock.engines.requests import (
     Settle,
     Settlement,
     Sweep,
+    Want,
 )
 from penstock.job import JobState
 from penstock.worker.holding import Held, Holding, Lane
@@ -54,6 +55,15 @@ class Bench:
 
     def end(self, held: Held[str], outcome: Outcome = Outcome.DONE, ran: float = 1.0) -> None:
         self.holding.ended(held, Settlement(held.job.seq, held.job.token, outcome, ran=ran))
+
+    def prove(self) -> None:
+        """What stands on record of what is doubted."""
+        became = []
+        for doubt in self.holding.doubted():
+            [record] = self.engine.find(ByIds([doubt.held.job.id]))
+            attempts = self.engine.find(Attempts(doubt.held.job.id)) if doubt.needs_attempts(record) else ()
+            became.append(doubt.became(record, attempts))
+        self.holding.proved(became)
 
     def state(self, id: str) -> JobState:
         [record] = self.engine.find(ByIds([id]))
@@ -132,10 +142,57 @@ def test_outcomes_that_were_done_though_nobody_heard_it_are_told_again_and_refus
     [held] = bench.step()
     bench.end(held)
     bench.do(*bench.holding.requests())  # and the answer was lost
+    bench.holding.unknown()
     bench.step()
-    assert bench.holding.stale == 1
     assert bench.state("a") is JobState.DONE
     assert bench.holding.held() == []
+    bench.prove()
+    assert (bench.holding.counts[Outcome.DONE], bench.holding.stale) == (1, 0)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_an_outcome_that_was_told_twice_counts_once_and_as_what_it_was(bench: Bench, outcome: Outcome) -> None:
+    bench.put("a")
+    [held] = bench.step()
+    bench.end(held, outcome)
+    bench.do(*bench.holding.requests())  # and the answer was lost
+    bench.holding.unknown()
+    bench.holding.close()
+    bench.step()
+    bench.prove()
+    assert (bench.holding.counts, bench.holding.stale) == ({**dict.fromkeys(Outcome, 0), outcome: 1}, 0)
+    assert bench.holding.doubted() == []
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_an_outcome_that_was_told_twice_but_too_late_counts_as_stale(bench: Bench, outcome: Outcome) -> None:
+    bench.put("a")
+    [held] = bench.step()
+    bench.end(held, outcome)
+    bench.do(Sweep([Death(WORKER, "frozen", began=frozenset())]))
+    bench.do(*bench.holding.requests())
+    bench.holding.unknown()
+    bench.step()
+    bench.prove()
+    assert (sum(bench.holding.counts.values()), bench.holding.stale) == (0, 1)
+
+
+def test_a_crash_counts_as_the_failure_that_it_is_only_if_it_was_the_last() -> None:
+    bench = Bench(alone=True)
+    bench.put("a")
+    bench.do(Renew([Beat(8, first=True)], 30))
+    [[first]] = bench.do(Claim(8, None, [Want(frozenset({"work"}), 1)]))[0].jobs  # type: ignore[union-attr]
+    bench.do(Settle([Settlement(first.seq, first.token, Outcome.CRASHED)]))  # a suspect from now on
+    [held] = bench.step()
+    bench.end(held, Outcome.CRASHED)
+    [held] = bench.step()
+    bench.prove()
+    bench.end(held, Outcome.CRASHED)
+    assert bench.step() == []
+    bench.prove()
+    assert (bench.holding.counts[Outcome.CRASHED], bench.holding.counts[Outcome.FAILED]) == (1, 1)
+    account = bench.holding.account()
+    assert (account.again, account.failed) == (1, 1)
 
 
 def test_a_closed_one_claims_nothing_and_is_over_when_all_is_told(bench: Bench) -> None:
@@ -163,7 +220,7 @@ def test_who_lost_the_lease_holds_nothing_and_tells_nothing(bench: Bench) -> Non
     bench.end(second)
     bench.do(Renew([Beat(8, first=True)], 30))
     assert names(bench.step()) == ["a", "b"]
-    assert bench.holding.stale == 3
+    assert bench.holding.stale == 2, "each job once, however often it ends"
 
 
 def test_an_outcome_that_comes_late_does_not_free_the_place_of_another_job(bench: Bench) -> None:
@@ -278,3 +335,42 @@ def test_what_was_held_under_another_name_does_not_run_again(bench: Bench) -> No
     bench.holding.forget_all(8)  # between the question and the answer
     assert bench.holding.found(claims) == []
     assert bench.holding.held() == []
+
+
+def test_a_job_that_has_completed_itself_counts_as_done_once_the_store_says_so() -> None:
+    bench = Bench()
+    bench.put("a")
+    [held] = bench.step()
+    held.has_completed = True
+    bench.do(Settle([Settlement(held.job.seq, held.job.token, Outcome.DONE)]))  # in a transaction of its own
+    bench.end(held, Outcome.FAILED)
+    bench.holding.close()
+    bench.step()
+
+    assert ([doubt.held for doubt in bench.holding.doubted()], bench.holding.is_over) == ([held], False)
+    bench.prove()
+    assert (bench.holding.counts[Outcome.DONE], bench.holding.stale, bench.holding.is_over) == (1, 0, True)
+
+
+def test_a_job_that_has_completed_itself_and_was_taken_away_counts_as_stale() -> None:
+    bench = Bench()
+    bench.put("a")
+    [held] = bench.step()
+    held.has_completed = True
+    bench.do(Sweep([Death(WORKER, "frozen", began=frozenset())]))
+    bench.end(held, Outcome.FAILED)
+    bench.step()
+
+    bench.prove()
+    assert (bench.holding.counts[Outcome.DONE], bench.holding.stale) == (0, 1)
+
+
+def test_a_job_whose_own_transaction_came_to_nothing_is_settled_as_any_other() -> None:
+    bench = Bench()
+    bench.put("a")
+    [held] = bench.step()
+    held.has_completed = True
+    bench.end(held, Outcome.FAILED)
+    bench.step()
+
+    assert (bench.holding.doubted(), bench.holding.counts[Outcome.FAILED]) == ([], 1)

@@ -94,6 +94,15 @@ def test_failures_are_logged_the_first_of_a_kind_at_once_with_its_traceback(home
     assert service.log.count("Traceback") == 1
 
 
+def test_a_failure_without_a_line_to_blame_is_logged_though_another_task_failed_alike(home: House) -> None:
+    service = home.work("--threads", "1")
+    for task in (home.duty.lies, home.duty.lies_too):
+        task.enqueue().exception(GUARD)
+    assert service.stop() == 0
+    assert "(lies) failed: NotEncodable" in service.log
+    assert "(lies_too) failed: NotEncodable" in service.log
+
+
 def test_a_task_can_ask_for_later_or_give_up(home: House) -> None:
     home.work()
     handle = home.duty.snoozes.enqueue()
@@ -220,6 +229,18 @@ def test_a_child_that_is_stopped_past_the_time_of_its_job_is_killed_and_replaced
     assert home.duty.double.enqueue(1).result(GUARD) == 2
 
 
+def test_a_coroutine_that_blocks_the_loop_past_its_time_fails_and_is_no_crash(home: House) -> None:
+    service = home.work()
+    handle = home.duty.blocks.enqueue("gate")
+    with pytest.raises(JobFailed, match="DeadlineExceeded"):
+        handle.result(GUARD)
+    assert (record(home, handle.id).attempt, record(home, handle.id).crashes) == (1, 0)
+    service.logged("is replaced: 1 job stuck there")
+    home.open("gate")
+    assert home.duty.double_async.enqueue(1).result(GUARD) == 2
+    assert "hangs" not in service.log
+
+
 def test_a_process_in_which_a_job_is_stuck_is_replaced_when_its_other_jobs_have_ended(home: House) -> None:
     service = home.work("--threads", "2")
     stuck, other = home.duty.stuck.enqueue("never"), home.duty.held.enqueue("gate")
@@ -300,7 +321,40 @@ def test_workers_that_have_left_are_forgotten(home: House) -> None:
     assert home.app.store.find(Workers()) == []
 
 
+def test_what_ended_longer_ago_than_its_app_keeps_it_is_forgotten_what_failed_is_not(
+    home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = home.work()
+    done, failed = home.duty.double.enqueue(1), home.duty.lies.enqueue()
+    assert done.result(GUARD) == 2
+    failed.exception(GUARD)
+    assert first.stop() == 0
+    monkeypatch.setenv("DUTY_KEEP", "0.001")
+    home.work()
+    until(lambda: home.app.store.find(ByIds([done.id])) == [None])
+    assert failed.state is JobState.FAILED
+
+
 # Stopping
+
+
+def test_a_job_whose_process_died_counts_as_failed_the_last_time_only(home: House) -> None:
+    service = home.work()
+    home.duty.dies_apart.enqueue().exception(GUARD)
+    assert service.stop() == 0
+    assert "0 done, 1 failed, 2 to run again later, 0 abandoned" in service.log
+
+
+def test_what_a_child_has_done_counts_though_it_was_killed_right_after(home: House) -> None:
+    service = home.work()
+    for handle in [home.duty.double.enqueue(n) for n in range(20)]:
+        handle.result(GUARD)
+    home.duty.double.enqueue(20).result(GUARD)  # when it was claimed, those before had been counted
+    [child] = service.children()
+    os.kill(child, signal.SIGKILL)
+    service.logged("died")
+    assert service.stop() == 0
+    assert "20 done" in service.log or "21 done" in service.log
 
 
 def test_sigterm_lets_what_runs_end_and_begins_nothing_new(home: House) -> None:
@@ -361,6 +415,7 @@ def test_a_terminal_that_tells_all_processes_stops_them_in_good_order_also_those
     until(service.children)
     service.signal_all(signal.SIGINT)
     assert service.ended() == 0
+    assert service.log.find("working on") < service.log.find("stopping")
     assert "Traceback" not in service.log
     assert "died" not in service.log
 
@@ -516,6 +571,21 @@ def test_health_tells_whether_it_lives_and_is_ready(home: House) -> None:
     assert ask("/live")[0] == 200
     home.open("gate")
     handle.result(GUARD)
+
+
+def test_what_a_job_logs_has_its_id_whichever_kind_of_task_it_is(home: House) -> None:
+    service = home.work("--log-json")
+    handles = [task.enqueue(f"a word of {task.name}") for task in (home.duty.says, home.duty.says_async)]
+    handles.append(home.duty.says_apart.enqueue("a word of says_apart"))
+    for handle in handles:
+        handle.result(GUARD)
+    service.stop()
+    lines = [json.loads(line) for line in service.log.splitlines()]
+    said = {line["message"]: line["job"] for line in lines if line["logger"] == "duty"}
+    assert said == {
+        f"a word of {name}": handle.id
+        for name, handle in zip(("says", "says_async", "says_apart"), handles, strict=True)
+    }
 
 
 def test_logs_can_be_json_lines(home: House) -> None:

@@ -43,6 +43,19 @@ def test_an_outcome_is_kept_while_another_locks_the_file_and_told_once_it_is_fre
     assert service.stop() == 0
 
 
+def test_who_starts_a_service_on_a_locked_file_is_soon_told_what_it_waits_for(home: House) -> None:
+    handle = home.duty.double.enqueue(1)
+    other = apsw.Connection(str(home.folder / STORE))
+    other.execute("BEGIN IMMEDIATE")
+    service = home.start()
+    service.logged("another program keeps it locked|one is stuck", within=20)  # and not the 30 s of an enqueue
+    other.execute("ROLLBACK")
+    other.close()
+    service.logged("is back")
+    assert handle.result(GUARD) == 2
+    assert service.stop() == 0
+
+
 def test_a_file_that_is_gone_for_a_while_costs_nothing_and_is_told_once(home: House) -> None:
     service = home.work("--threads", "1")
     handle = home.duty.held.enqueue("gate")
@@ -82,6 +95,23 @@ def test_a_service_that_holds_nothing_stops_soon_though_the_store_is_away(home: 
     assert service.stop() == 0
     assert "1 done, 0 abandoned" in service.log
     back(home)
+
+
+def test_an_outcome_that_a_service_could_not_tell_before_it_had_to_end_is_owned_up_to(home: House) -> None:
+    service = home.work("--threads", "1", "--grace", "2")
+    handle = home.duty.held.enqueue("gate")
+    home.begun()
+    away(home)
+    home.open("gate")
+    until(lambda: home.marks("ends"))
+    service.logged("outcomes are kept")
+    assert service.stop() == 1
+    assert "killing what still runs: 0 jobs; the store has not heard yet of 1 more" in service.log
+    assert "0 done, 0 abandoned; the store had not heard of 1 more job, to run again" in service.log
+    back(home)
+    home.work()
+    assert handle.result(GUARD) == "gate"
+    assert len(home.marks("begins")) == 2
 
 
 def test_a_service_that_never_reached_its_store_stops_soon(home: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import difflib
 import functools
 import os
@@ -16,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
 
 from penstock.app.handle import Handle
-from penstock.app.order import checked_name
+from penstock.app.order import checked_length, checked_name
 from penstock.app.task import AsyncTask, Kind, Task, TaskSettings, kind_of
 from penstock.app.watch import Watch
 from penstock.engines import connect, scheme_of, without_password
@@ -41,13 +42,21 @@ class App:
     """Durable jobs in the store at *url*, `sqlite:///jobs.db` say, and the functions that they may call.
 
     *name*: for logs and for people. *around*: called for each job in the worker; gives a context manager to run it in.
+    *keep*, *keep_failed*: seconds (or a timedelta) that jobs and their results are kept for after their end, 24 hours
+    and 7 days; cancelled ones as those that are done. Worker services forget what is older.
 
     Nothing is connected before it is needed. Every method may be called from any thread.
     Lock: `_lock` guards `_store` and `_watch`; nothing else is taken with it held.
     """
 
     def __init__(
-        self, url: str, *, name: str | None = None, around: Callable[[], AbstractContextManager[Any]] | None = None
+        self,
+        url: str,
+        *,
+        name: str | None = None,
+        around: Callable[[], AbstractContextManager[Any]] | None = None,
+        keep: float | datetime.timedelta = 24 * 3600.0,
+        keep_failed: float | datetime.timedelta = 7 * 24 * 3600.0,
     ) -> None:
         scheme_of(url)
         if around is not None and not callable(around):
@@ -58,6 +67,10 @@ class App:
         """Its name, for people."""
         self.around = around
         """What each job runs in."""
+        self.keep = checked_length("keep", keep, zero=False)
+        """Seconds that jobs which are done or cancelled are kept for."""
+        self.keep_failed = checked_length("keep_failed", keep_failed, zero=False)
+        """Seconds that failed jobs are kept for."""
         self._tasks: dict[str, Task[Any, Any]] = {}
         self._lock = threading.Lock()
         self._store: Store | None = None

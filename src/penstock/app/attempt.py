@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from penstock import failures
 from penstock.app.task import Task
 from penstock.engines import checks
 from penstock.engines.requests import ClaimedJob, Error, Outcome, Settle, Settlement
-from penstock.errors import Discard, JobCancelled, NotDecodable, NotEncodable, Snooze
+from penstock.errors import Discard, JobCancelled, NotCommitted, NotDecodable, NotEncodable, Snooze
 from penstock.job import Job, JobState
 
-Ended = bytes | Snooze | Discard
+
+class Completed(NamedTuple):
+    """The task has completed its job itself, in a transaction which may have been committed or not."""
+
+
+Ended = bytes | Snooze | Discard | Completed
 """What a call that did not fail gives: its result, or what the task asked for."""
 
 
@@ -45,7 +50,7 @@ def verdict(claim: ClaimedJob, task: Task[..., Any], job: Job[Ended], elapsed: f
     refused = None if settlement.outcome is Outcome.DONE else checks.why_refused(Settle((settlement,)))
     if refused is None:
         return settlement
-    told = failures.describe(refused)
+    told = failures.describe(refused, task.name)
     error = Error(told.type, told.message, told.traceback, told.print)
     return Settlement(claim.seq, claim.token, Outcome.FAILED, error=error, ran=job.ran or 0.0)
 
@@ -53,12 +58,19 @@ def verdict(claim: ClaimedJob, task: Task[..., Any], job: Job[Ended], elapsed: f
 def _verdict(claim: ClaimedJob, task: Task[..., Any], job: Job[Ended], elapsed: float) -> Settlement:
     ran = job.ran or 0.0
     if job.state is JobState.DONE:
-        return _returned(claim, job.result(), ran)
+        ended = job.result()
+        if isinstance(ended, Completed):  # this is refused, if what it completed in was committed
+            return _failed(claim, task, NotCommitted(), ran, elapsed)
+        return _returned(claim, ended, ran)
     error = None if job.cancelled() else job.exception()
     if error is None or isinstance(error, JobCancelled):
         reason = "cancelled" if error is None else error.reason
         return Settlement(claim.seq, claim.token, Outcome.CANCELLED, reason=reason, ran=ran)
-    told = failures.describe(error)
+    return _failed(claim, task, error, ran, elapsed)
+
+
+def _failed(claim: ClaimedJob, task: Task[..., Any], error: BaseException, ran: float, elapsed: float) -> Settlement:
+    told = failures.describe(error, task.name)
     delay = None
     if task.retry is not None and not isinstance(error, NotEncodable | NotDecodable):  # these would fail again
         delay = task.retry.next_delay(error, claim.attempt, elapsed)
@@ -77,7 +89,7 @@ def done(claim: ClaimedJob, result: bytes, ran: float) -> Settlement:
     return Settlement._make((claim.seq, claim.token, Outcome.DONE, result, None, 0.0, "", ran))
 
 
-def _returned(claim: ClaimedJob, ended: Ended, ran: float) -> Settlement:
+def _returned(claim: ClaimedJob, ended: bytes | Snooze | Discard, ran: float) -> Settlement:
     match ended:
         case bytes():
             return done(claim, ended, ran)

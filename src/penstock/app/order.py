@@ -16,7 +16,10 @@ _PRIORITIES: Final = range(-(2**31), 2**31)
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The terms of an enqueue. *at*: wall time, in place of *delay*. *timeout*: seconds that the enqueue may take."""
+    """The terms of an enqueue. *at*: wall time, in place of *delay*. *timeout*: seconds that the enqueue may take.
+
+    *connection*: it takes part in the transaction that is open there.
+    """
 
     queue: str
     priority: int
@@ -25,6 +28,7 @@ class Order:
     at: float | None = None
     headers: bytes | None = None
     timeout: float | None = 30.0
+    connection: Any = None
 
     def but(self, given: Mapping[str, Any]) -> Order:
         """These terms with what was *given*, checked: TypeError or ValueError that names the one that is wrong."""
@@ -56,12 +60,13 @@ def checked_priority(value: object) -> int:
     return int(value)
 
 
-def _delay(value: float) -> float:
+def checked_length(what: str, value: float | datetime.timedelta, *, zero: bool = True) -> float:
+    """*value* in seconds if it can be a length of time, else a TypeError or ValueError."""
     if isinstance(value, datetime.timedelta):
         value = value.total_seconds()
-    seconds = clock.checked_seconds("delay", value)
+    seconds = clock.checked_seconds(what, value, zero=zero)
     if seconds is None or math.isinf(seconds):
-        raise TypeError(f"delay must be a number of seconds, not {value!r}")
+        raise TypeError(f"{what} must be a number of seconds, not {value!r}")
     return seconds
 
 
@@ -83,8 +88,9 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "queue": lambda value: checked_name("queue", value),
     "priority": checked_priority,
     "id": lambda value: checked_name("id", value),
-    "delay": _delay,
+    "delay": lambda value: checked_length("delay", value),
     "at": _at,
     "headers": _encoded,
     "timeout": lambda value: clock.checked_seconds("timeout", value),
+    "connection": lambda value: value,  # what can be joined, only the engine knows
 }

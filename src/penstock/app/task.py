@@ -20,6 +20,7 @@ from penstock.app.ids import new_id, new_ids
 from penstock.app.order import Order, checked_name, checked_priority
 from penstock.engines.records import ByIds, Record
 from penstock.engines.requests import Fate, NewJob, Put
+from penstock.engines.store import all_good
 from penstock.errors import EnqueuedInPart
 from penstock.retry import Retry
 
@@ -101,7 +102,7 @@ class Enqueuing(Generic[P, R_co]):
         `OutcomeUnknown` if the answer never came; with `options(id=…)` both are safe to repeat.
         """
         job = self._new_job(args, kwargs)
-        (fates,) = self._task.app.store.ask(Put((job,)), timeout=self._order.timeout)
+        (fates,) = self._ask(Put((job,)))
         if fates != [Fate.ACCEPTED]:
             self._check_owner(job.id, self._task.app.store.find(ByIds((job.id,)))[0])
         return Handle(self._task.app, job.id, self._task)
@@ -109,7 +110,7 @@ class Enqueuing(Generic[P, R_co]):
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R_co]:
         """As `enqueue`, for coroutines: waits for the store without blocking the loop."""
         job = self._new_job(args, kwargs)
-        (fates,) = await self._task.app.store.aask(Put((job,)), timeout=self._order.timeout)
+        (fates,) = await self._aask(Put((job,)))
         if fates != [Fate.ACCEPTED]:
             self._check_owner(job.id, (await self._task.app.store.afind(ByIds((job.id,))))[0])
         return Handle(self._task.app, job.id, self._task)
@@ -122,18 +123,18 @@ class Enqueuing(Generic[P, R_co]):
         which jobs that is; if none was yet, the error comes as it is.
         """
         ids: list[str] = []
-        with _Accounts(self._task.name, ids):
+        with self._accounts(ids):
             for batch in self._batches(calls):
-                self._task.app.store.ask(Put(batch), timeout=self._order.timeout)
+                self._ask(Put(batch))
                 ids += [job.id for job in batch]
         return [Handle(self._task.app, id, self._task) for id in ids]
 
     async def aenqueue_many(self, calls: Iterable[Call] | AsyncIterable[Call]) -> list[Handle[R_co]]:
         """As `enqueue_many`, for coroutines, which may give an async iterable, too. Other tasks of the loop go on."""
         ids: list[str] = []
-        with _Accounts(self._task.name, ids):
+        with self._accounts(ids):
             async for batch in self._abatches(calls):
-                await self._task.app.store.aask(Put(batch), timeout=self._order.timeout)
+                await self._aask(Put(batch))
                 ids += [job.id for job in batch]
         return [Handle(self._task.app, id, self._task) for id in ids]
 
@@ -147,20 +148,40 @@ class Enqueuing(Generic[P, R_co]):
         queue: str | _Ungiven = _UNGIVEN,
         headers: Mapping[str, str] | _Ungiven = _UNGIVEN,
         timeout: float | _Ungiven | None = _UNGIVEN,
+        connection: object = _UNGIVEN,
     ) -> TaskView[P, R_co]:
         """A view of the task whose jobs have other terms.
 
         *id*: in place of a new one: enqueuing it again makes no second job, but gives the handle of the first.
         *delay*: seconds until it may run. *at*: the time when it may, with its time zone. *priority*: a higher one runs
         first. *queue*: where it waits. *headers*: strings that travel with it (trace ids, say). *timeout*: seconds that
-        the enqueue may take, None for no limit. What is not given stays as it is.
+        the enqueue may take, None for no limit. *connection*: one of yours to the database that has the jobs; they take
+        part in its transaction, exist if and only if that is committed, and may run then. What is not given stays as it
+        is.
         """
         given = {
             "id": id, "delay": delay, "at": at, "priority": priority, "queue": queue, "headers": headers,
-            "timeout": timeout,
+            "timeout": timeout, "connection": connection,
         }  # fmt: skip
         order = self._order.but({name: value for name, value in given.items() if not isinstance(value, _Ungiven)})
         return TaskView(self._task, order)
+
+    def _accounts(self, ids: list[str]) -> contextlib.AbstractContextManager[None]:
+        if self._order.connection is not None:
+            return contextlib.nullcontext()  # what is accepted is the business of its transaction
+        return _Accounts(self._task.name, ids)
+
+    def _ask(self, put: Put) -> list[Any]:
+        store, connection = self._task.app.store, self._order.connection
+        if connection is None:
+            return store.ask(put, timeout=self._order.timeout)
+        return all_good(store.join(connection).transact((put,)))
+
+    async def _aask(self, put: Put) -> list[Any]:
+        store, connection = self._task.app.store, self._order.connection
+        if connection is None:
+            return await store.aask(put, timeout=self._order.timeout)
+        return all_good(await store.join(connection).atransact((put,)))
 
     # Making jobs
 

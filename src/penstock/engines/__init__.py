@@ -9,6 +9,8 @@ from penstock.engines.engine import Engine
 
 SCHEMES: Final = {  # what a URL begins with: where its engine is, and the extra that brings what the engine needs
     "memory": ("penstock.engines.memory:MemoryEngine", None),
+    "postgresql": ("penstock.engines.postgres:PostgresEngine", "postgres"),
+    "postgres": ("penstock.engines.postgres:PostgresEngine", "postgres"),
     "sqlite": ("penstock.engines.sqlite:SQLiteEngine", "sqlite"),
 }
 

@@ -30,6 +30,22 @@ from penstock.engines.requests import Reply, Request
 T = TypeVar("T")
 
 
+class Joined(Protocol):
+    """The way to do requests as a part of a transaction that is somebody else's: `Put` and `Settle`, and no others.
+
+    What is done is done if and only if that transaction is committed, and nobody else sees it before. An error of the
+    database comes as it is: the transaction is its owner's, to end as well.
+    """
+
+    def transact(self, requests: Sequence[Request]) -> list[Reply | Exception]:
+        """As `Engine.transact`, within that transaction. TypeError if its connection is one for coroutines."""
+        ...
+
+    async def atransact(self, requests: Sequence[Request]) -> list[Reply | Exception]:
+        """As `transact`, for coroutines. TypeError if its connection would block the loop."""
+        ...
+
+
 class Engine(Protocol):
     """A store of durable jobs. `transact` is called by one thread at a time, all else by any.
 
@@ -41,6 +57,13 @@ class Engine(Protocol):
 
     url: str
     """Where it is, for people: without a password."""
+
+    in_caller: bool
+    """Whether `transact` may be called on the thread of whoever asks, when nobody else does.
+
+    It keeps to *within* by itself then; and should a signal's handler raise in the middle of it, the next `transact`
+    finds all in order: what was interrupted is done or not, and nothing of this engine is left in others' way by then.
+    """
 
     def open(self, within: float = 10.0, *, create: bool = True) -> None:
         """Make or migrate the store if need be, and check that it is one. Safe to repeat.
@@ -67,6 +90,14 @@ class Engine(Protocol):
         News: jobs that became ready, ended or were cancelled. A hint, never relied upon: it may wake for nothing, and
         may miss what another process did for up to a second. What came since the last wait with the same bell wakes
         at once, so that nobody sleeps through what came after he looked; the first wait with a bell returns at once.
+        """
+        ...
+
+    def join(self, connection: object) -> Joined:
+        """The way into the transaction that is open on *connection*, a connection of the caller's own to the database.
+
+        TypeError if it is nothing of that kind; ValueError if no transaction could hold both. Asks the database
+        nothing.
         """
         ...
 

@@ -11,7 +11,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from penstock import clock
 from penstock.engines import checks, rules
@@ -63,6 +63,8 @@ from penstock.job import JobState
 
 T = TypeVar("T")
 
+_KINDS: Final = 10_000  # of failures that are remembered, the latest
+
 READY, SCHEDULED, RUNNING, FAILED = JobState.READY, JobState.SCHEDULED, JobState.RUNNING, JobState.FAILED
 
 
@@ -73,11 +75,26 @@ class _Worker:
     until: float  # the end of its lease
 
 
+@dataclass(frozen=True, slots=True)
+class _AtOnce:
+    """What stands for a transaction where there is none: tests of code that enqueues in one."""
+
+    engine: MemoryEngine
+
+    def transact(self, requests: Sequence[Request]) -> list[Reply | Exception]:
+        return self.engine.transact(requests)
+
+    async def atransact(self, requests: Sequence[Request]) -> list[Reply | Exception]:
+        return self.engine.transact(requests)
+
+
 class MemoryEngine:
     """The smallest code that keeps the contract of `Engine`.
 
     *now*: its clock, seconds. Lock: `_lock` guards every field; a leaf.
     """
+
+    in_caller = False  # an interrupt could leave half of a change behind
 
     def __init__(self, url: str = "memory://", now: Callable[[], float] = clock.wall) -> None:
         self.url = url
@@ -108,6 +125,10 @@ class MemoryEngine:
         for bell in waiting:
             bell.ring()
         return replies
+
+    def join(self, connection: object) -> _AtOnce:
+        """See `Engine.join`. Nothing here takes part in a transaction: what is asked is done at once, and stays."""
+        return _AtOnce(self)
 
     def wait(self, bell: Bell, timeout: float) -> None:
         """Sleep until something was changed; see `Engine.wait`."""
@@ -396,7 +417,12 @@ class MemoryEngine:
         if known is None:
             known = FailureRecord(error, job.task, 0, now, now, ())
         ids = known.ids if len(known.ids) >= 5 or job.id in known.ids else (*known.ids, job.id)
+        self._kinds.pop(
+            error.print, None
+        )  # to the end of the line: the first in it is the one that was last seen first
         self._kinds[error.print] = replace(known, count=known.count + 1, last=now, ids=ids)
+        if len(self._kinds) > _KINDS:
+            del self._kinds[next(iter(self._kinds))]
 
     # What there is
 

@@ -8,9 +8,17 @@
 There is no delay to gather requests: a commit begins when the one before has returned, so that a lone caller waits for
 nobody, and many share one write to the disk (group commit, as databases do it).
 
-State: `_urgent`, `_waiting`, `_thread` and `_is_closed` are guarded by `_lock`, a leaf; `_wanted` is its condition.
-What was asked is in a queue, or taken by the thread, or answered; whoever takes it out of the queue under the lock
-makes the next move. The engine's `transact` is called by the thread alone, which is also the one that closes it.
+A thread that asks while nobody else does leads: it calls the engine itself, if the engine can bear that (`in_caller`),
+and spares itself the way to the other thread and back. Not if it has less time than usual: then it wants to be told in
+time, whatever the disk or the network is at. Who asks meanwhile waits in the queue, for the thread to go on
+as soon as the leader is through.
+
+State: `_urgent`, `_waiting`, `_leader`, `_is_busy`, `_is_hurt`, `_thread` and `_is_closed` are guarded by `_lock`, a
+leaf; `_wanted` is its condition. What was asked is in a queue, or taken by the thread, or led, or answered; whoever
+takes it out of the queue under the lock makes the next move. The engine's `transact` is called by one at a time: by who
+leads, or by the thread, which takes nothing while somebody does; the thread is also the one that closes it. A leader
+may be interrupted at any point, by an error that a signal's handler raises; that it led is seen by `_leader`, and then
+the thread puts things in order before all else.
 """
 
 from __future__ import annotations
@@ -27,10 +35,10 @@ from typing import Final, TypeVar, cast
 
 from penstock import clock
 from penstock.engines.bell import Bell
-from penstock.engines.engine import Engine
+from penstock.engines.engine import Engine, Joined
 from penstock.engines.records import Query
 from penstock.engines.requests import Claim, Put, Reply, Request, Settle
-from penstock.errors import OutcomeUnknown, StoreInvalid, StoreUnavailable
+from penstock.errors import OutcomeUnknown, StoreError, StoreInvalid, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -135,6 +143,10 @@ class Store:
         self._wanted = threading.Condition(self._lock)
         self._urgent: deque[_Asked] = deque()
         self._waiting: deque[_Asked] = deque()
+        self._leader: _Asked | None = None  # what is done on the thread of whoever asked
+        self._leads = 0  # the ident of that thread
+        self._is_busy = False  # the thread has taken something
+        self._is_hurt = False  # a leader was interrupted: nobody knows how it left the engine
         self._thread: threading.Thread | None = None
         self._is_open = False
         self._is_closed = False
@@ -159,21 +171,29 @@ class Store:
         all the same.
         """
         asked = _Asked(requests, clock.deadline_after(timeout))
-        asked.lock = threading.Lock()
-        asked.lock.acquire()
-        limit = -1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
         try:
-            self._put(asked, urgent)
-            is_told = asked.lock.acquire(timeout=limit)
+            if (timeout is None or timeout >= _WITHIN) and self._may_lead(asked):
+                self._do([asked])
+                self._step_down(is_hurt=asked.error is not None and not isinstance(asked.error, StoreError))
+                is_told = True
+            else:
+                asked.lock = threading.Lock()
+                asked.lock.acquire()
+                self._put(asked, urgent)
+                limit = -1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX)
+                is_told = asked.lock.acquire(timeout=limit)
         except BaseException:  # a signal's handler has raised here
-            self._withdraw(asked)
+            if self._leader is asked:
+                self._step_down(is_hurt=True)
+            else:
+                self._withdraw(asked)
             raise
         if not is_told:
             self._give_up(asked)
         if asked.error is not None:
             raise asked.error
         assert asked.answers is not None
-        return _all_good(asked.answers)
+        return all_good(asked.answers)
 
     async def aask(self, *requests: Request, timeout: float | None = _WITHIN, urgent: bool = False) -> list[Reply]:
         """As `ask`, for coroutines. A cancelled caller's requests are withdrawn if they haven't been taken yet."""
@@ -186,7 +206,7 @@ class Store:
         self._put(asked, urgent)
         patience.begin(asked)
         try:
-            return _all_good(await asked.future)
+            return all_good(await asked.future)
         except asyncio.CancelledError:
             self._withdraw(asked)
             raise
@@ -208,6 +228,12 @@ class Store:
         """As `find`, for coroutines."""
         return await asyncio.to_thread(self.find, query, timeout)
 
+    def join(self, connection: object) -> Joined:
+        """The way into the transaction that is open on *connection*; see `Engine.join`."""
+        if self._is_closed:
+            raise self._closed()
+        return self.engine.join(connection)
+
     def wait(self, bell: Bell, timeout: float) -> None:
         """Sleep until there may be news; see `Engine.wait`.
 
@@ -228,6 +254,8 @@ class Store:
         """
         with self._lock:
             self._is_closed = True
+            if self._leader is not None and self._thread is None:
+                self._thread = self._started()  # to close the engine as soon as the leader is through
             self._wanted.notify()
             thread = self._thread
         if thread is None:
@@ -247,6 +275,37 @@ class Store:
 
     def _closed(self) -> StoreUnavailable:
         return StoreUnavailable(self.engine.url, "it was closed here")
+
+    # Leading
+
+    def _may_lead(self, asked: _Asked) -> bool:
+        """Whether nobody else asks for anything: then the caller is to do what it has *asked*, and to step down."""
+        if not self.engine.in_caller:
+            return False
+        with self._lock:
+            if self._leader is None:
+                if self._is_busy or self._urgent or self._waiting or self._is_hurt or self._is_closed:
+                    return False
+                self._leads = threading.get_ident()
+                self._leader = asked
+                return True
+            if self._leads == threading.get_ident():
+                raise StoreUnavailable(
+                    self.engine.url, "a signal's handler has asked it for something while its own thread was at it"
+                )
+            return False
+
+    def _step_down(self, *, is_hurt: bool = False) -> None:
+        """Let others go on. *is_hurt*: after an interrupt, so that what it left behind has to be put in order."""
+        with self._lock:
+            self._leader = None
+            self._is_hurt = is_hurt
+            if not (is_hurt or self._urgent or self._waiting or self._is_closed):
+                return
+            if self._thread is None:
+                with contextlib.suppress(StoreUnavailable):  # whoever asks next hears of it
+                    self._thread = self._started()
+            self._wanted.notify()
 
     def _put(self, asked: _Asked, urgent: bool) -> None:
         with self._lock:
@@ -298,8 +357,14 @@ class Store:
     def _serve_some(self) -> bool:
         """Do what is asked, at least one thing. False once there will be nothing more."""
         batch = self._take()
-        if not batch:
+        if batch is None:
             return False
+        self._do(batch)
+        _tell(batch)
+        return True
+
+    def _do(self, batch: Sequence[_Asked]) -> None:
+        """Do all that *batch* asks for, and keep what is to be told. An empty one only finds out how the engine is."""
         try:
             within = _within(batch)
             self._be_open(within)
@@ -308,6 +373,8 @@ class Store:
             if len(answers) != len(requests):
                 raise RuntimeError(f"{self.engine!r} gave {len(answers)} answers to {len(requests)} requests")
         except BaseException as error:  # whatever it is: they wait, and others will come
+            if self._leader is not None and not isinstance(error, Exception):
+                raise  # it is the caller's own: a signal's handler has raised here
             for asked in batch:
                 asked.error = _own(error, asked)
         else:
@@ -315,16 +382,19 @@ class Store:
             for asked in batch:
                 asked.answers = answers[first : first + len(asked.requests)]
                 first += len(asked.requests)
-        _tell(batch)
-        return True
 
-    def _take(self) -> list[_Asked]:
-        """What goes into the next transaction; empty when there will be nothing more."""
+    def _take(self) -> list[_Asked] | None:
+        """What goes into the next transaction; None when there will be nothing more."""
         with self._lock:
-            while not self._urgent and not self._waiting:
-                if self._is_closed:
-                    return []
+            self._is_busy = False
+            while self._leader is not None or not (self._urgent or self._waiting or self._is_hurt):
+                if self._is_closed and self._leader is None:
+                    return None
                 self._wanted.wait()
+            self._is_busy = True
+            if self._is_hurt:
+                self._is_hurt = False
+                return []
             batch: list[_Asked] = []
             rows = 0
             for queue in (self._urgent, self._waiting):
@@ -339,7 +409,7 @@ class Store:
 def _within(batch: Sequence[_Asked]) -> float:
     """Seconds that the engine has: as long as anybody would wait, and a little less."""
     now = clock.monotonic()
-    longest = max(_WITHIN if asked.until is None else asked.until - now for asked in batch)
+    longest = max((_WITHIN if asked.until is None else asked.until - now for asked in batch), default=_WITHIN)
     return min(max(0.0, _SHARE * longest), _LONGEST)
 
 
@@ -382,7 +452,8 @@ def _tell_loop(batch: Sequence[_Asked]) -> None:
             future.set_result(asked.answers)
 
 
-def _all_good(answers: Sequence[Answer]) -> list[Reply]:
+def all_good(answers: Sequence[Answer]) -> list[Reply]:
+    """*answers*, if none is an error; else the first one is raised."""
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer

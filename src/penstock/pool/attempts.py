@@ -426,7 +426,8 @@ class Attempts:
         """
         ledger = self._crew.ledger
         if stage is JobState.FAILED:  # the report tells of those that a stop killed or abandoned
-            ledger.failures.record(job.id, job.label, error, stack, job.worker or "")
+            task = "" if job.token is None else job.name  # a pool's own jobs may each have a name of their own
+            ledger.failures.record(job.id, job.label, error, stack, job.worker or "", task)
             ledger.failed(job)
         ledger.count(stage, cut=cut)
         job._settle(stage, error)

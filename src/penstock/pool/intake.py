@@ -19,7 +19,7 @@ from penstock import clock, timers
 from penstock.context import Context, scope
 from penstock.errors import BacklogFull, NotPicklable
 from penstock.events import JobAccepted
-from penstock.job import FINAL, Job, JobState, new_job
+from penstock.job import FINAL, Job, JobState, MadeJob, new_job
 from penstock.pool.caller import on_event_loop
 from penstock.pool.lines import CoroutineInLine, Line, SubmitterInLine
 from penstock.pool.runner import ThreadRunner
@@ -29,6 +29,8 @@ from penstock.pool.terms import JobTerms, check_function
 if TYPE_CHECKING:
     from penstock.pool.crew import Crew
 
+_READY = JobState.READY
+_around = scope.get  # of what is imported, a method is looked up anew by each call
 _HINT = (
     "this thread runs an event loop, which waiting would stop: use `await pool.asubmit(…)`, "
     "or ask for it with when_full='block'"
@@ -56,12 +58,12 @@ class Intake:
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        *,
         placed: bool = False,
     ) -> Job[Any]:
         """Accept one call, waiting for a place in the backlog as *terms* say; *placed*: the caller holds one for it.
 
-        One function for the whole way in, and steps of others written out: a call costs as much as several of them.
+        One function for the whole way in, and steps of others written out: a call costs as much as several of them. No
+        parameter is for a keyword alone: calls of such a function are never made fast (Python 3.11).
         """
         if type(fn) is not FunctionType or fn.__code__ is not self._checked:
             check_function(fn)
@@ -84,10 +86,24 @@ class Intake:
                     placed = self._wait_for_place(terms)
             number = next(self._numbers)
             numbered = True
-            job: Job[Any] = new_job(terms, number, fn, args, kwargs, copy_context(), clock.monotonic())
+            job: Job[Any] = MadeJob()  # new_job, written out
+            job._terms = terms
+            job._number = number
+            if kwargs:
+                job._fn = functools.partial(fn, *args, **kwargs)
+                job._args = ()
+            else:
+                job._fn = fn
+                job._args = args
+            job._cv = copy_context()
+            job._since = clock.monotonic()
+            job._stage = _READY
+            job._bell = None
+            job._context = None
+            job._attempt = 0
             if lifecycle.closing:
                 raise self._crew.refusal()
-            if not terms.plain or scope.get() is not None:
+            if not terms.plain or _around() is not None:
                 self._prepare(job)
             if self._ledger.observers:
                 self._ledger.tell(JobAccepted(self._ledger.pool, job.id, job.name))

@@ -62,7 +62,8 @@ class ThreadRunner:
         job._stage = _RUNNING
         running[job] = self
         cv = job._cv
-        if job._context is not None or self._lifecycle.cutting or not job._terms.plain:
+        plain = job._terms.plain
+        if job._context is not None or self._lifecycle.cutting or not plain:
             if not self._attempts.begin(self, job):
                 return
             if job._terms.retry is not None and cv is not None:
@@ -76,7 +77,8 @@ class ThreadRunner:
             del job, cv  # the frames of the error reach this one, and the job keeps its error: a cycle
             return
         ended = clock.monotonic()
-        if running.get(job) is not self or running.pop(job, None) is None:  # the timers', or its next attempt runs
+        # A plain job has one attempt: whose else could it be? Of another one, the next attempt may run already.
+        if running.pop(job, None) is None if plain else not self._attempts.take(job, self):
             self._attempts.came_back(self, job)
             return
         tally = self.tally

@@ -35,7 +35,11 @@ class Worker(ThreadRunner):
     def _work_until_told_to_leave(self) -> None:
         staff, backlog = self._staff, self._crew.backlog
         queue, due, places = backlog.queue, backlog.due, backlog.places
-        while not (staff.alive > staff.capacity and staff.may_leave(self)):
+        # No condition in the `while`: Python 3.11 makes a function fast once it was called, or has jumped back without
+        # one, eight times, and this one is called once for each thread.
+        while True:
+            if staff.alive > staff.capacity and staff.may_leave(self):
+                return
             try:
                 if due:
                     job = due.popleft()

@@ -18,6 +18,7 @@ from typing import Any, Final, Self, TypeVar
 from penstock import clock
 from penstock.app import attempt
 from penstock.app.app import App
+from penstock.app.completing import Completing
 from penstock.app.handle import Handle
 from penstock.app.task import Kind, Task
 from penstock.engines.requests import Beat, Claim, Claimed, ClaimedJob, Death, Progress, Renew, Settle, Sweep, Want
@@ -117,7 +118,7 @@ class Worker:
     def _run_here(self, task: Task[..., Any], claim: ClaimedJob) -> Job[attempt.Ended]:
         with ThreadPool(1, name="testing", unobserved="ignore", around=self._app.around) as pool:
             terms = self._terms(pool, task, claim)
-            return pool._crew.intake.run_in_caller(terms, attempt.run, (task, claim.args), {})
+            return pool._crew.intake.run_in_caller(terms, _run, (task, claim.args, terms.claim), {})
 
     def _run_on_loop(self, task: Task[..., Any], claim: ClaimedJob) -> Job[attempt.Ended]:
         return asyncio.run(self._run_as_task(task, claim))
@@ -125,7 +126,7 @@ class Worker:
     async def _run_as_task(self, task: Task[..., Any], claim: ClaimedJob) -> Job[attempt.Ended]:
         async with AsyncPool(1, name="testing", unobserved="ignore", around=self._app.around) as pool:
             terms = self._terms(pool, task, claim)
-            job = await pool._crew.intake.admit(terms, attempt.arun, (task, claim.args), {})
+            job = await pool._crew.intake.admit(terms, _arun, (task, claim.args, terms.claim), {})
             await job.settled()
             return job
 
@@ -140,7 +141,7 @@ class Worker:
             name=task.name,
             inherit=False,
             plain=task.timeout is None,
-            claim=_Claim(self._store, claim),
+            claim=_Claim(self._store, task, claim.seq, claim.token, claim.attempt),
         )
 
     def _settle(self, claim: ClaimedJob, task: Task[..., Any], job: Job[attempt.Ended]) -> None:
@@ -148,23 +149,32 @@ class Worker:
         self._store.ask(Settle([attempt.verdict(claim, task, job, now - claim.enqueued)]))
 
 
-@dataclass(frozen=True, slots=True)
-class _Claim:
+def _run(task: Task[..., Any], args: bytes, claim: _Claim) -> attempt.Ended:
+    ended = attempt.run(task, args)
+    return attempt.Completed() if claim.has_completed else ended
+
+
+async def _arun(task: Task[..., Any], args: bytes, claim: _Claim) -> attempt.Ended:
+    ended = await attempt.arun(task, args)
+    return attempt.Completed() if claim.has_completed else ended
+
+
+@dataclass(slots=True)
+class _Claim(Completing):
     """What `current_job` knows of the claim."""
 
     store: Store
-    claimed: ClaimedJob
+    task: Task[Any, Any]
+    seq: int
+    token: int
+    attempt: int
+    has_completed: bool = False
 
-    @property
-    def token(self) -> int:
-        return self.claimed.token
-
-    @property
-    def attempt(self) -> int:
-        return self.claimed.attempt
+    def completed(self) -> None:
+        self.has_completed = True
 
     def progress(self, done: float, total: float | None, note: str) -> None:
-        self.store.ask(Progress(self.claimed.seq, self.claimed.token, done, total, note))
+        self.store.ask(Progress(self.seq, self.token, done, total, note))
 
     def ended(self, job: object) -> None:
         """Nobody waits for it here."""

@@ -27,11 +27,11 @@ from typing import Any, Final
 from penstock import clock, failures
 from penstock.app.task import Kind
 from penstock.engines.bell import Bell
-from penstock.engines.records import HeldBy
+from penstock.engines.records import Attempts, ByIds, HeldBy
 from penstock.engines.requests import Beat, Claimed, Error, Outcome, Renew, Settlement
 from penstock.errors import OutcomeUnknown, StoreInvalid, StoreUnavailable
 from penstock.job import Job
-from penstock.pool.processes.lifeline import hang_on
+from penstock.pool.lifeline import hang_on
 from penstock.worker.backoff import Backoff
 from penstock.worker.board import Board
 from penstock.worker.counted import counted
@@ -49,8 +49,9 @@ STOPPING: Final = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGH
 """Signals that a terminal, say, sends to all processes of a service. A child is started with them blocked."""
 
 IMPATIENT: Final = 1.0  # seconds: what was claimed ahead and has not begun by then is handed back
+_SOON_SAID: Final = 5.0  # seconds until somebody who starts a service is told that the store is what it waits for
 _LONGEST_SLEEP: Final = 30.0  # seconds between two looks at a store that gives no hint
-_BETWEEN_COUNTS: Final = 1.0
+_BETWEEN_LOOKS: Final = 1.0
 _PATIENCE: Final = 3.0  # seconds that a job may be stuck before its process is given up
 
 
@@ -150,21 +151,15 @@ class Child:
     # The main thread: what the supervisor says
 
     def _listen(self) -> None:
-        told_at = 0.0
-        told: dict[str, Any] = {}
         while not self._is_over:
-            if self._main.wait(_BETWEEN_COUNTS, self._line.fileno()):
+            if self._main.wait(_BETWEEN_LOOKS, self._line.fileno()):
                 for word in self._line.hear():
                     self._obey(word)
                 if self._line.is_over:
                     log.error("the supervisor is gone: this worker ends, and its jobs are others' to run again")
                     os._exit(4)
-            now = clock.monotonic()
-            self._look_for_stuck(now)
-            if now >= told_at + _BETWEEN_COUNTS and (counts := self._counts()) != told:
-                told_at, told = now, counts
-                self._line.say(**{"is": "counts", **counts})
-        self._line.say(**{"is": "over", **self._counts()})
+            self._look_for_stuck(clock.monotonic())
+        self._line.say(**{"is": "over"})
 
     def _look_for_stuck(self, now: float) -> None:
         """A thread that overran keeps its memory, and may keep a lock: the process is to end, when others are done."""
@@ -231,11 +226,7 @@ class Child:
             self._ask_to_end(
                 held, "lost", "LeaseLost: the lease of this worker ran out, and the job is somebody else's"
             )
-
-    def _counts(self) -> dict[str, Any]:
-        with self._lock:
-            counts = {outcome.value: number for outcome, number in self._holding.counts.items()}
-            return {**counts, "stale": self._holding.stale, "held": len(self._holding.held())}
+        self._board.keep(self._holding.account())
 
     # The claiming thread
 
@@ -266,7 +257,7 @@ class Child:
         if not requests:
             if not self._sleep(_LONGEST_SLEEP) or clock.monotonic() < self._ask_at:
                 return
-            self._ask_at = clock.monotonic() + _BETWEEN_COUNTS
+            self._ask_at = clock.monotonic() + _BETWEEN_LOOKS
             requests = self._holding.only_ask()
         try:
             replies = self._app.store.ask(*requests, urgent=True)
@@ -278,9 +269,11 @@ class Child:
         self._store_is_back()
         with self._lock:
             taken, claimed = self._holding.answered(replies)
+            self._board.keep(self._holding.account())
         self._start(taken)
         if self._holding.is_unsure:
             self._find_out()
+        self._find_the_doubted()
         if claimed is not None:
             self._heed(claimed)
         self._hand_back_what_waits()
@@ -301,7 +294,7 @@ class Child:
         beat = Beat(worker, first=True, info=json.dumps(info).encode())
         while True:
             try:
-                self._app.store.ask(Renew([beat], self._settings.lease), urgent=True)
+                self._app.store.ask(Renew([beat], self._settings.lease), timeout=_SOON_SAID, urgent=True)
                 break
             except (StoreUnavailable, OutcomeUnknown) as error:
                 self._wait_for_store(error)
@@ -310,8 +303,9 @@ class Child:
         self._store_is_back()
         with self._lock:
             self._holding.worker = worker
-        word = {"url": self._app.url, "shown": self._app.store.engine.url, "tasks": len(self._app.tasks)}
-        self._line.say(**{"is": "ready", "worker": worker, **word})
+        app = self._app
+        word = {"url": app.url, "shown": app.store.engine.url, "tasks": len(app.tasks), "keep": app.keep}
+        self._line.say(**{"is": "ready", "worker": worker, "keep_failed": app.keep_failed, **word})
 
     def _find_out(self) -> None:
         """The answer to a claim never came: take what the store says is held here."""
@@ -322,7 +316,28 @@ class Child:
             return
         with self._lock:
             taken = self._holding.found(claims)
+            self._board.keep(self._holding.account())
         self._start(taken)
+
+    def _find_the_doubted(self) -> None:
+        """Ask what is on record where the store's answer doesn't say what an outcome came to."""
+        doubts = self._holding.doubted()
+        if not doubts:
+            return
+        store, became = self._app.store, []
+        try:
+            records = store.find(ByIds([doubt.held.job.id for doubt in doubts]))
+            for doubt, record in zip(doubts, records, strict=True):
+                needed = doubt.needs_attempts(record)
+                became.append(doubt.became(record, store.find(Attempts(doubt.held.job.id)) if needed else ()))
+        except StoreUnavailable as error:
+            self._wait_for_store(error)
+            return
+        with self._lock:
+            self._holding.proved(became)
+            self._board.keep(self._holding.account())
+        if Outcome.CRASHED in became:
+            self._line.say(**{"is": "crashed"})
 
     def _start(self, taken: Sequence[Held[Kind]]) -> None:
         by_lane: dict[Kind, list[Held[Kind]]] = {}
@@ -344,7 +359,7 @@ class Child:
     def _sleep(self, longest: float) -> bool:
         """Wait for news: a job ended here, or may be ready there. Whether there was any before *longest* seconds."""
         with self._lock:
-            waits = any(not held.has_begun for held in self._holding.held())
+            waits = any(not held.has_begun for held in self._holding.held()) or bool(self._holding.doubted())
         longest = min(longest, IMPATIENT) if waits else longest
         self._sleeps = True
         begun = clock.monotonic()
@@ -378,7 +393,7 @@ class Child:
             settlement = verdict(held, self._tasks[held.job.task], job)
         except Exception as error:  # a bug of ours: the job must not be held for ever for it
             log.critical("no outcome could be made of %s", job.label, exc_info=True)
-            told = failures.describe(error)
+            told = failures.describe(error, held.job.task)
             said = Error(told.type, told.message, told.traceback, told.print)
             settlement = Settlement(held.job.seq, held.job.token, Outcome.FAILED, error=said)
         self._holding.ended(held, settlement)

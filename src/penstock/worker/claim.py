@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from penstock import clock
+from penstock.app.completing import Completing
 from penstock.engines.requests import Progress
 from penstock.engines.store import Store
 from penstock.errors import StoreError
@@ -22,12 +23,10 @@ _BETWEEN: Final = 0.5  # seconds between two words on one job's progress
 _telling = threading.Lock()  # guards `_next` of all claims; a leaf, held for a comparison
 
 
-class StoreClaim:
+class StoreClaim(Completing):
     """A claim on a job in *store*: its number, and the way to tell how far the job is."""
 
     __slots__ = ("_next", "attempt", "seq", "token")
-
-    store: Store
 
     def __init__(self, seq: int, token: int, attempt: int) -> None:
         self.seq = seq
@@ -69,6 +68,10 @@ class ClaimedTerms(StoreClaim):
         """Itself."""
         return self
 
+    def completed(self) -> None:
+        """See `Completing`."""
+        self._held.has_completed = True
+
     def ended(self, job: Job[Any]) -> None:
         """The pool's job has its outcome; on any thread."""
         type(self).on_end(self._held, job)
@@ -78,6 +81,7 @@ def terms_of(store: Store, crew: Any, task: Any, on_end: Callable[[Any, Job[Any]
     """What makes the terms of a claimed job of *task*; *on_end* is called with what is held and the pool's job."""
     same = {
         "store": store,
+        "task": task,
         "on_end": staticmethod(on_end),
         "crew": crew,
         "when_full": "block",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from penstock.app import attempt
+from penstock.app.task import Task
 from penstock.engines.store import Store
 from penstock.job import current_job
 from penstock.worker.claim import StoreClaim
@@ -15,14 +16,22 @@ class _Claim(StoreClaim):
     """The claim of the one job that runs in this process."""
 
     store: Store
+    task: Task[Any, Any]
+    has_completed = False
+
+    def completed(self) -> None:
+        """See `Completing`."""
+        self.has_completed = True
 
 
 def run(app_name: str, task_name: str, args: bytes, claim: tuple[int, int, int]) -> attempt.Ended:
     """The encoded result of the task; or the `Snooze` or `Discard` that it raised."""
     app = find_app(app_name)
     task = app.tasks[task_name]
+    mine = _Claim(*claim)
+    mine.store, mine.task = app.store, task
     terms: Any = getattr(current_job(), "_terms", None)
     if terms is not None:
-        terms.claim = _Claim(*claim)
-        terms.claim.store = app.store
-    return attempt.run(task, args)
+        terms.claim = mine
+    ended = attempt.run(task, args)
+    return attempt.Completed() if mine.has_completed else ended

@@ -15,15 +15,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from penstock.engines.records import Attempt, Record
 from penstock.engines.requests import Claim, Claimed, ClaimedJob, Outcome, Reply, Request, Settle, Settlement, Want
+from penstock.job import JobState
+from penstock.worker.board import Account
 
 K = TypeVar("K")
 
 _SOON: Final = 0.02  # seconds: what is claimed ahead should begin within that
 _MOST_AHEAD: Final = 256
 _WEIGHT: Final = 0.2  # of the last job in the mean of how long they run
+_CRASHED: Final = Outcome.CRASHED  # looking up an enum's member costs as much as the rest of a step
+_ENDS: Final = {JobState.FAILED: Outcome.FAILED, JobState.CANCELLED: Outcome.CANCELLED}
 
 
 @dataclass(eq=False, slots=True)
@@ -33,11 +38,46 @@ class Held(Generic[K]):
     job: ClaimedJob
     lane: K
     has_begun: bool = False
+    has_completed: bool = False  # by itself, in a transaction of its own: it may be done already
+    was_told: bool = False  # how it ended, and the answer never came: it may be settled already
+    is_lost: bool = False  # somebody else's by now, whatever it still comes to here
     since: float = 0.0  # monotonic: when it was claimed; set by whoever has a clock
     cause: str | None = None
     reason: str = ""
     slots: list[int] = field(default_factory=list)  # of the board; whoever pops it gives it back
     running: Any = None  # the job of a pool that runs it
+
+
+class Doubt(NamedTuple):
+    """An outcome of which the store's answer doesn't say what it came to; what is on record does.
+
+    *is_current*: it was taken: a crash, which ends a job or lets it run again. Otherwise it was refused, and either the
+    job is somebody else's, or it was settled before by this very claim.
+    """
+
+    held: Held[Any]
+    settlement: Settlement
+    is_current: bool
+
+    def needs_attempts(self, record: Record | None) -> bool:
+        """Whether *record* of the job doesn't say it, and its attempts have to be looked at."""
+        return record is not None and not self.is_current and not self._is_done(record)
+
+    def became(self, record: Record | None, attempts: Sequence[Attempt]) -> Outcome | None:
+        """What it came to; None if the job is somebody else's."""
+        outcome, token = self.settlement.outcome, self.settlement.token
+        if record is None:
+            return outcome if self.is_current else None
+        if self._is_done(record):
+            return Outcome.DONE
+        if not self.is_current and not any((its.token, its.outcome) == (token, outcome) for its in attempts):
+            return None
+        if outcome is Outcome.CRASHED and record.token == token and record.state in _ENDS:
+            return _ENDS[record.state]
+        return outcome
+
+    def _is_done(self, record: Record) -> bool:
+        return record.state is JobState.DONE and record.token == self.settlement.token
 
 
 @dataclass(slots=True)
@@ -77,6 +117,7 @@ class Holding(Generic[K]):
         self._is_open = True
         self.counts: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self.stale = 0  # outcomes that were refused: the job was somebody else's by then
+        self._doubted: list[Doubt] = []
 
     # Any thread
 
@@ -98,7 +139,7 @@ class Holding(Generic[K]):
     @property
     def is_over(self) -> bool:
         """Whether it is closed, holds nothing, and has nothing to tell."""
-        return not self._is_open and not self._held and not self.has_outcomes and not self._is_unsure
+        return not (self._is_open or self._held or self.has_outcomes or self._is_unsure or self._doubted)
 
     def held(self) -> list[Held[K]]:
         """The jobs that it holds, and whose outcome is not known yet."""
@@ -109,6 +150,8 @@ class Holding(Generic[K]):
         """What to ask of the store now, in one step; empty if there is nothing."""
         while self._outbox:
             held, settlement = self._outbox.popleft()
+            if held.is_lost:
+                continue  # in another store, under the same name, its numbers may be those of another job
             self._sent.append((held, settlement))
             if settlement.outcome is Outcome.DONE or settlement.ran:
                 self._lanes[held.lane].ran(settlement.ran)
@@ -134,6 +177,8 @@ class Holding(Generic[K]):
         Outcomes are told again. Jobs are claimed no more until `found`.
         """
         self._is_unsure = self._is_unsure or self._asked is not None
+        for held, _ in self._sent:
+            held.was_told = True
 
     @property
     def is_unsure(self) -> bool:
@@ -182,12 +227,41 @@ class Holding(Generic[K]):
     def _settled(self, current: Reply) -> None:
         assert isinstance(current, list)
         for (held, settlement), is_current in zip(self._sent, current, strict=True):
-            if is_current:
-                self.counts[settlement.outcome] += 1
+            outcome = settlement.outcome
+            if is_current and outcome is not _CRASHED:
+                self.counts[outcome] += 1
+            elif is_current or held.has_completed or held.was_told:
+                self._doubted.append(Doubt(held, settlement, bool(is_current)))
             else:
                 self.stale += 1
             self._let_go(held)
         self._sent.clear()
+
+    def doubted(self) -> list[Doubt]:
+        """What has to be looked up; what it `became` is to be told to `proved`."""
+        return list(self._doubted)
+
+    def proved(self, became: Sequence[Outcome | None]) -> None:
+        """What became of the `doubted` ones."""
+        for outcome in became:
+            if outcome is None:
+                self.stale += 1
+            else:
+                self.counts[outcome] += 1
+        del self._doubted[: len(became)]
+
+    def account(self) -> Account:
+        """The accounts, as they stand."""
+        counts = self.counts
+        return Account(
+            done=counts[Outcome.DONE],
+            failed=counts[Outcome.FAILED],
+            cancelled=counts[Outcome.CANCELLED],
+            again=counts[Outcome.RETRY] + counts[Outcome.SNOOZE] + counts[Outcome.CRASHED],
+            released=counts[Outcome.RELEASE],
+            stale=self.stale,
+            held=len(self._held),
+        )
 
     def is_slow(self, kind: K, seconds: float) -> None:
         """Jobs of *kind* have waited here so long for their turn: claim no more ahead of time."""
@@ -215,6 +289,8 @@ class Holding(Generic[K]):
         So is the answer to what it has asked and not heard of.
         """
         lost = list(self._held.values())
+        for held in lost:
+            held.is_lost = True
         self._asked = None
         self._is_unsure = False
         self._held.clear()

@@ -154,7 +154,8 @@ def _run(lane: ThreadLane, held: Held[Kind], task: Task[Any, Any]) -> attempt.En
     """On a thread of the pool. A plain function: the pool knows it by its code, and need not look at it each time."""
     lane._begin(held, task)
     try:
-        return attempt.run(task, held.job.args)
+        ended = attempt.run(task, held.job.args)
+        return attempt.Completed() if held.has_completed else ended
     finally:
         lane._end(held)
 
@@ -236,6 +237,7 @@ def _must_be_well(future: Future[Any]) -> None:
 async def _run_on_loop(lane: LoopLane, held: Held[Kind], task: Task[Any, Any]) -> attempt.Ended:
     lane._begin(held, task)
     try:
-        return await attempt.arun(task, held.job.args)
+        ended = await attempt.arun(task, held.job.args)
+        return attempt.Completed() if held.has_completed else ended
     finally:
         lane._end(held)

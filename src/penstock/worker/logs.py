@@ -8,11 +8,16 @@ import sys
 from datetime import UTC, datetime
 from typing import Final
 
+from penstock.job import current_job
+
 _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class JsonLines(logging.Formatter):
-    """A record as one JSON object: time, level, logger, message, what was given as `extra`, and the traceback."""
+    """A record as one JSON object: time, level, logger, message, what was given as `extra`, and the traceback.
+
+    What a job logs has its id, as `job`: a record of a task in a process has it with it, others are made where it runs.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -23,6 +28,9 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
             "process": record.process,
         }
+        job = current_job()
+        if job is not None:
+            told["job"] = job.id
         told |= {key: value for key, value in vars(record).items() if key not in _OWN}
         if record.exc_info:
             told["traceback"] = self.formatException(record.exc_info)

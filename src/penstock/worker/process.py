@@ -9,12 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import Any
 
 from penstock import clock
 from penstock.engines.requests import Death
-from penstock.pool.processes.lifeline import LIFELINE
-from penstock.worker.board import Board, Entry, new_memory
+from penstock.pool.lifeline import LIFELINE
+from penstock.worker.board import Account, Board, Entry, new_memory
 from penstock.worker.child import STOPPING, ChildSettings
 from penstock.worker.words import Line
 
@@ -48,7 +47,6 @@ class ChildProcess:
         self.failed: str | None = None  # why it could not begin
         self.has_left = False  # it said that it is done
         self.is_tired = False  # another has its place; it ends when its other jobs have
-        self.counts: dict[str, Any] = {}
         self._suspected: dict[tuple[int, int], float] = {}  # past their limit when last looked at
         self._blamed: frozenset[int] | None = None
         self._why: str | None = None
@@ -65,6 +63,14 @@ class ChildProcess:
     def running(self) -> list[Entry]:
         """The jobs that have begun there."""
         return self._board.running()
+
+    def account(self) -> Account:
+        """What became of its jobs so far."""
+        return self._board.account()
+
+    def untold(self) -> int:
+        """Jobs that it holds and that don't run: they wait to begin, or for the store to hear how they ended."""
+        return max(0, self.account().held - len(self.running()))
 
     def overdue(self, margin: float) -> list[Entry]:
         """The jobs that are past their limit by *margin* seconds, now and when this was asked before."""

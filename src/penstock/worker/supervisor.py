@@ -18,16 +18,17 @@ import logging
 import select
 import signal
 import socket
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final
 
 from penstock import clock
 from penstock.engines import connect
-from penstock.engines.requests import Outcome, Prune
+from penstock.engines.requests import Prune
 from penstock.engines.store import Store
 from penstock.pool.ladder import cancel_after
 from penstock.worker.backoff import Backoff
+from penstock.worker.board import Account
 from penstock.worker.child import ChildSettings
 from penstock.worker.counted import counted
 from penstock.worker.health import Health
@@ -38,7 +39,9 @@ from penstock.worker.proof import Proof
 log = logging.getLogger("penstock.work")
 
 _LOOK: Final = 0.5  # seconds between two looks at what is overdue
-_MARGIN: Final = 5.0  # seconds past its limit after which a job that nobody in the child ended costs the child its life
+# Seconds past its limit after which a job that nobody in the child ended costs the child its life: two more than its
+# own pools take to give it up, so that whoever is only busy isn't taken for one that hangs.
+_MARGIN: Final = 7.0
 _LONG_LIFE: Final = 10.0  # seconds after which a child that dies is replaced at once
 _A_WHILE: Final = 10.0  # seconds without suspects after which their child may go
 
@@ -67,7 +70,6 @@ class WorkSettings:
     health: int | None = None
     log_level: str = "info"
     log_json: bool = False
-    prune: Prune = Prune()  # noqa: RUF009 - a plain value
 
     def for_child(self, number: int, *, alone: bool) -> ChildSettings:
         """What child *number* is told."""
@@ -102,7 +104,8 @@ class Supervisor:
         self._rung = Rung.WORKING
         self._stop_at: float | None = None  # monotonic: when the stop was asked for
         self._look_at = 0.0
-        self._counts: Counter[str] = Counter()  # of children that are gone
+        self._account = Account()  # of children that are gone
+        self._untold = 0  # jobs that children took with them, of which the store had not heard how they ended
         self._killed = 0  # jobs that were cut by force in the stop
         self._gone_at = 0.0  # when suspects were last heard of
         self._was_ready = False
@@ -206,12 +209,11 @@ class Supervisor:
         match word.pop("is"):
             case "ready":
                 self._is_ready(child, word)
-            case "counts":
-                if word[Outcome.CRASHED] > child.counts.get(Outcome.CRASHED, 0) and self._keeper is not None:
+            case "crashed":
+                if self._keeper is not None:
                     self._keeper.sweep_soon()  # what a process died of runs alone from now on
-                child.counts = word
             case "over":
-                child.counts, child.has_left = word, True
+                child.has_left = True
             case "failed":
                 child.failed = word["why"]
             case "tired":
@@ -220,11 +222,12 @@ class Supervisor:
     def _is_ready(self, child: ChildProcess, word: dict[str, Any]) -> None:
         if self._keeper is None:
             store = Store(lambda: connect(word["url"]))
-            self._keeper = Keeper(store, self._settings.lease, self._settings.prune, self._tell)
+            prune = Prune(word["keep"], word["keep_failed"])
+            self._keeper = Keeper(store, self._settings.lease, prune, self._tell)
         child.worker, child.is_ready = word["worker"], True
         self._keeper.watch(word["worker"])
-        if not self._was_ready:
-            self._was_ready = True
+        is_first, self._was_ready = not self._was_ready, True
+        if is_first and self._rung is Rung.WORKING:
             queues = self._settings.queues
             log.info(
                 "working on %s: %s%s, in %s", word["shown"], counted(word["tasks"], "task"),
@@ -248,12 +251,14 @@ class Supervisor:
             for word in child.line.hear():
                 self._hear(child, word)
         self._children.remove(child)
-        self._counts.update({key: count for key, count in child.counts.items() if key != "held"})
+        self._account = self._account.plus(child.account())
         death = child.death()
         if death is not None and self._keeper is not None:
-            if self._rung >= Rung.DRAINING and child.was_killed and death.began:
-                self._killed += len(death.began)
-            self._keeper.died(death)
+            if self._rung >= Rung.DRAINING:
+                self._untold += child.untold()
+                if child.was_killed and death.began:
+                    self._killed += len(death.began)
+            self._keeper.died(death, leaves_jobs=bool(death.began) or child.untold() > 0)
         if child.failed is not None and self._why_failed is None:  # the others fail likewise
             log.error("%s", child.failed)
         elif not child.has_left and child.failed is None and not child.was_killed:
@@ -298,7 +303,7 @@ class Supervisor:
                 for child in self._of(worker):
                     child.line.say(do="revoke", seq=seq, token=token, cause="cancel", reason=reason)
             case {"suspects": suspects, "failed": failed}:
-                self._counts[Outcome.FAILED] += failed
+                self._account = self._account.plus(Account(failed=failed))
                 self._see_to_suspects(suspects)
 
     def _of(self, worker: int) -> list[ChildProcess]:
@@ -342,7 +347,9 @@ class Supervisor:
             self._rung = wanted
             if wanted > Rung.DRAINING:
                 running = sum(len(child.running()) for child in self._children)
-                log.warning("%s what still runs: %s", wanted.name.lower(), counted(running, "job"))
+                untold = sum(child.untold() for child in self._children)
+                rest = f"; the store has not heard yet of {counted(untold, 'more', 'more')}" if untold else ""
+                log.warning("%s what still runs: %s%s", wanted.name.lower(), counted(running, "job"), rest)
             for child in self._children:
                 self._say_rung(child)
         elif wanted is Rung.KILLING:
@@ -358,9 +365,9 @@ class Supervisor:
     def _end(self) -> int:
         """All children are gone: hand back what they left, and say what became of the jobs."""
         begun = self._stop_at if self._stop_at is not None else clock.monotonic()
-        untold = 0
+        left = 0
         if self._keeper is not None:
-            untold = self._keeper.close(max(begun + self._settings.grace, clock.monotonic() + 1.0))
+            left = self._keeper.close(max(begun + self._settings.grace, clock.monotonic() + 1.0))
             while self._told:
                 self._heed(self._told.popleft())
         if self._why_failed is not None:
@@ -368,13 +375,10 @@ class Supervisor:
         proof = Proof(
             seconds=clock.monotonic() - begun,
             grace=self._settings.grace,
-            done=self._counts[Outcome.DONE],
-            failed=self._counts[Outcome.FAILED] + self._counts[Outcome.CRASHED],
-            cancelled=self._counts[Outcome.CANCELLED],
-            again=self._counts[Outcome.RETRY] + self._counts[Outcome.SNOOZE],
-            released=self._counts[Outcome.RELEASE],
+            account=self._account,
             killed=self._killed,
-            untold=untold,
+            untold=self._untold,
+            left=left,
         )
         log.log(logging.INFO if proof.ok else logging.ERROR, "%s", proof)
         return proof.exit_code

@@ -6,11 +6,10 @@ from typing import Any
 
 from penstock import clock, failures
 from penstock.app import attempt
-from penstock.app.task import Task
-from penstock.engines.requests import Error, Outcome, Settlement
+from penstock.app.task import Kind, Task
+from penstock.engines.requests import ClaimedJob, Error, Outcome, Settlement
 from penstock.errors import JobCancelled
 from penstock.job import Job, JobState
-from penstock.pool.processes.died import WorkerDied
 from penstock.worker.holding import Held
 
 
@@ -21,7 +20,9 @@ def verdict(held: Held[Any], task: Task[..., Any], job: Job[attempt.Ended]) -> S
         ended = job.result()
         if type(ended) is bytes:  # most of them
             return attempt.done(claim, ended, job.ran or 0.0)
-        return attempt.verdict(claim, task, job, 0.0)
+        if isinstance(ended, attempt.Completed):
+            held.has_completed = True
+        return attempt.verdict(claim, task, job, _elapsed(claim))
     if held.cause is None and job.state is not JobState.FAILED:
         return attempt.verdict(claim, task, job, 0.0)
     ran = job.ran or 0.0
@@ -31,8 +32,18 @@ def verdict(held: Held[Any], task: Task[..., Any], job: Job[attempt.Ended]) -> S
             return Settlement(claim.seq, claim.token, Outcome.RELEASE, reason=held.reason, ran=ran)
         if held.cause is not None:
             return Settlement(claim.seq, claim.token, Outcome.CANCELLED, reason=held.reason, ran=ran)
-    if isinstance(error, WorkerDied):
-        told = failures.describe(error)
+    if error is not None and held.lane is Kind.PROCESS and _is_death(error):
+        told = failures.describe(error, task.name)
         said = Error(told.type, told.message, told.traceback, told.print)
         return Settlement(claim.seq, claim.token, Outcome.CRASHED, error=said, ran=ran)
-    return attempt.verdict(claim, task, job, max(0.0, clock.wall() - claim.enqueued))
+    return attempt.verdict(claim, task, job, _elapsed(claim))
+
+
+def _is_death(error: BaseException) -> bool:
+    from penstock.pool.processes.died import WorkerDied  # loaded with its pool, which few apps need
+
+    return isinstance(error, WorkerDied)
+
+
+def _elapsed(claim: ClaimedJob) -> float:
+    return max(0.0, clock.wall() - claim.enqueued)

@@ -2,8 +2,8 @@
 
     supervisor -> child   {"do": "drain" | "cancel"}, {"do": "revoke", "seq", "token", "cause", "reason"},
                           {"do": "lost", "worker"}
-    child -> supervisor   {"is": "ready", "worker", "url"}, {"is": "counts", …}, {"is": "waiting", "why"},
-                          {"is": "failed", "why"}, {"is": "over", …}
+    child -> supervisor   {"is": "ready", "worker", "url", …}, {"is": "crashed"}, {"is": "waiting", "why"},
+                          {"is": "working"}, {"is": "tired", "stuck"}, {"is": "failed", "why"}, {"is": "over"}
 
 The end of the line says that the other one is gone.
 """

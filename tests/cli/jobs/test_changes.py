@@ -1,10 +1,12 @@
 """`penstock retry`, `cancel`, `pause`, `resume` and `prune`."""
 
 import sys
+from pathlib import Path
 
 import click
 import pytest
 
+from penstock.cli import main
 from penstock.cli.jobs import prune
 from penstock.engines.requests import NewJob, Outcome, Put, Settle
 from tests.cli.jobs.desk import Desk, error
@@ -186,6 +188,21 @@ def test_prune_forgets_what_ended_longer_ago_than_it_is_told(desk: Desk) -> None
     assert desk.state(failed) == "failed"
     assert desk.run("show", done).code == 1
     assert desk.run("prune", "--failed", "1d", "--json").json == {"pruned": 1}
+
+
+def test_prune_with_an_app_goes_by_what_it_keeps(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.arrive(lease=10**7)
+    desk.end(Outcome.DONE)
+    desk.now += 60
+    (tmp_path / "app_that_keeps.py").write_text(f"import penstock\napp = penstock.App({desk.url!r}, keep=59)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert desk.run("prune").out == "0 jobs forgotten\n"
+    assert main(["prune", "--app", "app_that_keeps:app", "--done", "2m"]) == 0
+    assert main(["prune", "--app", "app_that_keeps:app"]) == 0
+    assert capsys.readouterr().out == "0 jobs forgotten\n1 job forgotten\n"
 
 
 def test_prune_goes_on_in_batches_until_there_is_no_more(desk: Desk) -> None:

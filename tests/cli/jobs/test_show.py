@@ -66,6 +66,18 @@ def test_attempts_are_told_with_their_tracebacks_a_repeated_one_once(desk: Desk)
     assert attempts[0]["worker"] == "1234567890abcdef"
 
 
+def test_deaths_are_told_with_their_reason_once_though_they_used_no_attempt(desk: Desk) -> None:
+    desk.arrive()
+    desk.put()
+    desk.claim()
+    desk.ask(Sweep([Death(WORKER, "it was ended by SIGKILL")]))
+
+    told = desk.run("show", "a1").out
+
+    assert "crashes     1, of 3 that end it: deaths of a process that are laid to it" in told
+    assert told.count("it was ended by SIGKILL") == 1
+
+
 def test_arguments_headers_and_the_result_are_shown_as_json(desk: Desk) -> None:
     desk.arrive()
     desk.put(args=b'{"args":["a.png",200]}', headers=b'{"trace":"7"}')

@@ -10,17 +10,18 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import apsw
 import pytest
 
-from penstock import errors
+from penstock import clock, errors
 from penstock.engines.records import Complaints, Counts
 from penstock.engines.requests import Fate, NewJob, Put
 from penstock.engines.sqlite import SQLiteEngine
-from tests.engines.kinds import A, Clock, Desk
+from tests.engines.kinds import A, B, C, Clock, Desk
 from tests.engines.kinds import new as new_job
+from tests.gates import GUARD
 
 PUT = Put([NewJob("a", "work")])
 NOBODY = 65534
@@ -107,6 +108,20 @@ def test_a_read_only_folder(public: Path, unprivileged: None) -> None:
     engine.open()
     assert engine.transact([PUT]) == [[Fate.ACCEPTED]]
     engine.close()
+
+
+def test_who_only_looks_does_not_wait_for_who_writes(desk: Desk, path: Path) -> None:
+    desk.put("a")
+    looking = SQLiteEngine(f"sqlite:///{path}")
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN EXCLUSIVE")
+    with cast(SQLiteEngine, desk.engine)._turn.taken(clock.monotonic() + GUARD):  # one that waits for the other
+        looking.open(0.05, create=False)
+        assert [count.jobs for count in looking.find(Counts(), 0.05)] == [1]
+
+    other.execute("ROLLBACK")
+    other.close()
+    looking.close()
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
@@ -215,6 +230,28 @@ def test_a_file_that_was_deleted_and_made_anew_is_noticed(desk: Desk, path: Path
     assert anew.counts() == desk.counts()
 
 
+def test_claims_of_a_file_that_was_deleted_change_nothing_in_the_one_that_was_made_anew(
+    desk: Desk, path: Path, opened: Callable[[], Desk]
+) -> None:
+    """Numbers begin anew there: the first claim of the first job looks like the other one."""
+    desk.renew(A, first=True)
+    [old] = desk.put_and_claim(A, "a")
+    delete(path)
+    anew = opened()
+    anew.renew(B, first=True)
+    [new] = anew.put_and_claim(B, "b")
+    assert (new.seq, new.token) == (old.seq, old.token)
+
+    assert not desk.progress(old, 1)
+    assert not desk.done(old)
+    assert anew.record("b").progress is None
+
+    desk.renew(C, first=True)  # who has a name there has claims of it, and no other
+    [mine] = desk.put_and_claim(C, "c")
+    assert desk.done(mine)
+    assert anew.done(new)
+
+
 def test_a_log_that_outlived_its_database_is_not_mixed_with_a_new_one(
     desk: Desk, path: Path, opened: Callable[[], Desk]
 ) -> None:
@@ -255,13 +292,13 @@ def test_complaints_name_what_is_wrong(desk: Desk, path: Path) -> None:
     desk.put("a", "b")
     desk.claim(A, limit=1)
     db = apsw.Connection(str(path))
-    db.execute("UPDATE counter SET jobs = 7 WHERE state = 1; DELETE FROM worker; UPDATE store SET next_seq = 1")
+    db.execute("UPDATE counter SET jobs = 7 WHERE state = 1; DELETE FROM worker; UPDATE store SET counted = 9")
     db.close()
 
     runs, counter, number = desk.find(Complaints())
     assert "job a runs, but nobody knows its worker" in runs
     assert "1 jobs of task 'work' in queue 'default' are ready, but the counter says 7" in counter
-    assert "number 2" in number
+    assert "number 9 is counted, and there was none behind 2" in number
 
 
 def test_one_request_with_a_fault_of_ours_fails_alone(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ import apsw
 import pytest
 
 from penstock import errors
+from penstock.engines.records import Counts
 from penstock.engines.requests import Fate
 from penstock.engines.sqlite import SQLiteEngine, schema
-from tests.engines.kinds import Clock, Desk
+from tests.engines.kinds import A, Clock, Desk
 from tests.engines.sqlite.script import with_engine
 
 
@@ -85,6 +86,41 @@ def test_an_older_schema_is_brought_up_to_date_with_its_jobs(
     engine.open()
     assert Desk(engine, Clock()).put("a") == [Fate.KNOWN]
     engine.close()
+
+
+def test_a_store_of_the_first_version_keeps_its_accounts(url: str, path: Path) -> None:
+    touch(
+        path,
+        "PRAGMA journal_mode = wal",
+        schema.MIGRATIONS[0],
+        "INSERT INTO name VALUES (1, 'default'), (2, 'work')",
+        "INSERT INTO job (seq, id, state, queue, task, priority, enqueued, due, args)"
+        " VALUES (3, 'a', 1, 1, 2, 0, 5, 5, x'7b7d'), (4, 'b', 1, 1, 2, 0, 5, 5, x'7b7d')",
+        "INSERT INTO counter VALUES (1, 1, 2, 2)",
+        "UPDATE store SET next_seq = 7",  # the last two were pruned
+        f"PRAGMA application_id = {schema.APPLICATION}",
+        "PRAGMA user_version = 1",
+    )
+
+    engine = SQLiteEngine(url)
+    engine.open()
+    desk = Desk(engine, Clock())
+    assert desk.put("a", "c") == [Fate.KNOWN, Fate.ACCEPTED]
+    assert [record.seq for record in desk.records("a", "b", "c") if record is not None] == [3, 4, 8]
+    assert sum(count.jobs for count in desk.find(Counts())) == 3
+    assert desk.complaints() == []
+    engine.close()
+
+
+def test_new_jobs_are_counted_whoever_counts_them(desk: Desk, opened: Callable[[], Desk]) -> None:
+    for number in range(600):  # more than wait to be counted
+        desk.put(f"{number}")
+        if number in (0, 255, 256, 257, 511, 512, 513, 599):
+            assert [count.jobs for count in opened().find(Counts())] == [number + 1]
+    desk.renew(A, first=True)
+    desk.claim(A, limit=7)
+    assert sorted(count.jobs for count in desk.find(Counts())) == [7, 593]
+    assert desk.complaints() == []
 
 
 def test_a_migration_that_fails_leaves_the_store_as_it_was(

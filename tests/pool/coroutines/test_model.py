@@ -392,7 +392,7 @@ def test_a_pool_does_what_its_model_does() -> None:
     run_state_machine_as_test(
         PoolMachine,
         settings=settings(
-            max_examples=150,
+            max_examples=80,
             stateful_step_count=40,
             suppress_health_check=[HealthCheck.too_slow],
         ),

@@ -13,7 +13,8 @@ import pytest
 
 from penstock import DeadlineExceeded, Job, JobAbandoned, JobState, NotPicklable, PoolBroken, ProcessPool, Retry, clock
 from penstock.events import Event, JobEnded, JobStarted
-from penstock.pool.processes import wire
+from penstock.lifecycle import Phase
+from penstock.pool.processes import staff, wire
 from penstock.pool.processes.arrivals import _MOST, Arrivals
 from penstock.pool.processes.dispatcher import Dispatcher
 from penstock.pool.processes.staff import ProcessStaff
@@ -94,6 +95,22 @@ def test_a_stop_ends_in_time_though_a_result_does_not_get_through(held: Path) ->
     assert isinstance(job.exception(0), JobAbandoned)
     free(held)
     until(lambda: not [t for t in threading.enumerate() if t.name == f"penstock-{pool.name}-arrivals"])
+
+
+def test_what_gets_through_in_the_last_moment_of_a_stop_keeps_its_outcome(
+    held: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staff, "_TO_ARRIVE", GUARD)
+    pool = ProcessPool(1, unobserved="ignore")
+    job = pool.submit(Hangs, str(held))
+    until(held.exists)
+    stopping = in_thread(pool.shutdown, timeout=0.1)
+    assert pool._crew.lifecycle.wait_for(Phase.LEAVING, GUARD)
+    free(held)
+
+    report = stopping.result(GUARD)
+    assert (report.closed, report.done, report.abandoned) == (True, 1, 0)
+    assert isinstance(job.result(0), Hangs)
 
 
 def test_many_results_that_hang_hold_up_the_others_only_when_there_are_as_many_as_may(

@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from tests.gates import slack
 from tests.pool.script import SLACK, running
 from tests.pool.watching import until
 
@@ -128,9 +129,10 @@ def test_a_hung_job_keeps_the_interpreter_no_longer_than_its_grace_and_dies_with
 
 
 def test_a_job_that_listens_ends_by_itself_at_the_end_of_a_script(tmp_path: Path) -> None:
+    grace = slack(GRACE)  # a third of it is the job's to end in
     code = f"""
         if __name__ == "__main__":
-            pool = ProcessPool(1, grace={GRACE})
+            pool = ProcessPool(1, grace={grace})
             pool.submit(rest)
             until_told()
         """
@@ -138,7 +140,7 @@ def test_a_job_that_listens_ends_by_itself_at_the_end_of_a_script(tmp_path: Path
         script.expect("resting")
         script.go()
 
-        assert script.end(within=GRACE + SLACK) == 0
+        assert script.end(within=grace + SLACK) == 0
         assert script.rest() == ["woken by Cancelled"]
         assert "1 accepted: 0 done, 1 cancelled" in script.errors
 

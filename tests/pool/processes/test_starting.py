@@ -18,10 +18,10 @@ import pytest
 
 from penstock import PoolClosed, ProcessPool
 from penstock.lifecycle import Phase
+from penstock.pool.lifeline import LIFELINE
 from penstock.pool.processes import ProcessPoolBroken, child
 from penstock.pool.processes.dispatcher import Dispatcher
 from penstock.pool.processes.launch import Ends, Starter, process_for
-from penstock.pool.processes.lifeline import LIFELINE
 from penstock.pool.processes.parcel import Later
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool.crossing import CrossGate, double

@@ -16,12 +16,27 @@ from penstock.engines.requests import Prune
 
 
 @click.command("prune", short_help="Forget jobs that ended long ago.")
-@click.option("--done", type=duration, default="24h", show_default=True, metavar="AGE", help="Also cancelled ones.")
-@click.option("--failed", type=duration, default="7d", show_default=True, metavar="AGE", help="Failed ones.")
+@click.option(
+    "--done",
+    type=duration,
+    metavar="AGE",
+    help="Also cancelled ones.  [default: what the App of --app keeps, 24h without one]",
+)
+@click.option(
+    "--failed",
+    type=duration,
+    metavar="AGE",
+    help="Failed ones.  [default: what the App of --app keeps, 7d without one]",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @with_store
-def prune_command(engine: Engine, done: float, failed: float, as_json: bool) -> int:
+def prune_command(engine: Engine, done: float | None, failed: float | None, as_json: bool) -> int:
     """Forget jobs that ended longer ago than AGE: 30s, 15m, 24h, 7d."""
+    app, usual = click.get_current_context().obj, Prune()
+    if done is None:
+        done = usual.done if app is None else app.keep
+    if failed is None:
+        failed = usual.failed if app is None else app.keep_failed
     pruned = sum(batches(engine, done, failed))
     if as_json:
         say_json({"pruned": pruned})

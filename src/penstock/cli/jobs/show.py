@@ -20,7 +20,7 @@ from penstock.cli.jobs.store import with_store
 from penstock.cli.jobs.times import length, when
 from penstock.engines.engine import Engine
 from penstock.engines.records import Attempt, Attempts, QueueRecord, Queues, Record, WorkerRecord, Workers
-from penstock.engines.requests import Error
+from penstock.engines.requests import CRASHES, Error
 from penstock.job import JobState
 
 MOST: Final = 100  # lines of arguments, headers or a result that a terminal is given
@@ -129,8 +129,9 @@ def _facts(story: Story) -> Iterator[tuple[str, str]]:
     if job.ended is not None:
         yield "ended", when(job.ended, now) + ("" if job.ran is None else f", ran {length(job.ran)}")
     if job.attempt:
-        deaths = f", and {job.crashes} deaths of a process laid to it" if job.crashes else ""
-        yield "attempts", f"{job.attempt}{deaths}"
+        yield "attempts", f"{job.attempt}"
+    if job.crashes:
+        yield "crashes", f"{job.crashes}, of {CRASHES} that end it: deaths of a process that are laid to it"
     if job.progress is not None:
         yield "progress", said_progress(job.progress)
     if job.reason:
@@ -159,7 +160,7 @@ def _attempt(attempt: Attempt, before: Error | None, story: Story) -> Iterator[B
     took = length(max(0.0, attempt.ended - attempt.started))
     title = f"attempt {attempt.number}: {one_line(attempt.outcome)} after {took}"
     yield Line(f"{title}, {when(attempt.ended, story.now)}{_on(attempt.worker, story)}", BOLD)
-    if attempt.reason:
+    if attempt.reason and (attempt.error is None or attempt.reason != attempt.error.message):
         yield Line(f"  {first_line(attempt.reason)}")
     if attempt.error is not None:
         yield from _error(attempt.error, before)

@@ -120,7 +120,9 @@ def _url(store: str | None, app: str | None) -> str:
     if store:
         return store
     if app:
-        return find_app(app, "--app").url
+        found = find_app(app, "--app")
+        click.get_current_context().obj = found
+        return found.url
     raise click.UsageError(
         "which store? Give --store URL (or set PENSTOCK_STORE), or --app module:app (or set PENSTOCK_APP)"
     )

@@ -104,6 +104,7 @@ def prune(step: Step, request: Prune) -> int:
         rows = [row for state in states for row in step.db.execute(_OLD, (state, step.now - seconds, limit))]
         old += sorted(rows, key=lambda row: (row[4], row[0]))[:limit]
     if old:
+        step.keep_next_seq()
         seqs = json.dumps([row[0] for row in old])
         step.db.execute("DELETE FROM attempt WHERE seq IN (SELECT value FROM json_each(?))", (seqs,))
         step.db.execute("DELETE FROM job WHERE seq IN (SELECT value FROM json_each(?))", (seqs,))

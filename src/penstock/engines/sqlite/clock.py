@@ -31,6 +31,12 @@ def since_boot() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def is_set(db: apsw.Connection) -> bool:
+    """Whether `read` has nothing to write."""
+    boot = boot_id()
+    return not boot or db.execute("SELECT boot FROM store").get == boot
+
+
 def read(db: apsw.Connection) -> Callable[[], float]:
     """The clock of the store *db*, which is set if the machine was started anew since it was last used.
 
@@ -50,7 +56,8 @@ def _start_anew(db: apsw.Connection, boot: str) -> None:
     with db:
         was, latest = db.execute("SELECT boot, latest FROM store").fetchone() or ("", 0.0)
         if was != boot:  # else another process was faster
-            base = max(clock.wall(), latest) - since_boot()
+            put = db.execute("SELECT enqueued FROM job ORDER BY seq DESC LIMIT 1").get or 0.0
+            base = max(clock.wall(), latest, put) - since_boot()
             db.execute(
                 "UPDATE store SET boot = ?, base = ?, ahead = ?", (boot, base, clock.wall() - base - since_boot())
             )

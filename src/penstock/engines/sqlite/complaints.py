@@ -11,10 +11,12 @@ from penstock.engines.sqlite.schema import STATES
 _COUNTED: Final = """
 SELECT state, queue, task, sum(rows) AS rows, sum(counted) AS counted FROM (
     SELECT state, queue, task, count(*) AS rows, 0 AS counted FROM job GROUP BY state, queue, task
-    UNION ALL SELECT state, queue, task, 0, jobs FROM counter)
+    UNION ALL SELECT state, queue, task, 0, jobs FROM tally)
 GROUP BY state, queue, task HAVING sum(rows) <> sum(counted)
 """
 _NOBODY: Final = "SELECT id FROM job WHERE state = 2 AND (worker IS NULL OR worker NOT IN (SELECT id FROM worker))"
+
+_LAST: Final = "SELECT counted, max(next_seq - 1, (SELECT coalesce(max(seq), 0) FROM job)) FROM store"
 
 
 def complaints(db: apsw.Connection) -> list[str]:
@@ -26,7 +28,7 @@ def complaints(db: apsw.Connection) -> list[str]:
         names = [db.execute("SELECT text FROM name WHERE number = ?", (number,)).get for number in (queue, task)]
         what = f"of task {names[1]!r} in queue {names[0]!r} are {STATES[state]}"
         found.append(f"{rows} jobs {what}, but the counter says {counted}")
-    last, following = db.execute("SELECT max(seq) FROM job").get, db.execute("SELECT next_seq FROM store").get
-    if last is not None and last >= following:
-        found.append(f"job number {last} exists, but the next one would get {following}")
+    counted, last = db.execute(_LAST).get
+    if counted > last:
+        found.append(f"job number {counted} is counted, and there was none behind {last}")
     return found

@@ -16,11 +16,14 @@ import apsw
 from penstock import clock
 from penstock.engines import checks
 from penstock.engines.bell import Bell
+from penstock.engines.engine import Joined
 from penstock.engines.records import Query
 from penstock.engines.requests import (
     Again,
     Cancel,
     Claim,
+    Fate,
+    NewJob,
     Pause,
     Progress,
     Prune,
@@ -38,10 +41,10 @@ from penstock.engines.sqlite.file import File, found
 from penstock.engines.sqlite.finding import Finding
 from penstock.engines.sqlite.living import Living
 from penstock.engines.sqlite.news import News
-from penstock.engines.sqlite.puts import put
+from penstock.engines.sqlite.puts import put, put_alone
 from penstock.engines.sqlite.readers import Readers
 from penstock.engines.sqlite.settling import settle
-from penstock.engines.sqlite.step import Step
+from penstock.engines.sqlite.step import TAIL, Step
 from penstock.engines.sqlite.turn import Turn
 from penstock.errors import OutcomeUnknown, StoreUnavailable
 
@@ -75,6 +78,8 @@ class SQLiteEngine:
     never held together, but for a fork, which takes `_writing` first.
     """
 
+    in_caller = True
+
     def __init__(self, url: str, *, now: Callable[[], float] | None = None) -> None:
         self._place = place.parse(url)
         self.url = self._place.url
@@ -90,6 +95,9 @@ class SQLiteEngine:
         self._living = Living(self._place)
         self._news = News(self._place)
         self._file: File | None = None
+        self._counts_later = True  # the next new job may be left for others to count
+        self._store: object = None  # what tells it from another that has its name
+        self._is_another = False  # than the one that our claims are of
         self._readers = Readers(self._place)
         self._watching = threading.Lock()
         self._watch: apsw.Connection | None = None
@@ -105,6 +113,12 @@ class SQLiteEngine:
     def transact(self, requests: Sequence[Request], within: float = 10.0) -> list[Answer]:
         """Do all of *requests*; see `Engine.transact`."""
         until = clock.monotonic() + within
+        alone = _alone(requests)
+        if alone is not None and self._counts_later:
+            with connection.translated(self._place), self._writing:
+                fate = self._put_alone(alone, until)
+            if fate is not None:
+                return [[fate]]
         refused: dict[int, Exception] = {
             index: why for index, request in enumerate(requests) if (why := checks.why_refused(request))
         }
@@ -112,11 +126,39 @@ class SQLiteEngine:
             file = self._be_open(until)
             with self._turn.taken(until):
                 answers, has_news = self._write(file, requests, refused, until)
+                self._counts_later = True
+                if self._is_another and any(isinstance(it, Renew) and any(_firsts(it)) for it in requests):
+                    self._is_another = False
                 if any(type(request) is Sweep for request in requests):
                     self._keep_log_short()
             if has_news:
                 self._news.tell()
         return answers
+
+    def _put_alone(self, job: NewJob, until: float) -> Fate | None:
+        """Accept *job*, as most come, with as few steps as can be. None, and nothing was done, if it can't be so."""
+        file = self._be_open(until)
+        db = self._db
+        assert db is not None
+        with self._turn.taken(until):
+            try:
+                db.set_busy_timeout(int(max(0.0, until - clock.monotonic()) * 1000))
+                self._commit_fully(self._place.full)
+                answer = put_alone(db, file.names, job, file.now(), clock.wall())
+            except apsw.BusyError:
+                raise
+            except BaseException as error:
+                self._let_go()
+                if isinstance(error, apsw.IOError) and not connection.is_certain(error):
+                    raise OutcomeUnknown((job.id,)) from error
+                raise
+        if answer is None:
+            return None
+        fate, waiting = answer
+        self._counts_later = waiting < TAIL
+        if fate is Fate.ACCEPTED:
+            self._news.tell()
+        return fate
 
     def find(self, query: Query[T], within: float = 10.0) -> T:
         """The answer to *query*; see `Engine.find`."""
@@ -128,6 +170,12 @@ class SQLiteEngine:
                     file = self._be_open(until)
             with self._readers.reading(until - clock.monotonic()) as db:
                 return cast(T, Finding(db, file.names, file.now).answer(query))
+
+    def join(self, connection: object) -> Joined:
+        """ValueError: the file belongs to jobs alone, so that no transaction of somebody else's could hold both."""
+        raise ValueError(
+            f"{self.url} has no part in your transactions, as postgresql:// would have: enqueue after your commit"
+        )
 
     def wait(self, bell: Bell, timeout: float) -> None:
         """Sleep until there may be news; see `Engine.wait`."""
@@ -156,15 +204,19 @@ class SQLiteEngine:
         try:
             is_current = schema.is_current(db, self._place)
             beside.make(self._place)
-            with self._turn.taken(until):
+            with contextlib.ExitStack() as turn:
+                if not is_current or not engine_clock.is_set(db):  # else who only looks need not wait for who writes
+                    turn.enter_context(self._turn.taken(until))
                 if not is_current:
                     schema.migrate(db, self._place)
                 now = self._given_now or engine_clock.read(db)
             file = found(self._place, now)
+            store = file.identities[0], db.execute("SELECT boot, base FROM store").get
         except BaseException:
             db.close(True)
             raise
-        self._db, self._file, self._is_full = db, file, True
+        self._is_another = self._is_another or self._store not in (None, store)
+        self._db, self._file, self._store, self._is_full = db, file, store, True
         return file
 
     def _let_go(self) -> None:
@@ -222,9 +274,9 @@ class SQLiteEngine:
     ) -> tuple[list[Answer], bool]:
         """Should one that passed the checks fail all the same, all begin anew without it."""
         assert self._db is not None
-        self._db.set_busy_timeout(int(max(0.0, until - clock.monotonic()) * 1000))
-        self._commit_fully(self._place.full and any(type(request) not in _LIGHT for request in requests))
         try:
+            self._db.set_busy_timeout(int(max(0.0, until - clock.monotonic()) * 1000))
+            self._commit_fully(self._place.full and any(type(request) not in _LIGHT for request in requests))
             try:
                 return self._step(file, requests, refused, at_once=not refused)
             except _BadRequest:
@@ -236,8 +288,8 @@ class SQLiteEngine:
                     refused[bad.index] = bad.error
         except apsw.BusyError:
             raise
-        except Exception:
-            self._let_go()  # a connection that has seen trouble may not get over it
+        except BaseException:
+            self._let_go()  # a connection that has seen trouble, or was interrupted, may not get over it
             raise
 
     def _step(
@@ -253,6 +305,9 @@ class SQLiteEngine:
                 index = len(answers)
                 if index in refused:
                     answers.append(refused[index])
+                    continue
+                if self._is_another and isinstance(group[0], Settle | Progress):
+                    answers += map(_stale, group)  # a job here may have the same numbers
                     continue
                 try:
                     answers += _do(step, group)
@@ -309,6 +364,16 @@ class SQLiteEngine:
             return False
 
 
+def _alone(requests: Sequence[Request]) -> NewJob | None:
+    """The job, if one is all that is asked for."""
+    if len(requests) != 1:
+        return None
+    [request] = requests
+    if type(request) is not Put or len(request.jobs) != 1 or checks.why_refused(request) is not None:
+        return None
+    return request.jobs[0]
+
+
 def _groups(requests: Sequence[Request], at_once: bool) -> Iterator[Sequence[Request]]:
     """Neighbours of one kind, which can be done at once."""
     if not at_once:
@@ -321,6 +386,7 @@ def _do(step: Step, group: Sequence[Request]) -> list[Answer]:
     if isinstance(first, Put):
         puts = cast(Sequence[Put], group)
         return _dealt(put(step, [job for one in puts for job in one.jobs]), [len(one.jobs) for one in puts])
+    step.count_all()
     if isinstance(first, Settle):
         settles = cast(Sequence[Settle], group)
         answers = settle(step, [settlement for one in settles for settlement in one.settlements])
@@ -347,6 +413,15 @@ def _do_one(step: Step, request: Request) -> Reply:
         case Prune():
             return changes.prune(step, request)
     raise TypeError(f"{request!r} is no request")
+
+
+def _firsts(renew: Renew) -> Iterator[bool]:
+    return (beat.first for beat in renew.beats)
+
+
+def _stale(request: Request) -> Answer:
+    """What somebody is told whose claims are of another store."""
+    return [False] * len(request.settlements) if isinstance(request, Settle) else False
 
 
 def _dealt(answers: list[Any], sizes: Sequence[int]) -> list[Answer]:

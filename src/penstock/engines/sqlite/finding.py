@@ -164,7 +164,7 @@ class Finding:
 
     def _most(self, codes: Sequence[int], search: Search) -> int:
         """How many there can be, so that nobody looks for one more than there are."""
-        counters: Iterable[Any] = self._db.execute("SELECT state, queue, task, jobs FROM counter")
+        counters: Iterable[Any] = self._db.execute("SELECT state, queue, task, jobs FROM tally")
         jobs: int = sum(
             count
             for state, queue, task, count in counters
@@ -197,7 +197,7 @@ class Finding:
     # Sums
 
     def _counts(self) -> list[Count]:
-        rows: Iterable[Any] = self._db.execute("SELECT queue, task, state, jobs FROM counter WHERE jobs > 0")
+        rows: Iterable[Any] = self._db.execute("SELECT queue, task, state, jobs FROM tally WHERE jobs > 0")
         counts = [Count(self._name(queue), self._name(task), STATES[state], jobs) for queue, task, state, jobs in rows]
         return sorted(counts, key=lambda count: (count.queue, count.task, count.state))
 
@@ -211,7 +211,7 @@ class Finding:
 
     def _queues(self) -> list[QueueRecord]:
         paused = {queue for (queue,) in self._db.execute("SELECT queue FROM paused")}
-        used = {queue for (queue,) in self._db.execute("SELECT DISTINCT queue FROM counter WHERE jobs > 0")}
+        used = {queue for (queue,) in self._db.execute("SELECT DISTINCT queue FROM tally WHERE jobs > 0")}
         now = self._now()
         records = [QueueRecord(self._name(queue), queue in paused, self._oldest(queue, now)) for queue in paused | used]
         return sorted(records, key=lambda record: record.name)
@@ -219,7 +219,7 @@ class Finding:
     def _oldest(self, queue: int, now: float) -> float | None:
         """Of each task and priority the first ready job is the oldest: only those are looked at."""
         tasks = self._db.execute(
-            "SELECT task FROM counter WHERE state = 1 AND queue = ? AND jobs > 0", (queue,)
+            "SELECT task FROM tally WHERE state = 1 AND queue = ? AND jobs > 0", (queue,)
         ).fetchall()
         dues: list[float] = []
         for (task,) in tasks:

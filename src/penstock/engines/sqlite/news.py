@@ -14,8 +14,9 @@ import select
 import socket
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ from penstock.engines.sqlite.place import Place
 _LOOK: Final = 1.0  # seconds between two looks at the file
 _LONGEST: Final = 100  # bytes of a socket's path; the system's limit is 108
 _SUFFIX: Final = ".wake"
+_SETTLED: Final = 2_000_000_000  # nanoseconds: two changes further apart than this have two times
 
 
 class News:
@@ -43,6 +45,8 @@ class News:
         self._ear: socket.socket | None = None
         self._name = ""
         self._mouth: socket.socket | None = None
+        self._heard: Sequence[str] = ()  # the sockets of all
+        self._read = 0  # when the folder was changed of which these are; 0: look again
 
     def wait(self, bell: Bell, timeout: float, has_changed: Callable[[], bool]) -> None:
         """Sleep until there are news, *bell* is rung, or *timeout* seconds have passed."""
@@ -76,14 +80,21 @@ class News:
     def tell(self) -> None:
         """Wake whoever waits, in this process and in others."""
         self._ring()
-        try:
-            with os.scandir(self._place.folder) as entries:
-                names = [entry.name for entry in entries]
-        except OSError:
-            return
-        for name in names:
-            if name.endswith(_SUFFIX) and name != self._name:
+        for name in self._ears():
+            if name != self._name:
                 self._send(name)
+
+    def _ears(self) -> Sequence[str]:
+        """The sockets in the folder. It is read anew if it was changed; or so lately that its time may not show it."""
+        folder = self._place.folder
+        try:
+            changed = os.stat(folder).st_mtime_ns  # noqa: PTH116 - after each transaction
+            if changed != self._read:
+                self._heard = [name for name in os.listdir(folder) if name.endswith(_SUFFIX)]  # noqa: PTH208 - likewise
+                self._read = changed if time.time_ns() - changed > _SETTLED else 0
+        except OSError:
+            return ()
+        return self._heard
 
     def close(self) -> None:
         """Listen no more."""
@@ -140,6 +151,8 @@ class News:
             pass  # a hint, never relied upon
 
     def _ring(self, but: Bell | None = None) -> None:
+        if not self._bells:
+            return
         with self._lock:
             bells = [bell for bell in self._bells if bell is not but]
         for bell in bells:

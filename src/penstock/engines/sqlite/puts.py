@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+import apsw
+
 from penstock.engines.requests import Fate, NewJob
 from penstock.engines.sqlite.bulk import Bulk
+from penstock.engines.sqlite.names import Names
 from penstock.engines.sqlite.schema import READY, SCHEDULED
 from penstock.engines.sqlite.step import Step
 
@@ -20,11 +22,34 @@ VALUES %s ON CONFLICT (id) DO NOTHING
 )
 
 
+_ALONE: Final = """
+INSERT INTO job (seq, id, state, queue, task, priority, enqueued, due, at, headers, args)
+SELECT max(next_seq, coalesce((SELECT max(seq) FROM job), 0) + 1), ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM store WHERE true
+ON CONFLICT (id) DO NOTHING RETURNING seq - (SELECT counted FROM store)
+"""
+
+
+def put_alone(db: apsw.Connection, names: Names, job: NewJob, now: float, wall: float) -> tuple[Fate, int] | None:
+    """Accept one job, by one statement that is a transaction of its own; and how many wait to be counted by now.
+
+    None, and nothing is done, if it has a name that is new here.
+    """
+    id, task, queue, priority, args, headers, delay, at = job
+    queue_, task_ = names.known(queue), names.known(task)
+    if queue_ is None or task_ is None:
+        return None
+    due = now + (delay if at is None else at - wall)
+    is_ready = due <= now
+    state, at = (READY, None) if is_ready else (SCHEDULED, at)
+    row = (id, state, queue_, task_, priority, now, now if is_ready else due, at, headers, args)
+    waiting: int | None = db.execute(_ALONE, row).get
+    return (Fate.KNOWN, 0) if waiting is None else (Fate.ACCEPTED, waiting)
+
+
 def put(step: Step, jobs: Sequence[NewJob]) -> list[Fate]:
     """Accept *jobs*; the fate of each."""
-    first = step.next_seq
+    first = step.next_seq()
     rows = [_row(step, seq, job) for seq, job in enumerate(jobs, first)]
-    step.next_seq += len(rows)
     before = step.db.total_changes()
     _INSERT.run(step.db, rows)
     if step.db.total_changes() - before == len(rows):
@@ -33,8 +58,7 @@ def put(step: Step, jobs: Sequence[NewJob]) -> list[Fate]:
         accepted = {seq for (seq,) in step.db.execute("SELECT seq FROM job WHERE seq >= ?", (first,))}
         fates = [Fate.ACCEPTED if row[0] in accepted else Fate.KNOWN for row in rows]
         rows = [row for row in rows if row[0] in accepted]
-    for (state, queue, task), count in Counter(row[2:5] for row in rows).items():
-        step.count(queue, task, None, state, count)
+    step.come_in(first, (row[2:5] for row in rows), len(jobs))
     step.has_news = step.has_news or bool(rows)
     return fates
 

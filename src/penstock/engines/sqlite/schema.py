@@ -29,7 +29,7 @@ CODES: Final = {state: code for code, state in enumerate(STATES)}
 
 _FIRST: Final = """
 CREATE TABLE job (
-    seq INTEGER PRIMARY KEY,           -- never used again: store.next_seq gives them out
+    seq INTEGER PRIMARY KEY,           -- never used again: see `Step.next_seq`
     id TEXT NOT NULL,
     state INTEGER NOT NULL,            -- 0 scheduled, 1 ready, 2 running, 3 done, 4 failed, 5 cancelled
     queue INTEGER NOT NULL,            -- of name
@@ -114,7 +114,7 @@ CREATE TABLE paused (queue INTEGER PRIMARY KEY) STRICT;
 
 CREATE TABLE store (                   -- one row
     one INTEGER PRIMARY KEY CHECK (one = 1),
-    next_seq INTEGER NOT NULL,
+    next_seq INTEGER NOT NULL,         -- at least
     boot TEXT NOT NULL,                -- of the machine, that `base` is for
     base REAL NOT NULL,                -- what to add to its clock
     latest REAL NOT NULL,              -- about the last time that the engine's clock showed
@@ -125,7 +125,17 @@ CREATE TABLE store (                   -- one row
 INSERT INTO store VALUES (1, 1, '', 0, 0, NULL, 0, 0);
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
+_COUNTED_LATER: Final = """
+ALTER TABLE store ADD COLUMN counted INTEGER NOT NULL DEFAULT 0;  -- the last job that `counter` knows of
+UPDATE store SET counted = next_seq - 1;
+CREATE VIEW tally AS SELECT state, queue, task, sum(jobs) AS jobs FROM (
+    SELECT state, queue, task, jobs FROM counter
+    UNION ALL SELECT state, queue, task, count(*) FROM job
+    WHERE seq > (SELECT counted FROM store) GROUP BY state, queue, task)
+GROUP BY state, queue, task;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _COUNTED_LATER)
 """What leads from version n to n + 1. Forward only; one that was ever released is never changed."""
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 import apsw
 
 from penstock.engines.sqlite.living import Living
 from penstock.engines.sqlite.names import Names
 
-_COUNT = """
+_COUNT: Final = """
 INSERT INTO counter (state, queue, task, jobs) VALUES (?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs
 """
-_ROW = "UPDATE store SET next_seq = ?, pulse = ?, hold_until = ?, ahead = ?, latest = ?"
+_ROW: Final = "UPDATE store SET next_seq = ?, pulse = ?, hold_until = ?, ahead = ?, counted = ?, latest = ?"
+_NEW: Final = "SELECT state, queue, task, count(*) FROM job WHERE seq > ? AND seq < ? GROUP BY state, queue, task"
+TAIL: Final = 256  # jobs that may wait to be counted: whoever wants a sum has to look at each
 
 
 class Step:
@@ -22,6 +25,10 @@ class Step:
 
     *wall* is the wall clock at the same moment. Changes to the store's one row and to the counters are gathered, and
     written by `finish`.
+
+    A put alone writes neither, since each page that a commit writes takes its time. The next number is one more than
+    the last there is (`next_seq` says what it may not fall below), and new jobs are in the counters up to the number
+    `counted`: those behind it are as they were put, until they are counted by whoever comes to change any job.
     """
 
     def __init__(self, db: apsw.Connection, names: Names, living: Living, now: float, wall: float) -> None:
@@ -34,14 +41,17 @@ class Step:
         self.when_undone: list[Callable[[], None]] = []
         self._names = names
         self._fresh: dict[str, int] = {}  # names that are not committed yet
-        self._counts: Counter[tuple[int, int, int]] = Counter()
-        row = db.execute("SELECT next_seq, pulse, hold_until, ahead FROM store").fetchone()
+        self._counts: defaultdict[tuple[int, int, int], int] = defaultdict(int)
+        row: tuple[Any, ...] | None = db.execute(
+            "SELECT next_seq, pulse, hold_until, ahead, counted FROM store"
+        ).fetchone()
         assert row is not None
         self._row = row
-        self.next_seq: int = row[0]
+        self._next_seq: int = row[0]
         self.pulse: float | None = row[1]
         self.hold_until: float = row[2]
         self.ahead: float = row[3]
+        self._counted: int = row[4]
 
     def name(self, number: int) -> str:
         """The name that *number* stands for."""
@@ -59,6 +69,36 @@ class Step:
             number = self._fresh[text] = self.db.last_insert_rowid()
         return number
 
+    def next_seq(self) -> int:
+        """The number that no job has had yet."""
+        last: int = self.db.execute("SELECT max(seq) FROM job").get or 0
+        return max(self._next_seq, last + 1)
+
+    def keep_next_seq(self) -> None:
+        """Give no number again, though the jobs that have the last ones may be deleted now."""
+        self._next_seq = self.next_seq()
+
+    def come_in(self, first: int, lanes: Iterable[tuple[int, int, int]], jobs: int) -> None:
+        """Note that *jobs* came in, numbered from *first* on; *lanes*: state, queue and task of each."""
+        following = first + jobs
+        if following - self._counted > TAIL:
+            self._count_up_to(first)
+            for lane in lanes:
+                self._counts[lane] += 1
+            self._counted = following - 1
+
+    def count_all(self) -> None:
+        """Count the new jobs: before anything changes their state, or wants their sum."""
+        last: int = self.db.execute("SELECT max(seq) FROM job").get or 0
+        if last > self._counted:
+            self._count_up_to(last + 1)
+            self._counted = last
+
+    def _count_up_to(self, seq: int) -> None:
+        new: list[Any] = self.db.execute(_NEW, (self._counted, seq)).fetchall()
+        for state, queue, task, jobs in new:
+            self._counts[state, queue, task] += jobs
+
     def count(self, queue: int, task: int, before: int | None, after: int | None, jobs: int = 1) -> None:
         """Note that *jobs* went from one state to another; None: from or to nowhere."""
         if before is not None:
@@ -68,6 +108,8 @@ class Step:
 
     def write_counts(self) -> None:
         """Let the table of counters be right, for somebody who is about to read it."""
+        if not self._counts:
+            return
         changed = [(*key, jobs) for key, jobs in self._counts.items() if jobs]
         self._counts.clear()
         if changed:
@@ -76,13 +118,14 @@ class Step:
     def finish(self) -> None:
         """Write what was gathered: the last thing before the commit."""
         self.write_counts()
-        row = (self.next_seq, self.pulse, self.hold_until, self.ahead)
+        row = (self._next_seq, self.pulse, self.hold_until, self.ahead, self._counted)
         if row != self._row:
             self.db.execute(_ROW, (*row, self.now))
 
     def done(self) -> None:
         """It is committed."""
-        self._names.learn(self._fresh)
+        if self._fresh:
+            self._names.learn(self._fresh)
         for act in self.when_done:
             act()
 

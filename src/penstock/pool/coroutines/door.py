@@ -16,7 +16,7 @@ from penstock import clock
 from penstock.context import scope
 from penstock.errors import BacklogFull
 from penstock.events import JobAccepted
-from penstock.job import Job, JobState
+from penstock.job import Job, JobState, MadeJob
 from penstock.pool.coroutines.firststep import current_tasks
 from penstock.pool.coroutines.home import get_running_loop
 from penstock.pool.coroutines.slots import HAS_EAGER_TASKS, ONE_TURN
@@ -31,7 +31,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _Task: Callable[..., asyncio.Task[None]] = asyncio.Task
-_make: Callable[[type[Job[Any]]], Job[Any]] = Job.__new__
 _READY, _RUNNING = JobState.READY, JobState.RUNNING
 _around = scope.get  # of what is imported, a method is looked up anew by each call
 _IS_NEW: Final = sys.version_info >= (3, 12)
@@ -122,7 +121,7 @@ class Door(Intake):
                         return None
             number = next(self._numbers)
             numbered = True
-            job: Job[Any] = _make(Job)  # new_job, written out
+            job: Job[Any] = MadeJob()  # new_job, written out
             job._terms = terms
             job._number = number
             if kwargs:
@@ -234,7 +233,7 @@ class Submits:
             return await door.admit(terms, fn, args, kwargs) if accepted is None else accepted
         number = next(door._numbers)
         try:
-            job: Job[T] = _make(Job)
+            job: Job[T] = MadeJob()
             job._terms = terms
             job._number = number
             job._fn = name = fn.__qualname__

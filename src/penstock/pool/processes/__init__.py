@@ -183,6 +183,7 @@ class ProcessCrew(Crew):
     def abandon(self) -> None:
         """After LEAVING: every job gets its outcome now, and every worker is killed."""
         self.staff.look_at_running()
+        self.staff.let_arrive()
         super().abandon()
         self.staff.kill_all()
 

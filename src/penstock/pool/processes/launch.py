@@ -22,8 +22,8 @@ from multiprocessing.context import ForkServerProcess, SpawnProcess
 from multiprocessing.process import BaseProcess
 from typing import IO, Any, Protocol
 
+from penstock.pool.lifeline import LIFELINE, Lifeline, hang_on
 from penstock.pool.processes import child
-from penstock.pool.processes.lifeline import LIFELINE, Lifeline, hang_on
 from penstock.pool.processes.page import Page
 
 if os.name == "posix":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import os
 import signal
 import socket
@@ -35,8 +34,13 @@ def leave_signals_to_parent() -> None:
     if _listener(sys._getframe()) is None:
         return
     # Blocked, not ignored: one that comes to a new process at once waits there until it is let in.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    os.register_at_fork(after_in_child=functools.partial(signal.pthread_sigmask, signal.SIG_SETMASK, before))
+    masks = [signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)]
+
+    def let_in() -> None:
+        if masks:  # the processes that a worker forks have this hook, too, and a mask that is the worker's to set
+            signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
+
+    os.register_at_fork(after_in_child=let_in)
 
 
 def tidy_up_at_the_end() -> None:

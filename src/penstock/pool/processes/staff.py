@@ -20,6 +20,7 @@ import contextlib
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,7 @@ from penstock import clock
 from penstock.events import WorkerStarted, WorkerStopped
 from penstock.job import Job, JobState
 from penstock.lifecycle import Phase
+from penstock.pool.processes.arrivals import Arrival
 from penstock.pool.processes.dispatcher import Dispatcher
 from penstock.pool.processes.page import IS_SAFE
 from penstock.pool.processes.worker import ProcessWorker
@@ -43,6 +45,7 @@ _MOST_AHEAD: Final = 128  # jobs
 LONG: Final = 5e-3  # seconds that a job may hold up those that were sent after it
 _RUNNING: Final = JobState.RUNNING  # looked up once: it costs as much as a step
 _LOOK: Final = 0.05  # seconds for workers to write down where they stand when they are killed by a stop
+_TO_ARRIVE: Final = 0.05  # seconds for what they have sent by then to get through
 
 
 Ahead = tuple[ProcessWorker, int, bool]
@@ -249,11 +252,14 @@ class ProcessStaff:
             self._adopt(job, entry)
         self._has_moved()
 
-    def has_begun(self, worker: ProcessWorker, job: Job[Any], began: float) -> None:
-        """On the dispatcher: *worker* has come to *job*, if that was sent ahead to it."""
+    def has_begun(self, worker: ProcessWorker, seq: int, job: Job[Any], began: float) -> None:
+        """On the dispatcher: *worker* has come to *job*, if that was sent ahead to it under this number.
+
+        It may have been taken back and sent again, and still wait.
+        """
         with self._taking:
             entry = self.ahead.get(job)
-            if entry is None or entry[0] is not worker:
+            if entry is None or entry[:2] != (worker, seq):
                 return
             del self.ahead[job]
             self._runs(job, entry, began)
@@ -428,6 +434,15 @@ class ProcessStaff:
         until = clock.monotonic() + _LOOK
         for worker, begun in asked:
             self.stacks_at_end[worker] = worker.where_it_said(begun, until)
+
+    def let_arrive(self) -> None:
+        """Before the last rung: a job that has ended over there, and only has to be unpacked, keeps its outcome."""
+        until = clock.monotonic() + _TO_ARRIVE
+        while self._any_arrives() and clock.monotonic() < until:
+            time.sleep(0.001)  # polls: it is the last moment of a stop, and none who arrives should have to tell of it
+
+    def _any_arrives(self) -> bool:
+        return any(isinstance(runner, Arrival) for runner in list(self._crew.attempts.running.values()))
 
     def start_afresh(self) -> None:
         """In the child of a fork: the workers are the parent's."""

@@ -1,0 +1,18 @@
+"""Durable jobs in a PostgreSQL database, for as many machines as reach it.
+
+    transact ──> one pipeline: BEGIN, a statement for each kind of request, COMMIT ──> server      one round trip
+    find ──────> a connection of its own, one snapshot
+    wait ──────> news: LISTEN on a connection of its own, and a look now and then
+
+    job      waiting and running jobs           what a claim looks at stays small, however many have ended
+    past     ended ones, until they are pruned
+    known    the id of each, in either: a second job of an id can't come to be
+    change   how many jobs went from where to where, since `tally` was summed up
+
+Nothing rests on a session: no prepared statement, no setting, no lock outlives its transaction, so that a pooler may
+stand between. All times are the server's.
+"""
+
+from penstock.engines.postgres.engine import PostgresEngine
+
+__all__ = ["PostgresEngine"]

@@ -1,0 +1,109 @@
+"""Jobs go out to workers.
+
+The ready jobs of one queue and one task are a *lane*, sorted in the index by what is due first. A claim steps from lane
+to lane in that index, and takes from the heads of those that hold something for it; so it costs the same however long
+they are, and however many jobs wait that it may not have. Two claims at once don't wait for each other: each passes
+over what the other has locked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from penstock.engines.postgres.step import NOW, Step
+from penstock.engines.requests import Claim, Claimed, ClaimedJob
+
+DUE: Final = f"""
+WITH due AS MATERIALIZED (
+    SELECT seq FROM penstock.job WHERE state = 0 AND due <= {NOW} ORDER BY due LIMIT 5000 FOR UPDATE SKIP LOCKED),
+ready AS (
+    UPDATE penstock.job SET state = 1 FROM due WHERE job.seq = due.seq RETURNING queue, task),
+counted AS (
+    INSERT INTO penstock.change
+    SELECT state, queue, task, sign * count(*) FROM ready, (VALUES (0, -1), (1, 1)) AS moved (state, sign)
+    GROUP BY state, queue, task, sign)
+SELECT count(*) FROM ready
+"""
+"""Let scheduled jobs be ready whose time has come; gives how many."""
+
+_GIVE: Final = f"""
+WITH RECURSIVE me AS MATERIALIZED (
+    SELECT id FROM penstock.worker WHERE id = %(worker)s FOR KEY SHARE),
+lane AS (
+    (SELECT queue, task FROM penstock.job, me WHERE state = 1 ORDER BY queue, task LIMIT 1)
+    UNION ALL
+    SELECT next.queue, next.task FROM lane CROSS JOIN LATERAL (
+        SELECT job.queue, job.task FROM penstock.job
+        WHERE state = 1 AND (job.queue, job.task) > (lane.queue, lane.task) ORDER BY job.queue, job.task LIMIT 1
+    ) AS next),
+picked AS MATERIALIZED (
+    SELECT head.seq FROM lane CROSS JOIN LATERAL (
+        SELECT seq, priority, due FROM penstock.job
+        WHERE state = 1 AND job.queue = lane.queue AND job.task = lane.task AND suspect = %(alone)s
+        ORDER BY priority DESC, due, seq LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    ) AS head
+    WHERE lane.task = ANY(%(tasks)s::text[])
+        AND (%(queues)s::text[] IS NULL OR lane.queue = ANY(%(queues)s::text[]))
+        AND lane.queue NOT IN (SELECT queue FROM penstock.paused)
+    ORDER BY head.priority DESC, head.due, head.seq LIMIT %(limit)s),
+given AS (
+    UPDATE penstock.job SET state = 2, attempt = attempt + 1, token = token + 1, worker = %(worker)s, started = {NOW},
+        reason = '', progress = NULL
+    FROM picked WHERE job.seq = picked.seq
+    RETURNING job.seq, token, id, task, queue, priority, args, headers, attempt, enqueued,
+        greatest(0.0::float8, started - due) AS waited, due),
+counted AS (
+    INSERT INTO penstock.change
+    SELECT state, queue, task, sign * count(*) FROM given, (VALUES (1, -1), (2, 1)) AS moved (state, sign)
+    GROUP BY state, queue, task, sign)
+SELECT seq, token, id, task, queue, priority, args, headers, attempt, enqueued, waited FROM given
+ORDER BY priority DESC, due, seq
+"""
+_ABOUT: Final = f"""
+SELECT (SELECT id FROM penstock.worker WHERE id = %(worker)s),
+    (SELECT min(due) - {NOW} FROM penstock.job WHERE state = 0)
+"""
+_CANCELS: Final = "SELECT seq, token, reason FROM penstock.job WHERE state = 2 AND worker = %(worker)s AND cancelling"
+
+
+def claim(step: Step, claim: Claim) -> Callable[[], Claimed]:
+    """Give jobs to a worker; see `requests.Claim`."""
+    step.run(DUE)
+    if claim.alone:
+        return _alone(step, claim)
+    given = [_give(step, claim, tasks=list(want.tasks), limit=want.limit) for want in claim.wants]
+    return _answer(step, claim, given)
+
+
+def _give(step: Step, claim: Claim, tasks: list[str], limit: int) -> Any:
+    if limit <= 0 or not tasks:
+        return None
+    queues = None if claim.queues is None else list(claim.queues)
+    return step.run(_GIVE, worker=claim.worker, tasks=tasks, queues=queues, alone=claim.alone, limit=limit)
+
+
+def _alone(step: Step, claim: Claim) -> Callable[[], Claimed]:
+    """One job for all wants together: the next is asked for once it is known that those before got none."""
+    given: list[Any] = []
+    for want in claim.wants:
+        cursor = None
+        if not any(given):
+            cursor = _give(step, claim, tasks=list(want.tasks), limit=min(1, want.limit))
+        given.append([] if cursor is None else cursor.fetchall())
+    return _answer(step, claim, given)
+
+
+def _answer(step: Step, claim: Claim, given: list[Any]) -> Callable[[], Claimed]:
+    about, cancels = step.run(_ABOUT, worker=claim.worker), step.run(_CANCELS, worker=claim.worker)
+
+    def answer() -> Claimed:
+        rows = [one if isinstance(one, list) else [] if one is None else one.fetchall() for one in given]
+        [[worker, next_due]] = about.fetchall()
+        cancelled = [tuple(row) for row in cancels.fetchall()]
+        if worker is None:
+            return Claimed([[] for _ in claim.wants], known=False)
+        next_due = None if next_due is None else max(0.0, next_due)
+        return Claimed([[ClaimedJob._make(row) for row in one] for one in rows], cancelled, next_due)
+
+    return answer

@@ -1,0 +1,123 @@
+"""The end of one claim, however it came."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from penstock.engines import rules
+from penstock.engines.postgres.schema import CODES, COLUMNS, RUNNING
+from penstock.engines.postgres.step import NOW, Step
+from penstock.engines.requests import Error
+
+_ATTEMPTS: Final = 100  # on record for one job: one that snoozes for ever must not grow for ever
+_SAMPLES: Final = 5  # jobs that are named for a kind of failure
+
+
+class Held(NamedTuple):
+    """A running job: what its end needs to know."""
+
+    seq: int
+    token: int
+    id: str
+    queue: str
+    task: str
+    attempt: int
+    crashes: int
+    suspect: bool
+    worker: int
+    started: float
+    cancelling: bool
+    reason: str
+
+    @property
+    def cancelled(self) -> str | None:
+        """Why it was cancelled meanwhile; None if it wasn't."""
+        return self.reason if self.cancelling else None
+
+
+HELD: Final = f"SELECT {', '.join(Held._fields)} FROM penstock.job"
+
+# `due` of one that ended stays, as it does of one that keeps its place.
+_SET: Final = f"""
+UPDATE penstock.job SET state = %(state)s::smallint, attempt = %(attempt)s, crashes = %(crashes)s,
+    suspect = %(suspect)s, worker = NULL, due = CASE WHEN %(stays)s THEN due ELSE {NOW} + %(delay)s::float8 END,
+    ended = CASE WHEN %(has_ended)s THEN {NOW} END, ran = %(ran)s::float8, result = %(result)s::bytea,
+    reason = %(reason)s, cancelling = false, error_type = coalesce(%(type)s::text, error_type),
+    error_message = coalesce(%(message)s::text, error_message),
+    error_traceback = coalesce(%(traceback)s::text, error_traceback), print = coalesce(%(print)s::text, print)
+WHERE seq = %(seq)s
+"""
+MOVE_TO_PAST: Final = f"""
+WITH gone AS (DELETE FROM penstock.job WHERE seq = ANY(%(seqs)s::bigint[]) RETURNING {COLUMNS})
+INSERT INTO penstock.past ({COLUMNS}) SELECT {COLUMNS} FROM gone
+"""
+_LOG: Final = f"""
+INSERT INTO penstock.attempt VALUES (%(seq)s, %(token)s, %(number)s, %(worker)s, %(started)s, {NOW}, %(outcome)s,
+    %(reason)s, %(type)s::text, %(message)s::text, %(traceback)s::text, %(print)s::text)
+ON CONFLICT (seq, token) DO NOTHING
+"""
+_FAILURE: Final = f"""
+INSERT INTO penstock.failure AS kind VALUES (%(print)s, %(type)s, %(message)s, %(traceback)s, %(task)s, 1, {NOW}, {NOW},
+    ARRAY[%(id)s::text])
+ON CONFLICT (print) DO UPDATE SET count = kind.count + 1, last = excluded.last,
+    ids = CASE WHEN cardinality(kind.ids) >= {_SAMPLES} OR kind.ids @> excluded.ids THEN kind.ids
+          ELSE kind.ids || excluded.ids END
+"""
+
+
+def end(
+    step: Step,
+    held: Held,
+    move: rules.Move,
+    error: Error | None,
+    why: str,
+    *,
+    delay: float = 0.0,
+    ran: float | None = None,
+    result: bytes | None = None,
+) -> list[tuple[int, str, str, int]]:
+    """Let the claim end by *move*; *why* goes on record with the attempt. Gives what is to be counted."""
+    told = dict(zip(("type", "message", "traceback", "print"), error or (None,) * 4, strict=True))
+    told = {name: None if text is None else storable(text) for name, text in told.items()}
+    if move.logged is not None:
+        step.run(
+            _LOG, seq=held.seq, token=held.token, number=held.attempt, worker=held.worker, started=held.started,
+            outcome=str(move.logged), reason=storable(why), **told,
+        )  # fmt: skip
+        if held.token > _ATTEMPTS:
+            step.run(
+                "DELETE FROM penstock.attempt WHERE seq = %(seq)s AND token <= %(token)s",
+                seq=held.seq, token=held.token - _ATTEMPTS,
+            )  # fmt: skip
+    has_ended = move.state in rules.ENDED
+    state = CODES[move.state]
+    step.run(
+        _SET,
+        seq=held.seq,
+        state=state,
+        attempt=held.attempt if move.used else held.attempt - 1,
+        crashes=held.crashes + move.crashes,
+        suspect=held.suspect if move.suspect is None else move.suspect,
+        stays=has_ended or move.keeps_place,
+        delay=delay,
+        has_ended=has_ended,
+        ran=ran,
+        result=result,
+        reason=storable(move.reason),
+        **told,
+    )
+    if has_ended:
+        step.run(MOVE_TO_PAST, seqs=[held.seq])
+    step.has_news = True
+    return [(RUNNING, held.queue, held.task, -1), (state, held.queue, held.task, 1)]
+
+
+def count_failure(step: Step, id: str, task: str, error: Error) -> None:
+    """Count *error* among its kind."""
+    told = {name: storable(text) for name, text in error._asdict().items()}
+    step.run(_FAILURE, id=id, task=task, **told)
+
+
+def storable(text: str) -> str:
+    """*text* as PostgreSQL can hold it: a NUL, which it can't, is shown."""
+    return text.replace("\0", "\\x00")

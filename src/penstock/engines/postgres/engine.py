@@ -1,0 +1,413 @@
+"""The engine: what is asked becomes one transaction, in one pipeline; what it may mean when the answer never comes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar, cast
+
+import psycopg
+from psycopg import pq
+
+from penstock import clock
+from penstock.engines import checks
+from penstock.engines.bell import Bell
+from penstock.engines.engine import Joined
+from penstock.engines.postgres import changes, finding, place, puts, schema, workers
+from penstock.engines.postgres.claims import claim
+from penstock.engines.postgres.joined import JoinedTransaction
+from penstock.engines.postgres.link import AGAIN, Link, TooLate, connect, translated
+from penstock.engines.postgres.news import News
+from penstock.engines.postgres.settling import settle
+from penstock.engines.postgres.step import Step, dealt
+from penstock.engines.records import Query
+from penstock.engines.requests import (
+    Again,
+    Cancel,
+    Claim,
+    Pause,
+    Progress,
+    Prune,
+    Put,
+    Renew,
+    Reply,
+    Request,
+    Settle,
+    Sweep,
+)
+from penstock.errors import OutcomeUnknown, StoreUnavailable
+
+T = TypeVar("T")
+Answer = Reply | Exception
+
+_READERS: Final = 4  # connections for looking things up that are kept
+_LEAST: Final = 0.05  # seconds that a statement may take, however little time is left
+_SHARE: Final = 0.8  # of the time that is left, for the server: so that its "no" comes before nobody knows
+_LIGHT: Final = (Renew, Progress)  # what may be forgotten if the server's machine loses its power
+
+_BEGIN: Final = """
+SELECT set_config('statement_timeout', %(milliseconds)s, true),
+    set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true),
+    CASE WHEN %(light)s THEN set_config('synchronous_commit', 'off', true) END,
+    pg_advisory_xact_lock(%(key)s)
+"""
+_TELL: Final = "SELECT pg_notify(%(channel)s, '')"
+_END_OTHER: Final = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %(pid)s AND backend_start = %(since)s
+"""
+_IS_THERE: Final = "SELECT FROM pg_stat_activity WHERE pid = %(pid)s AND backend_start = %(since)s"
+_WHO: Final = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+
+
+class _BadRequest(Exception):
+    """One request of a transaction can't be done, for what it is."""
+
+    def __init__(self, index: int, error: Exception) -> None:
+        super().__init__(index, error)
+        self.index = index
+        self.error = error
+
+
+class PostgresEngine:
+    """Durable jobs in a PostgreSQL database: `postgresql://user@host/database`, `…?schema=penstock`.
+
+    What libpq knows may be in the URL: several hosts, `sslmode`, `connect_timeout`. *now*: a clock in place of the
+    server's, for tests.
+
+    Locks: `_writing` guards the connection that writes, and what is known of the one before; `_reading` the idle ones
+    for looking things up, a leaf. A transaction holds an advisory lock of this engine's own until it ends: should its
+    outcome be unknown, the next one waits there until the server has decided it.
+    """
+
+    in_caller = False  # an interrupt in the middle of a pipeline comes out as an error of the connection
+
+    def __init__(self, url: str, *, now: Callable[[], float] | None = None) -> None:
+        self._place = place.parse(url)
+        self.url = self._place.url
+        self._given_now = now
+        self._set_out()
+        _engines.add(self)
+
+    def _set_out(self) -> None:
+        self._key = secrets.randbits(63)
+        self._writing = threading.Lock()
+        self._link: Link | None = None
+        self._who: tuple[int, Any] | None = None  # what the server calls the connection that writes
+        self._left: tuple[int, Any] | None = None  # one that was lost, and may not have heard of it
+        self._is_checked = False  # the schema is there, and none that is newer
+        self._reading = threading.Lock()
+        self._readers: list[Link] = []
+        self._news = News(self._place)
+
+    def open(self, within: float = 10.0, *, create: bool = True) -> None:
+        """Make or migrate the store if need be; see `Engine.open`."""
+        until = clock.monotonic() + within
+        with translated(self._place), self._writing:
+            self._connected(until, create=create)
+
+    def transact(self, requests: Sequence[Request], within: float = 10.0) -> list[Answer]:
+        """Do all of *requests*; see `Engine.transact`."""
+        until = clock.monotonic() + within
+        refused: dict[int, Exception] = {
+            index: why for index, request in enumerate(requests) if (why := checks.why_refused(request))
+        }
+        at_once = not refused
+        with translated(self._place), self._writing:
+            while True:
+                link = self._connected(until)
+                try:
+                    return self._write(link, requests, refused, until, at_once=at_once)
+                except _BadRequest as bad:
+                    if not at_once:
+                        if bad.index in refused:
+                            raise bad.error from None  # it isn't that one
+                        refused[bad.index] = bad.error
+                    at_once = False
+                except AGAIN:
+                    if clock.monotonic() >= until:
+                        raise
+
+    def find(self, query: Query[T], within: float = 10.0) -> T:
+        """The answer to *query*; see `Engine.find`."""
+        until = clock.monotonic() + within
+        with translated(self._place):
+            while True:
+                with self._reader(until) as (link, is_fresh):
+                    try:
+                        with self._transaction(link, until, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
+                            return cast(T, finding.answer(Step(link, self._place, self._now()), query))
+                    except psycopg.OperationalError:
+                        if is_fresh or not link.closed:
+                            raise  # else it was lost while nobody used it
+
+    def join(self, connection: object) -> Joined:
+        """The way into the transaction that is open on *connection*; see `Engine.join`."""
+        return JoinedTransaction(self._place, self._news.channel, connection)
+
+    def wait(self, bell: Bell, timeout: float) -> None:
+        """Sleep until there may be news; see `Engine.wait`."""
+        self._news.wait(bell, timeout)
+
+    def close(self) -> None:
+        """Let go of the server; see `Engine.close`. Waits for a transaction that is under way."""
+        self._news.close()
+        with self._writing:
+            link, self._link = self._link, None
+            if link is not None:
+                link.drop()
+        with self._reading:
+            readers, self._readers = self._readers, []
+        for reader in readers:
+            reader.drop()
+
+    def start_afresh(self) -> None:
+        """In the child of a fork: its parent's connections are not to be used, nor closed, which would end them."""
+        _inherited.extend((self._link, *self._readers))
+        self._set_out()
+
+    def _now(self) -> float | None:
+        return None if self._given_now is None else self._given_now()
+
+    # Connections
+
+    def _connected(self, until: float, *, create: bool = True) -> Link:
+        """The connection that writes, with the store there."""
+        link = self._link
+        if link is not None and link.is_well():
+            link.until = until
+            return link
+        if link is not None:
+            self._lose(link)
+        link = connect(self._place, until)
+        try:
+            if not self._is_checked:
+                self._check(link, create=create)
+            self._decide(link)
+            who = link.execute(_WHO).fetchone()
+        except BaseException:
+            link.drop()
+            raise
+        self._link, self._who, self._is_checked = link, who, True
+        return link
+
+    def _check(self, link: Link, *, create: bool) -> None:
+        version = schema.version_of(link, self._place)
+        if version == len(schema.MIGRATIONS):
+            return
+        if not create and not version:
+            raise StoreUnavailable(self.url, f"it has no schema {self._place.schema}")
+        schema.migrate(link, self._place)
+
+    def _lose(self, link: Link) -> None:
+        """The connection is of no use any more; what the server makes of what was sent there is seen to later."""
+        self._link = None
+        self._left = self._who or self._left
+        link.drop()
+
+    def _decide(self, link: Link) -> None:
+        """See to it that nothing of the connection before is done from now on: the server may not know it is gone.
+
+        Behind a pooler it goes by another name there; then the lock that each transaction takes has to do, which the
+        one before holds until it has ended.
+        """
+        if self._left is None:
+            return
+        pid, since = self._left
+        link.execute(_END_OTHER, {"pid": pid, "since": since})
+        while link.execute(_IS_THERE, {"pid": pid, "since": since}).fetchall():
+            link.execute("SELECT pg_sleep(0.005)")
+            if clock.monotonic() >= link.until:
+                raise TooLate
+        self._left = None
+
+    @contextlib.contextmanager
+    def _reader(self, until: float) -> Iterator[tuple[Link, bool]]:
+        link = None
+        with self._reading:
+            while self._readers and link is None:
+                link = self._readers.pop()
+                if not link.is_well():
+                    link.drop()
+                    link = None
+        is_fresh = link is None
+        if link is None:
+            if not self._is_checked:
+                with self._writing:
+                    self._connected(until)
+            link = connect(self._place, until)
+        link.until = until
+        try:
+            yield link, is_fresh
+        finally:
+            with self._reading:
+                if link.is_well() and len(self._readers) < _READERS:
+                    self._readers.append(link)
+                    link = None
+            if link is not None:
+                link.drop()
+
+    # Transactions
+
+    @contextlib.contextmanager
+    def _transaction(self, link: Link, until: float, begin: str, *, light: bool = False) -> Iterator[None]:
+        """A transaction in one pipeline: all is sent before anything is waited for, if the block asks for nothing."""
+        left = max(_LEAST, _SHARE * (until - clock.monotonic()))
+        key = self._key if begin == "BEGIN" else secrets.randbits(63)
+        pipeline = link.pipeline()
+        pipeline.__enter__()
+        try:
+            link.execute(begin)
+            link.execute(_BEGIN, {"milliseconds": str(int(left * 1000)), "light": light, "key": key})
+            yield
+            link.execute("COMMIT")
+            pipeline.__exit__(None, None, None)
+        except BaseException:
+            with contextlib.suppress(psycopg.Error):  # with the error it would only log what else is wrong
+                pipeline.__exit__(None, None, None)
+            self._roll_back(link)
+            raise
+
+    def _roll_back(self, link: Link) -> None:
+        with contextlib.suppress(psycopg.Error):
+            if not link.closed and link.info.transaction_status != pq.TransactionStatus.IDLE:
+                link.until = clock.monotonic() + 1.0
+                link.execute("ROLLBACK")
+        if not link.closed and link.info.transaction_status != pq.TransactionStatus.IDLE:
+            link.drop()
+
+    def _write(
+        self,
+        link: Link,
+        requests: Sequence[Request],
+        refused: dict[int, Exception],
+        until: float,
+        *,
+        at_once: bool,
+    ) -> list[Answer]:
+        light = bool(requests) and all(type(request) in _LIGHT for request in requests)
+        step = Step(link, self._place, self._now())
+        pending: list[Callable[[], list[Answer]]] = []
+        try:
+            with self._transaction(link, until, "BEGIN", light=light):
+                self._lock_claimers(step, requests, refused)
+                index = 0
+                for group in _groups(requests, at_once):
+                    if index in refused:
+                        error = refused[index]
+                        pending.append(lambda error=error: [error])  # type: ignore[misc]
+                    else:
+                        pending.append(self._sent(step, group, index, at_once))
+                    index += len(group)
+                if step.has_news and self._news.may_tell():
+                    step.run(_TELL, channel=self._news.channel)
+            if step.has_news:
+                self._news.ring()
+            return [answer for fetch in pending for answer in fetch()]
+        except AGAIN:
+            raise
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            if not link.closed and not isinstance(error, TooLate):
+                raise  # the server has said no: nothing was done
+            self._lose(link)
+            raise OutcomeUnknown(_ids(requests)) from error
+        except psycopg.DataError as error:
+            raise _BadRequest(0, error) from error
+        except BaseException as error:
+            if link.closed and not isinstance(error, _BadRequest):
+                self._lose(link)
+            raise
+
+    @staticmethod
+    def _lock_claimers(step: Step, requests: Sequence[Request], refused: dict[int, Exception]) -> None:
+        """Those who claim behind something else: in the order in which a sweep locks, worker before job."""
+        claimers = [it.worker for at, it in enumerate(requests) if at and isinstance(it, Claim) and at not in refused]
+        if claimers:
+            step.run(
+                "SELECT FROM penstock.worker WHERE id = ANY(%(workers)s::bigint[]) ORDER BY id FOR KEY SHARE",
+                workers=claimers,
+            )
+
+    def _sent(self, step: Step, group: Sequence[Request], index: int, at_once: bool) -> Callable[[], list[Answer]]:
+        """Send a group of requests of one kind; what gives their answers later. One alone is waited for here."""
+        try:
+            fetch = _do(step, group)
+            if at_once:
+                return fetch
+            answers = fetch()
+            return lambda: answers
+        except (psycopg.OperationalError, psycopg.InterfaceError, *AGAIN):
+            raise
+        except Exception as error:
+            raise _BadRequest(index, error) from error
+
+
+def _groups(requests: Sequence[Request], at_once: bool) -> Iterator[Sequence[Request]]:
+    """Neighbours that can be done by one statement."""
+    group: list[Request] = []
+    for request in requests:
+        if group and not (at_once and type(request) is type(group[0]) and isinstance(request, Put | Settle)):
+            yield group
+            group = []
+        group.append(request)
+    if group:
+        yield group
+
+
+def _do(step: Step, group: Sequence[Request]) -> Callable[[], list[Answer]]:
+    first = group[0]
+    if isinstance(first, Put):
+        asked = cast(Sequence[Put], group)
+        jobs = [job for one in asked for job in one.jobs]
+        rows = step.run(puts.PUT, **puts.values(jobs))
+        step.has_news = step.has_news or bool(jobs)
+        return lambda: dealt(puts.fates(jobs, rows.fetchall()), [len(one.jobs) for one in asked])
+    if isinstance(first, Settle):
+        settles = cast(Sequence[Settle], group)
+        answers = settle(step, [it for one in settles for it in one.settlements])
+        return lambda: dealt(answers(), [len(one.settlements) for one in settles])
+    one = _do_one(step, first)
+    return lambda: [one()]
+
+
+def _do_one(step: Step, request: Request) -> Callable[[], Reply]:
+    match request:
+        case Claim():
+            return claim(step, request)
+        case Renew():
+            return workers.renew(step, request)
+        case Sweep():
+            swept = workers.sweep(step, request)
+            return lambda: swept
+        case Cancel():
+            cuts = changes.cancel(step, request)
+            return lambda: cuts
+        case Pause():
+            return changes.pause(step, request)
+        case Again():
+            return changes.again(step, request)
+        case Progress():
+            return changes.progress(step, request)
+        case Prune():
+            return changes.prune(step, request)
+    raise TypeError(f"{request!r} is no request")
+
+
+def _ids(requests: Sequence[Request]) -> tuple[str, ...]:
+    return tuple(job.id for request in requests if isinstance(request, Put) for job in request.jobs)
+
+
+_engines: weakref.WeakSet[PostgresEngine] = weakref.WeakSet()
+_inherited: list[Any] = []  # connections of the parents of this process: never to be closed by it
+
+
+def _start_afresh() -> None:
+    for engine in list(_engines):
+        engine.start_afresh()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)

@@ -1,0 +1,155 @@
+"""Requests as a part of a transaction that is the caller's own, on a connection of the caller's own.
+
+A connection of psycopg, SQLAlchemy or Django, for plain code or for coroutines: each runs a statement in its own way.
+What is put may be said to all when that transaction is committed: the server keeps a NOTIFY until then.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from penstock.engines import checks
+from penstock.engines.postgres import puts, settling
+from penstock.engines.postgres.place import Place
+from penstock.engines.requests import Outcome, Put, Reply, Request, Settle
+
+_VALUE: Final = re.compile(r"%\((\w+)\)s")
+_TELL: Final = "SELECT pg_notify(%(channel)s, '')"
+
+Statement = tuple[str, dict[str, Any]]
+Run = Callable[[str, dict[str, Any]], list[Any]]
+ARun = Callable[[str, dict[str, Any]], Awaitable[list[Any]]]
+
+
+class JoinedTransaction:
+    """See `penstock.engines.engine.Joined`. *connection* is looked at when something is asked."""
+
+    def __init__(self, place: Place, channel: str, connection: object) -> None:
+        self._place = place
+        self._channel = channel
+        self._run, self._arun = _ways(connection)
+
+    def transact(self, requests: Sequence[Request]) -> list[Reply | Exception]:
+        """Do *requests* in the transaction that is open there."""
+        if self._run is None:
+            raise TypeError("this connection is for coroutines: await task.aenqueue(…), await acomplete(…)")
+        answers: list[Reply | Exception] = []
+        for request in requests:
+            refused = checks.why_refused(request)
+            answers.append(refused or self._reply(request, self._run(*self._statement(request))))
+        self._run(*self._news())
+        return answers
+
+    async def atransact(self, requests: Sequence[Request]) -> list[Reply | Exception]:
+        """As `transact`, for coroutines."""
+        if self._arun is None:
+            raise TypeError("this connection would block the loop: use one for coroutines, or task.enqueue(…)")
+        answers: list[Reply | Exception] = []
+        for request in requests:
+            refused = checks.why_refused(request)
+            answers.append(refused or self._reply(request, await self._arun(*self._statement(request))))
+        await self._arun(*self._news())
+        return answers
+
+    def _statement(self, request: Request) -> Statement:
+        match request:
+            case Put(jobs):
+                return self._place.sql(puts.PUT), {"now": None, **puts.values(jobs)}
+            case Settle(settlements) if all(it.outcome is Outcome.DONE and it.error is None for it in settlements):
+                return self._place.sql(settling.DONE), {"now": None, **settling.values(settlements)}
+        raise TypeError(f"{type(request).__name__} can't be a part of somebody else's transaction")
+
+    def _reply(self, request: Request, rows: list[Any]) -> Reply:
+        if isinstance(request, Put):
+            return puts.fates(request.jobs, rows)
+        assert isinstance(request, Settle)
+        return settling.answers_of(request.settlements, rows)
+
+    def _news(self) -> Statement:
+        return _TELL, {"channel": self._channel}
+
+
+def _ways(connection: Any) -> tuple[Run | None, ARun | None]:
+    """How *connection* runs a statement, and gives its rows: at once, or to a coroutine."""
+    kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(connection).__mro__}
+    if "psycopg.Connection" in kinds:
+        return _psycopg(_in_a_transaction(connection)), None
+    if "psycopg.AsyncConnection" in kinds:
+        return None, _apsycopg(_in_a_transaction(connection))
+    if kinds & {"sqlalchemy.AsyncSession", "sqlalchemy.AsyncConnection"}:
+        return None, _asqlalchemy(connection)
+    if kinds & {"sqlalchemy.Session", "sqlalchemy.Connection", "sqlalchemy.scoped_session"}:
+        return _sqlalchemy(connection), None
+    if kinds & {"django.ConnectionProxy", "django.BaseDatabaseWrapper"}:
+        return _django(connection), None
+    raise TypeError(
+        f"{connection!r} is no connection that a job can join: one of psycopg, SQLAlchemy (or its Session) or Django is"
+    )
+
+
+def _in_a_transaction(connection: Any) -> Any:
+    if connection.autocommit and not connection.info.transaction_status:
+        raise ValueError("the connection commits each statement by itself: open a transaction, with .transaction()")
+    return connection
+
+
+def _psycopg(connection: Any) -> Run:
+    def run(statement: str, values: dict[str, Any]) -> list[Any]:
+        with connection.cursor() as cursor:
+            cursor.row_factory = _plain
+            return list(cursor.execute(statement, values).fetchall())
+
+    return run
+
+
+def _apsycopg(connection: Any) -> ARun:
+    async def run(statement: str, values: dict[str, Any]) -> list[Any]:
+        async with connection.cursor() as cursor:
+            cursor.row_factory = _plain
+            await cursor.execute(statement, values)
+            return list(await cursor.fetchall())
+
+    return run
+
+
+def _plain(cursor: object) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """Rows as tuples, whatever the owner of the connection likes."""
+    return tuple
+
+
+def _sqlalchemy(connection: Any) -> Run:
+    def run(statement: str, values: dict[str, Any]) -> list[Any]:
+        return [tuple(row) for row in connection.execute(_text(statement), values).all()]
+
+    return run
+
+
+def _asqlalchemy(connection: Any) -> ARun:
+    async def run(statement: str, values: dict[str, Any]) -> list[Any]:
+        return [tuple(row) for row in (await connection.execute(_text(statement), values)).all()]
+
+    return run
+
+
+def _text(statement: str) -> Any:
+    """For SQLAlchemy, which names values as `:name`, and turns them into what its driver has."""
+    from sqlalchemy import text
+
+    casts = re.sub(r"%\((\w+)\)s::(\w+(?:\[\])?)", r"CAST(%(\1)s AS \2)", statement)
+    return text(_VALUE.sub(r":\1", casts.replace(":", r"\:")))
+
+
+def _django(connection: Any) -> Run:
+    if connection.vendor != "postgresql":
+        raise TypeError(f"Django's connection is to {connection.vendor}, and the jobs are in PostgreSQL")
+    if not connection.in_atomic_block:
+        raise ValueError("Django commits each statement by itself here: use transaction.atomic()")
+
+    def run(statement: str, values: dict[str, Any]) -> list[Any]:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return [tuple(row) for row in cursor.fetchall()]
+
+    return run

@@ -1,0 +1,110 @@
+"""One connection to the server, on which nothing waits longer than it may.
+
+psycopg's own calls wait for the server without end, and a network that swallows packets gives none. So the waiting is
+ours: it ends when the time is over, and the connection with it, since nobody knows what it would say next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import select
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg import errors, pq
+
+from penstock import clock
+from penstock.engines.postgres.place import Place
+from penstock.errors import StoreInvalid, StoreUnavailable
+
+T = TypeVar("T")
+
+_TICK: Final = 0.1  # seconds between two looks at the time, as a signal's handler may have to run
+
+AGAIN: Final = (errors.DeadlockDetected, errors.SerializationFailure)  # nothing was done; at once it may go well
+
+_LASTING: Final = (
+    errors.UndefinedTable,
+    errors.UndefinedColumn,
+    errors.UndefinedFunction,
+    errors.InvalidSchemaName,
+    errors.InsufficientPrivilege,
+    errors.InvalidCatalogName,
+    errors.DataCorrupted,
+    errors.IndexCorrupted,
+)
+
+
+class TooLate(psycopg.OperationalError):
+    """The server has not answered in time."""
+
+    def __init__(self) -> None:
+        super().__init__("it has not answered in time")
+
+
+class Link(psycopg.Connection[Any]):
+    """A psycopg connection whose every call ends by `until`, clock.monotonic()."""
+
+    until: float = math.inf
+
+    def wait(self, gen: Any, interval: float = _TICK, timeout: float | None = None) -> Any:
+        """Let *gen* go on whenever the socket is ready; see `psycopg.Connection.wait`."""
+        left = max(0.0, self.until - clock.monotonic())
+        if timeout is not None and timeout <= left:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, None if math.isinf(left) else left)
+        except errors._WaitTimeout:
+            self.drop()  # what comes from the server now belongs to nobody
+            raise TooLate from None
+
+    def is_well(self) -> bool:
+        """Whether the server still seems to be there: it has said nothing while nothing was asked."""
+        if self.closed or self.info.transaction_status != pq.TransactionStatus.IDLE:
+            return False
+        if self.pgconn.pipeline_status != pq.PipelineStatus.OFF:  # who was in it was interrupted
+            return False
+        poll = select.poll()
+        try:
+            poll.register(self.pgconn.socket, select.POLLIN)
+            return not poll.poll(0)
+        except (OSError, psycopg.Error):
+            return False
+
+    def drop(self) -> None:
+        """Close it, whatever it is at."""
+        with contextlib.suppress(Exception):
+            self.pgconn.finish()
+
+
+def connect(place: Place, until: float) -> Link:
+    """A new connection, each statement of which is committed unless it is in a transaction. Raises psycopg's errors."""
+    left = until - clock.monotonic()
+    if left <= 0:
+        raise TooLate
+    hosts = str(place.options.get("hostaddr") or place.options.get("host") or "").count(",") + 1
+    options = {"connect_timeout": max(2, math.ceil(min(left, 3600) / hosts)), **place.options}  # for each of them
+    link = Link.connect(**options, autocommit=True, prepare_threshold=None)
+    link.until = until
+    return link
+
+
+@contextmanager
+def translated(place: Place) -> Iterator[None]:
+    """A block whose errors of the server come out as ours."""
+    try:
+        yield
+    except psycopg.Error as error:
+        said = str(error).strip() or type(error).__name__
+        if isinstance(error, _LASTING):
+            raise StoreInvalid(place.url, said) from error
+        if isinstance(error, errors.ReadOnlySqlTransaction):
+            raise StoreUnavailable(place.url, "it is read-only: a standby, perhaps") from error
+        if isinstance(error, errors.QueryCanceled):
+            raise StoreUnavailable(place.url, "it was too busy, or something there is locked") from error
+        if isinstance(error, psycopg.OperationalError | psycopg.InternalError | psycopg.InterfaceError):
+            raise StoreUnavailable(place.url, said) from error
+        raise

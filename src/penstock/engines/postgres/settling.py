@@ -1,0 +1,96 @@
+"""Workers say how their jobs ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from penstock.engines import rules
+from penstock.engines.postgres.ending import HELD, Held, count_failure, end
+from penstock.engines.postgres.schema import COLUMNS
+from penstock.engines.postgres.step import NOW, Step, columns
+from penstock.engines.requests import Outcome, Settlement
+
+_CHANGED: Final = {
+    "state": "3::smallint",
+    "suspect": "false",
+    "worker": "NULL::bigint",
+    "ended": NOW,
+    "ran": "said_ran",
+    "result": "said_result",
+    "reason": "''",
+    "cancelling": "false",
+}
+DONE: Final = f"""
+WITH said AS MATERIALIZED (
+    SELECT * FROM unnest(%(seqs)s::bigint[], %(tokens)s::bigint[], %(rans)s::float8[], %(results)s::bytea[])
+    AS s(seq, token, ran, result)),
+current AS MATERIALIZED (
+    SELECT job.seq FROM penstock.job JOIN said ON said.seq = job.seq AND said.token = job.token
+    WHERE job.state = 2 ORDER BY job.seq FOR UPDATE OF job),
+gone AS (
+    DELETE FROM penstock.job USING said, current
+    WHERE job.seq = current.seq AND said.seq = job.seq AND said.token = job.token AND job.state = 2
+    RETURNING job.*, said.ran AS said_ran, said.result AS said_result),
+kept AS (
+    INSERT INTO penstock.past ({COLUMNS})
+    SELECT {", ".join(_CHANGED.get(name.strip(), name.strip()) for name in COLUMNS.split(","))} FROM gone),
+counted AS (
+    INSERT INTO penstock.change
+    SELECT moved.state, queue, task, sign * count(*) FROM gone, (VALUES (2, -1), (3, 1)) AS moved (state, sign)
+    GROUP BY moved.state, queue, task, sign)
+SELECT seq, token FROM gone
+"""
+"""Record that these jobs are done; gives those whose claim was current."""
+
+_CURRENT: Final = f"{HELD} WHERE seq = ANY(%(seqs)s::bigint[]) AND state = 2 ORDER BY seq FOR UPDATE"
+_NAMES: Final = ("seqs", "tokens", "rans", "results")
+
+
+def values(settlements: Sequence[Settlement]) -> dict[str, Any]:
+    """What `DONE` is to be given for *settlements*."""
+    firsts = {(it.seq, it.token): it for it in reversed(settlements)}.values()  # of what is said twice
+    return dict(columns([(it.seq, it.token, float(it.ran), it.result) for it in firsts], _NAMES))
+
+
+def settle(step: Step, settlements: Sequence[Settlement]) -> Callable[[], list[bool]]:
+    """Record outcomes; for each whether its claim was current."""
+    if not all(it.outcome is Outcome.DONE and it.error is None for it in settlements):
+        answers = _one_by_one(step, settlements)
+        return lambda: answers
+    done = step.run(DONE, **values(settlements))
+    step.has_news = True
+    return lambda: answers_of(settlements, done.fetchall())
+
+
+def answers_of(settlements: Sequence[Settlement], rows: Sequence[Sequence[Any]]) -> list[bool]:
+    """For each of *settlements* whether its claim was current, from what `DONE` gave."""
+    current = {tuple(row) for row in rows}
+    answers = []
+    for it in settlements:
+        answers.append((it.seq, it.token) in current)
+        current.discard((it.seq, it.token))  # said twice, it is stale the second time
+    return answers
+
+
+def _one_by_one(step: Step, settlements: Sequence[Settlement]) -> list[bool]:
+    """With a look at each job before: what its end means depends on what it went through."""
+    held = {row[0]: Held(*row) for row in step.rows(_CURRENT, seqs=[it.seq for it in settlements])}
+    answers, changes = [], []
+    for settlement in settlements:
+        job = held.get(settlement.seq)
+        if job is None or job.token != settlement.token:
+            answers.append(False)
+            continue
+        answers.append(True)
+        del held[settlement.seq]
+        error = settlement.error
+        if error is not None:
+            count_failure(step, job.id, job.task, error)
+        move = rules.settled(settlement, job.cancelled, job.crashes)
+        changes += end(
+            step, job, move, error, move.reason,
+            delay=settlement.delay, ran=settlement.ran, result=settlement.result,
+        )  # fmt: skip
+    step.count(changes)
+    return answers

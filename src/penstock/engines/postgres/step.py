@@ -1,0 +1,66 @@
+"""One transaction: what its requests share, and the statements that they send.
+
+Within a pipeline a statement is sent without waiting for the one before. So a request sends what it can in one go and
+gives a function that fetches its answer later; only what must look before it can change anything waits in between.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import psycopg
+
+from penstock.engines.postgres.place import Place
+
+NOW: Final = "coalesce(%(now)s::float8, extract(epoch from now())::float8)"
+"""The time at which all of a transaction happens: the server's, unless a test has its own."""
+
+TAKEN: Final = "extract(epoch from now())::float8"
+
+
+class Step:
+    """What all requests of one transaction use. *now*: a test's clock, or None."""
+
+    def __init__(self, connection: psycopg.Connection[Any], place: Place, now: float | None) -> None:
+        self._connection = connection
+        self._place = place
+        self.now = now
+        self.has_news = False  # something that others may be waiting for
+
+    def run(self, statement: str, **values: Any) -> psycopg.Cursor[Any]:
+        """Send *statement*, whose `%(now)s` is the time; its rows are fetched from what this returns."""
+        cursor = self._connection.cursor(binary=True)
+        return cursor.execute(self._place.sql(statement).encode(), {"now": self.now, **values})
+
+    def rows(self, statement: str, **values: Any) -> list[Any]:
+        """The rows of *statement*, waited for."""
+        return self.run(statement, **values).fetchall()
+
+    def count(self, changes: Iterable[tuple[int, str, str, int]]) -> None:
+        """Note changes of the numbers of jobs: state, queue, task, and how many more."""
+        sums: dict[tuple[int, str, str], int] = {}
+        for state, queue, task, jobs in changes:
+            sums[state, queue, task] = sums.get((state, queue, task), 0) + jobs
+        some = [(*key, jobs) for key, jobs in sums.items() if jobs]
+        if some:
+            states, queues, tasks, jobs_ = (list(column) for column in zip(*some, strict=True))
+            self.run(
+                "INSERT INTO penstock.change SELECT * FROM unnest(%(states)s::smallint[], %(queues)s::text[],"
+                " %(tasks)s::text[], %(jobs)s::bigint[])",
+                states=states, queues=queues, tasks=tasks, jobs=jobs_,
+            )  # fmt: skip
+
+
+def columns(rows: Sequence[Sequence[Any]], names: Sequence[str]) -> Mapping[str, list[Any]]:
+    """*rows* as one list for each of *names*, for `unnest`."""
+    if not rows:
+        return {name: [] for name in names}
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def dealt(answers: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
+    """The answers of each request, out of those of all."""
+    rest = iter(answers)
+    return [list(itertools.islice(rest, size)) for size in sizes]

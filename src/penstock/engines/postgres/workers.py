@@ -1,0 +1,111 @@
+"""Workers come, show that they live, and go; what they held is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from penstock.engines import rules
+from penstock.engines.postgres.claims import DUE
+from penstock.engines.postgres.ending import HELD, Held, count_failure, end
+from penstock.engines.postgres.step import NOW, Step
+from penstock.engines.requests import Death, Error, Renew, Renewed, Sweep, Swept
+
+_PULSE: Final = f"""
+UPDATE penstock.store SET pulse = {NOW},
+    hold_until = CASE WHEN {NOW} - pulse > %(gap)s::float8 THEN {NOW} + %(lease)s::float8 ELSE hold_until END
+RETURNING {NOW} >= hold_until
+"""
+_BEAT: Final = f"""
+UPDATE penstock.worker SET until = {NOW} + %(lease)s::float8 WHERE id = ANY(%(workers)s::bigint[]) RETURNING id
+"""
+_FIRST: Final = f"""
+INSERT INTO penstock.worker VALUES (%(worker)s, %(info)s::bytea, {NOW}, {NOW} + %(lease)s::float8)
+ON CONFLICT (id) DO UPDATE SET until = excluded.until RETURNING id
+"""
+_CANCELS: Final = """
+SELECT worker, seq, token, reason FROM penstock.job
+WHERE state = 2 AND worker = ANY(%(workers)s::bigint[]) AND cancelling
+"""
+_LATE: Final = f"SELECT id FROM penstock.worker WHERE until < {NOW} ORDER BY id FOR UPDATE SKIP LOCKED"
+_SUSPECTS: Final = "SELECT count(*) FROM penstock.job WHERE state = 1 AND suspect"
+_FOLD: Final = """
+WITH gone AS (DELETE FROM penstock.change RETURNING *)
+INSERT INTO penstock.tally AS t SELECT state, queue, task, sum(jobs) FROM gone GROUP BY state, queue, task
+ON CONFLICT (state, queue, task) DO UPDATE SET jobs = t.jobs + excluded.jobs
+"""
+
+
+def renew(step: Step, renew: Renew) -> Callable[[], Renewed]:
+    """Let leases run on; see `requests.Renew`."""
+    step.run(_PULSE, lease=renew.lease, gap=renew.lease / 2)
+    firsts = [
+        step.run(_FIRST, worker=beat.worker, info=beat.info, lease=renew.lease) for beat in renew.beats if beat.first
+    ]
+    others = sorted(beat.worker for beat in renew.beats if not beat.first)
+    beaten = step.run(_BEAT, workers=others, lease=renew.lease)
+    cancels = step.run(_CANCELS, workers=[beat.worker for beat in renew.beats])
+
+    def answer() -> Renewed:
+        known = {row[0] for cursor in (*firsts, beaten) for row in cursor.fetchall()}
+        lost = [beat.worker for beat in renew.beats if beat.worker not in known]
+        return Renewed(lost, [tuple(row) for row in cancels.fetchall()])
+
+    return answer
+
+
+def sweep(step: Step, sweep: Sweep) -> Swept:
+    """Take back what the dead held; see `requests.Sweep`. One sweep at a time: they meet at the store's row."""
+    due = step.run(DUE)
+    pulse = step.run(_PULSE, lease=sweep.lease, gap=sweep.gap)
+    [[may_take]] = pulse.fetchall()
+    deaths = {death.worker: death for death in sweep.deaths}
+    late = []
+    if may_take:
+        late = [worker for (worker,) in step.rows(_LATE) if worker not in deaths]
+    moves: list[rules.Move] = []
+    changes: list[tuple[int, str, str, int]] = []
+    for death in deaths.values():
+        _take_back(step, death, False, sweep.crashes, moves, changes)
+    for worker in late:
+        _take_back(step, Death(worker, "its lease ran out"), True, sweep.crashes, moves, changes)
+    step.count(changes)
+    step.run(_FOLD)
+    ended = sum(move.state in rules.ENDED for move in moves)
+    [[suspects]] = step.rows(_SUSPECTS)
+    [[became_ready]] = due.fetchall()
+    if became_ready:
+        step.has_news = True
+    return Swept(len(moves) - ended, ended, late, became_ready, suspects)
+
+
+def _take_back(
+    step: Step,
+    death: Death,
+    lost: bool,
+    limit: int,
+    moves: list[rules.Move],
+    changes: list[tuple[int, str, str, int]],
+) -> None:
+    # Who claims for this worker has its row locked until that is committed: now nobody can any more.
+    step.run("DELETE FROM penstock.worker WHERE id = %(worker)s", worker=death.worker)
+    rows = step.rows(f"{HELD} WHERE state = 2 AND worker = %(worker)s ORDER BY seq FOR UPDATE", worker=death.worker)
+    held = [Held(*row) for row in rows]
+    began = {job.seq for job in held} if death.began is None else death.began
+    ran = [job for job in held if job.seq in began]
+    for job in held:
+        move = rules.died(
+            began=job.seq in began,
+            alone=len(ran) == 1,
+            blamed=None if death.blamed is None else job.seq in death.blamed,
+            lost=lost,
+            crashes=job.crashes,
+            limit=limit,
+            cancelling=job.cancelled,
+        )
+        error = None
+        if move.crashes:
+            error = Error("WorkerDied", death.why, "", f"WorkerDied {job.task}")
+            count_failure(step, job.id, job.task, error)
+        changes += end(step, job, move, error, move.reason or death.why)
+        moves.append(move)

@@ -1,0 +1,39 @@
+#!/bin/sh
+# See to it that there is a PostgreSQL, which some tests start for themselves; say so if there can't be one, and go on:
+# those tests are skipped then, or fail where CI runs. No server is started here, and no database made.
+# postgres.sh
+set -eu
+
+say() { printf 'penstock: %s\n' "$*" >&2; }
+is_there() {
+    command -v initdb >/dev/null 2>&1 && return
+    for program in /usr/lib/postgresql/*/bin/initdb; do [ -x "$program" ] && return; done
+    return 1
+}
+sorry() { say "there is no PostgreSQL here, and $1: tests that need one can't run (Debian: apt-get install postgresql)."; exit 0; }
+
+is_there && exit
+[ "$(id -u)" = 0 ] || sorry "only root can install it"
+command -v apt-get >/dev/null 2>&1 || sorry "no apt-get to install it with"
+
+export DEBIAN_FRONTEND=noninteractive
+end=$(($(date +%s) + 300)) # for all of it
+apt() {
+    left=$((end - $(date +%s)))
+    [ "$left" -gt 0 ] && timeout "$left" apt-get -q -y -o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 \
+        -o DPkg::Lock::Timeout=60 "$@" </dev/null >/dev/null 2>&1
+}
+
+# Debian's package would make a cluster and have the machine start it: asked not to, for as long as this takes.
+asked=/etc/postgresql-common/createcluster.conf
+install() {
+    apt install --no-install-recommends postgresql-common || return
+    [ -e "$asked.before-penstock" ] || cp -p "$asked" "$asked.before-penstock"
+    trap 'mv "$asked.before-penstock" "$asked"' EXIT
+    echo 'create_main_cluster = false' >>"$asked"
+    apt install --no-install-recommends postgresql
+}
+
+say "installing PostgreSQL for the tests (apt-get)"
+install || { apt update && install; } || true
+is_there || sorry "apt-get could not install it"
