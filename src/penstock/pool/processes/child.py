@@ -288,7 +288,7 @@ class _Worker:
             pass  # nobody is there to hear it
 
     def _lend(self, memory: Memory) -> tuple[int, int | None]:
-        """What the frame says of *memory*, and what goes along; it is kept until the parent has copied it, if it will."""
+        """What the frame says of *memory*, and what goes along. Kept until the parent has copied it, if it will."""
         in_memory = wire.MEMORY
         lent = self._page.lend() if memory.copied else None
         if lent is not None:

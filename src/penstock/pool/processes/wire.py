@@ -117,7 +117,7 @@ class Lane:
         return data
 
     def part_of(self, memory: int, packed: bytes, at: int = 0) -> Part | None:
-        """Where the buffers of the value that begins at *at* are. Asked of each frame in its turn; *memory* is its field."""
+        """Where the buffers are of the value that begins at *at*. Asked of each frame in its turn, with its field."""
         if not memory:
             return None
         try:
