@@ -109,6 +109,16 @@ class PostgresEngine:
         with translated(self._place), self._writing:
             self._connected(until, create=create)
 
+    def migrate(self, role: str | None = None, within: float = 600.0) -> tuple[int, int]:
+        """Make or migrate the store; see `Migrating.migrate`."""
+        with translated(self._place), contextlib.closing(connect(self._place, clock.monotonic() + within)) as link:
+            return schema.migrate(link, self._place, role), len(schema.MIGRATIONS)
+
+    def script(self, role: str | None = None, within: float = 10.0) -> str:
+        """The SQL that does the same; see `Migrating.script`."""
+        with translated(self._place), contextlib.closing(connect(self._place, clock.monotonic() + within)) as link:
+            return schema.script(self._place, schema.version_of(link, self._place), role)
+
     def transact(self, requests: Sequence[Request], within: float = 10.0) -> list[Answer]:
         """Do all of *requests*; see `Engine.transact`."""
         until = clock.monotonic() + within

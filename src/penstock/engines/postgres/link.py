@@ -30,6 +30,7 @@ _LASTING: Final = (
     errors.UndefinedTable,
     errors.UndefinedColumn,
     errors.UndefinedFunction,
+    errors.UndefinedObject,  # a role, say
     errors.InvalidSchemaName,
     errors.InsufficientPrivilege,
     errors.InvalidCatalogName,
