@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from penstock.pool.processes import child, wire
+from penstock.pool.processes.memory import BIG
 from penstock.pool.processes.page import Page
 from penstock.pool.processes.parcel import Later, pack_call, unpack_error
-from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, message
+from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, MEMORY, WITH_FD, Incoming, message, send_with_fds
 from tests.gates import GUARD, in_thread
 from tests.pool import crossing
 from tests.pool.crossing import CrossGate, double, fail
@@ -93,6 +94,23 @@ def test_every_call_gets_one_answer_in_order(parent: Parent) -> None:
     assert parent.hears() == (wire.SKIPPED, 4, b"")
     assert parent.hears() == (wire.DONE, 5, 10)
     assert parent.page.begun == 5
+
+
+def test_memory_that_came_with_a_call_that_was_taken_back_is_there_for_the_next(parent: Parent) -> None:
+    _, memory = pack_call(len, (bytes(BIG),))
+    assert memory is not None
+    memory.use_again()  # from its second use on a file stays mapped, and its descriptor comes once
+    packed, memory = pack_call(len, (bytes(BIG),))
+    assert memory is not None
+    assert memory.part
+    parent.page.take_back(1)
+    first = CALL.pack(MEMORY | WITH_FD, 1, 1, 1, 0, 0, len(packed))
+    second = CALL.pack(MEMORY, 2, 2, 1, 0, 0, len(packed))
+    send_with_fds(parent._jobs, first + packed + second + packed, [memory.fd])
+
+    assert parent.hears() == (wire.SKIPPED, 1, b"")
+    assert parent.hears() == (wire.DONE, 2, BIG)
+    memory.use_again()
 
 
 def test_a_running_job_hears_that_it_is_to_stop(parent: Parent, tmp_path: Path) -> None:

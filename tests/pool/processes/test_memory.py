@@ -348,8 +348,9 @@ def test_memory_that_is_shorter_than_it_said_is_an_error_and_closed() -> None:
     os.ftruncate(held.fd, 10)
     given = os.dup(held.fd)
 
+    part = Part(given, to_stay=False)  # as a traceback that is kept would hold it
     with pytest.raises(EOFError, match="shorter"):
-        loads(packed, Part(given, to_stay=False))
+        loads(packed, part)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(given)
 

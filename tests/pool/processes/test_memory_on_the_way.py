@@ -17,7 +17,7 @@ import pytest
 
 from penstock import DeadlineExceeded, NotPicklable, ProcessPool, Retry, WorkerDied
 from penstock.pool.processes import arrivals, worker
-from penstock.pool.processes.memory import BIG, Memory, Part, Shelf
+from penstock.pool.processes.memory import BIG, Maps, Memory, Part, Shelf
 from penstock.pool.processes.wire import Garbled, Lane, send_with_fds
 from tests.gates import GUARD, in_thread
 from tests.pool import crossing
@@ -154,6 +154,31 @@ def test_a_call_that_the_system_will_not_take_costs_its_worker_and_not_the_job(m
         monkeypatch.setattr(worker, "send_with_fds", too_many)
         assert pool.submit(same, bytes(BIG)).result(GUARD) == bytes(BIG)
         assert pool.report.failed == 0
+
+
+def test_memory_that_is_used_again_and_again_sends_its_descriptor_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, back = 0, 0
+    send, of = send_with_fds, Maps.of
+
+    def sent(sock: socket.socket, data: bytes, fds: list[int]) -> int:
+        nonlocal there
+        there += len(fds)
+        return send(sock, data, fds)
+
+    def came(self: Maps, packed: bytes, at: int, fd: int | None) -> Part:
+        nonlocal back
+        back += fd is not None
+        return of(self, packed, at, fd)
+
+    with ProcessPool(1) as pool:
+        pool.submit(int).result(GUARD)
+        monkeypatch.setattr(worker, "send_with_fds", sent)
+        monkeypatch.setattr(Maps, "of", came)
+        for _ in range(10):
+            assert pool.submit(same, bytes(BIG)).result(GUARD) == bytes(BIG)
+
+    assert there <= 2, "once to be read, once to be mapped"
+    assert back <= 2
 
 
 # Descriptors that the system has dropped
