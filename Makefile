@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+# How many tests run at once; each file's run in their order. 0: all in one process, as a debugger needs it.
+JOBS   ?= 2
 
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
@@ -17,7 +19,7 @@ minors := 3.11 3.12 3.13
 .PHONY: help
 help: ## show this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "  %-15s %s\n", $$1, $$2}'
-	@echo "  PYTHON=python3.12 picks the interpreter, ARGS='-k context -x' goes to pytest, VENV=.venv picks the folder."
+	@echo "  PYTHON=python3.12 picks the interpreter, ARGS='-k context -x' goes to pytest, JOBS=0 runs one test at a time."
 
 # --- environments ---------------------------------------------------------------------------------------------------
 
@@ -51,7 +53,7 @@ postgres:
 
 .PHONY: test
 test: $(dev_stamp) postgres ## run the tests
-	@$(py) -m pytest $(ARGS)
+	@$(py) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 .PHONY: test-all
 test-all: ## run the tests on each CPython 3.11, 3.12, 3.13 found on PATH or under pyenv
@@ -68,7 +70,7 @@ chaos: $(dev_stamp) postgres ## kill and stop worker processes, and a server, at
 .PHONY: cover
 cover: $(dev_stamp) postgres ## run the tests and fail under 95 % branch coverage
 	@rm -f .coverage .coverage.*
-	@$(py) -m coverage run -m pytest $(ARGS)
+	@$(py) -m coverage run -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 	@$(py) -m coverage combine -q
 	@$(py) -m coverage report
 

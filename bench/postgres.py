@@ -52,8 +52,6 @@ MISSING = [
     for name, modules in ((PROCRASTINATE_, ("procrastinate",)), (PGQUEUER_, ("pgqueuer", "asyncpg")))
     if not all(map(importlib.util.find_spec, modules))
 ]
-if importlib.util.find_spec("penstock.engines.postgres") is None:
-    MISSING += [OURS, ASYNC]
 
 
 def there(turns: Mapping[str, Turn]) -> dict[str, Turn]:

@@ -62,13 +62,13 @@ class Proxy:
 
         return self._do(cut)
 
-    def cut_before(self, request: bytes) -> Trap:
-        """The next connection that says *request* is cut, and the server never hears of it."""
-        return self._set(Trap(request, answered=False))
+    def cut_before(self, word: bytes) -> Trap:
+        """The next connection that says *word* is cut, and the server never hears of it."""
+        return self._set(Trap(word, answered=False))
 
-    def cut_after(self, request: bytes) -> Trap:
-        """The next connection that says *request* is cut when the server has done it, and nobody hears the answer."""
-        return self._set(Trap(request, answered=True))
+    def cut_after(self, word: bytes) -> Trap:
+        """The next connection that says *word* is cut when the server has done it, and nobody hears the answer."""
+        return self._set(Trap(word, answered=True))
 
     def hang(self, said: bytes = b"", *, new: bool = True) -> None:
         """Hold back all that goes through connections and close none, as if packets got lost. *new*: new ones too."""
@@ -153,16 +153,21 @@ class Proxy:
 
 
 class Trap:
-    """Cuts the connection that says *request*, once: before that, or when it is *answered*."""
+    """Cuts the connection that says *word*, once: before that, or when it is *answered*."""
 
-    def __init__(self, request: bytes, *, answered: bool) -> None:
-        self.request = request
+    def __init__(self, word: bytes, *, answered: bool) -> None:
+        self._forms = word, word.hex().encode()  # text, and bytes as they are written in a list
+        self._word = word
         self.answered = answered
         self.sprung = threading.Event()
 
+    def is_in(self, data: bytes) -> bool:
+        """Whether its word is there."""
+        return any(form in data for form in self._forms)
+
     def wait(self) -> None:
         """Return when it has cut one."""
-        assert self.sprung.wait(GUARD), f"nobody has said {self.request!r}"
+        assert self.sprung.wait(GUARD), f"nobody has said {self._word!r}"
 
 
 class _Link:
@@ -199,7 +204,7 @@ class _Link:
         if self.proxy.hung is not None and self.proxy.hung in self.said:
             self.hangs = True
         trap = self.proxy.trap
-        if trap is not None and trap.request in data:
+        if trap is not None and trap.is_in(data):
             self.proxy.trap = None
             if not trap.answered:
                 self._spring(trap)

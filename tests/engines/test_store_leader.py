@@ -56,6 +56,13 @@ def test_who_asks_alone_does_it_himself(store: Store, engine: LedEngine) -> None
     assert engine.threads == [threading.current_thread()] * 2
 
 
+def test_who_has_little_time_leaves_it_to_the_thread(store: Store, engine: LedEngine) -> None:
+    store.ask(Pause("a"), timeout=2.0)
+    store.ask(Pause("b"), timeout=None)
+
+    assert engine.threads == [store._thread, threading.current_thread()]
+
+
 def test_who_asks_while_somebody_leads_is_served_by_the_thread_with_the_others(store: Store, engine: LedEngine) -> None:
     gate = Gate()
     engine.script.append(gate)
@@ -148,11 +155,14 @@ class Interrupt:
         self.place = ""
 
     def __enter__(self) -> Interrupt:
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = lambda lost: None  # at the end of a generator it is lost, as a signal's would be
         sys.setprofile(self._event)
         return self
 
     def __exit__(self, *error: object) -> None:
         sys.setprofile(None)
+        sys.unraisablehook = self._hook
 
     def _event(self, frame: FrameType, event: str, arg: object) -> None:
         path = Path(frame.f_code.co_filename)
@@ -164,7 +174,6 @@ class Interrupt:
                 raise KeyboardInterrupt
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # at the end of a generator it is lost
 def test_an_interrupt_at_any_call_of_a_put_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     connect = KINDS["sqlite"](tmp_path, clock.wall)
     store, other = Store(connect), connect()

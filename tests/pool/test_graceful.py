@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import pytest
 from penstock import Incomplete, PoolClosed, Shutdown, ThreadPool, graceful
 from tests.gates import GUARD, Gate, in_thread, slack
 from tests.pool.script import SLACK, running
+from tests.pool.watching import until
 
 # --- real processes, real signals -----------------------------------------------------------------------------------
 
@@ -479,3 +482,51 @@ def test_a_wrong_argument_is_refused_at_the_call(pools: list[object], options: d
 
 def test_what_graceful_gives_is_public() -> None:
     assert isinstance(graceful(ThreadPool(1)), Shutdown)
+
+
+def signal_to_another_thread(number: signal.Signals) -> None:
+    """Once the main thread sleeps. It hears nothing of it: as when one comes just before it falls asleep."""
+    main = threading.main_thread().ident
+    assert main is not None
+    until(lambda: sys._current_frames()[main].f_code.co_name in ("wait", "select"))
+    in_thread(lambda: signal.pthread_kill(threading.get_ident(), number)).result(GUARD)
+
+
+def test_a_signal_that_did_not_wake_the_main_thread_is_heard_all_the_same() -> None:
+    with graceful(ThreadPool(1), timeout=5) as shutdown:
+        signalled = in_thread(signal_to_another_thread, signal.SIGTERM)
+        assert shutdown.requested.wait(GUARD)
+        signalled.result(GUARD)
+    assert shutdown.signal == signal.SIGTERM
+
+
+def test_a_signal_that_did_not_wake_the_loop_is_heard_all_the_same() -> None:
+    async def main() -> None:
+        async with graceful(ThreadPool(1), timeout=5) as shutdown:
+            signalled = in_thread(signal_to_another_thread, signal.SIGTERM)
+            assert await shutdown.arequested(GUARD)
+            signalled.result(GUARD)
+
+    asyncio.run(main())
+
+
+def test_a_signal_to_the_copy_of_a_process_is_not_its_own(quiet: None) -> None:
+    with graceful(ThreadPool(1), timeout=5) as shutdown:
+        pid = os.fork()
+        if not pid:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        os.waitpid(pid, 0)
+    assert shutdown.signal is None
+
+
+def test_other_signals_of_the_program_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    came: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: came.append(number))
+    try:
+        with graceful(ThreadPool(1), timeout=5) as shutdown:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            until(lambda: came)
+        assert shutdown.signal is None
+    finally:
+        signal.signal(signal.SIGUSR1, before)

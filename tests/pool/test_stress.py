@@ -38,7 +38,7 @@ from penstock import (
 from tests.gates import GUARD, in_thread
 
 SECONDS = 2.0  # in `make test`
-FULL_SECONDS = 18.0  # for each part in `make stress`, which has others to do and may take two minutes
+FULL_SECONDS = 16.0  # for each part in `make stress`, which has others to do and may take two minutes
 FULL_PARTS = 3
 
 FINAL = {JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.ABANDONED}

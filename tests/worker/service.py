@@ -30,25 +30,26 @@ def until(fact: Callable[[], Any], within: float = GUARD, say: Callable[[], str]
     return found
 
 
-def with_source(source: Path | None) -> dict[str, str]:
-    """The environment of a process that imports `penstock` from *source*, rather than this one's."""
-    return {**os.environ, **({} if source is None else {"PYTHONPATH": str(source)})}
+def of_version(other: Path | None) -> dict[str, str]:
+    """The environment of a process that imports `penstock` from the checkout *other*, rather than as this one does."""
+    return {**os.environ, **({} if other is None else {"PYTHONPATH": str(other / "src")})}
 
 
 class Service:
-    """`penstock work` on the store of *folder*. Its log is in `log`. *source*: the folder of another version of us."""
+    """`penstock work` on the store of *folder*. Its log is in `log`. *other*: a checkout of another version."""
 
-    def __init__(self, folder: Path, number: int, options: tuple[str, ...], source: Path | None = None) -> None:
+    def __init__(self, folder: Path, number: int, options: tuple[str, ...], other: Path | None = None) -> None:
         self.folder = folder
         self._log = folder / f"service-{number}.log"
+        duty = DUTY if other is None else other / "tests" / "worker" / DUTY.name
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "penstock", "work", f"{DUTY}:app", *options],
+                [sys.executable, "-m", "penstock", "work", f"{duty}:app", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=folder,
-                env=with_source(source),
+                env=of_version(other),
                 start_new_session=True,  # so that all of it can be stopped at once
             )
 
@@ -116,15 +117,15 @@ class House:
         self.app = self.duty.app
         self._services: list[Service] = []
 
-    def work(self, *options: str, source: Path | None = None) -> Service:
+    def work(self, *options: str, other: Path | None = None) -> Service:
         """Start a service, and wait until it works."""
-        service = self.start(*options, source=source)
+        service = self.start(*options, other=other)
         service.ready()
         return service
 
-    def start(self, *options: str, source: Path | None = None) -> Service:
+    def start(self, *options: str, other: Path | None = None) -> Service:
         """Start a service."""
-        service = Service(self.folder, len(self._services) + 1, options, source)
+        service = Service(self.folder, len(self._services) + 1, options, other)
         self._services.append(service)
         return service
 

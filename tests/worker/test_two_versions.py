@@ -18,9 +18,8 @@ from penstock.job import JobState
 from tests.gates import GUARD
 from tests.postgres import Postgres
 from tests.worker.chaos import ENQUEUER
-from tests.worker.service import House, house, until, with_source
+from tests.worker.service import House, house, of_version, until
 
-pytest.importorskip("penstock.engines.postgres", reason="not there yet")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 ROOT = Path(__file__).parents[2]
@@ -29,9 +28,19 @@ JOBS = 200
 
 @pytest.fixture
 def older(tmp_path: Path) -> Path:
-    """The sources of the commit before."""
+    """A checkout of the commit before: of us, and of the tasks that it knows."""
     packed, folder = tmp_path / "older.tar", tmp_path / "older"
-    packing: list[str | Path] = ["git", "-C", ROOT, "archive", "--output", packed, "HEAD~1", "src/penstock"]
+    packing: list[str | Path] = [
+        "git",
+        "-C",
+        ROOT,
+        "archive",
+        "--output",
+        packed,
+        "HEAD~1",
+        "src/penstock",
+        "tests/worker",
+    ]
     try:
         subprocess.run(packing, capture_output=True, check=True, timeout=60)
     except (OSError, subprocess.CalledProcessError):
@@ -40,11 +49,10 @@ def older(tmp_path: Path) -> Path:
     subprocess.run(["tar", "-xf", packed, "-C", folder], check=True, timeout=60)
     if not (folder / "src/penstock/engines/postgres").exists():
         pytest.skip("the commit before has no engine for PostgreSQL")
-    source = folder / "src"
     asked = [sys.executable, "-c", "import penstock; print(penstock.__file__)"]
-    where = subprocess.run(asked, cwd=tmp_path, env=with_source(source), capture_output=True, text=True, check=True)
-    assert where.stdout.startswith(str(source)), "it would test this version alone"
-    return source
+    where = subprocess.run(asked, cwd=tmp_path, env=of_version(folder), capture_output=True, text=True, check=True)
+    assert where.stdout.startswith(str(folder)), "it would test this version alone"
+    return folder
 
 
 @pytest.fixture
@@ -56,16 +64,15 @@ def home(tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("first", ["older", "newer"])
 def test_the_version_before_and_this_one_share_a_database(home: House, older: Path, first: str) -> None:
-    sources = {"older": older, "newer": None}
-    order = [first, *(sources.keys() - {first})]
-    works = {name: home.work("--processes", "1", "--threads", "2", source=sources[name]) for name in order}
+    versions = {"older": older, "newer": None}
+    order = [first, *(versions.keys() - {first})]
+    works = {name: home.work("--processes", "1", "--threads", "2", other=versions[name]) for name in order}
     told = {name: service.children() for name, service in works.items()}
-    enqueuers = [
-        subprocess.Popen(
-            [sys.executable, str(ENQUEUER), name, str(JOBS)], cwd=home.folder, env=with_source(sources[name])
-        )
-        for name in order
-    ]
+    enqueuers = []
+    for name in order:
+        enqueuer = older / "tests/worker/enqueuer.py" if name == "older" else ENQUEUER
+        command = [sys.executable, str(enqueuer), name, str(JOBS)]
+        enqueuers.append(subprocess.Popen(command, cwd=home.folder, env=of_version(versions[name])))
     for process in enqueuers:
         assert process.wait(6 * GUARD) == 0
     acked = [id for file in home.folder.glob("acked-*") for id in file.read_text().split()]

@@ -21,6 +21,7 @@ COMMANDS: Final = {  # in the order of the help: what belongs together stands to
     "resume": "penstock.cli.jobs.queues:resume_command",
     "prune": "penstock.cli.jobs.prune:prune_command",
     "check": "penstock.cli.jobs.check:check_command",
+    "migrate": "penstock.cli.jobs.migrate:migrate_command",
 }
 
 

@@ -21,7 +21,7 @@ What every engine promises, and the one suite of tests/engines checks:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from penstock.engines.bell import Bell
 from penstock.engines.records import Query
@@ -103,4 +103,20 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Let go of the store. Safe to repeat. What was answered stays."""
+        ...
+
+
+@runtime_checkable
+class Migrating(Protocol):
+    """What an engine also has whose store may be made and migrated by somebody else than those who use it."""
+
+    def migrate(self, role: str | None = None, within: float = 600.0) -> tuple[int, int]:
+        """Make or migrate the store: the version that it had, 0 for none, and the one that it has.
+
+        *role*: who gets the rights to use it, and no more.
+        """
+        ...
+
+    def script(self, role: str | None = None, within: float = 10.0) -> str:
+        """What `migrate` would do to the store as it is now, for people who do it themselves; empty if nothing."""
         ...

@@ -9,7 +9,8 @@ There is no delay to gather requests: a commit begins when the one before has re
 nobody, and many share one write to the disk (group commit, as databases do it).
 
 A thread that asks while nobody else does leads: it calls the engine itself, if the engine can bear that (`in_caller`),
-and spares itself the way to the other thread and back. Who asks meanwhile waits in the queue, for the thread to go on
+and spares itself the way to the other thread and back. Not if it has less time than usual: then it wants to be told in
+time, whatever the disk or the network is at. Who asks meanwhile waits in the queue, for the thread to go on
 as soon as the leader is through.
 
 State: `_urgent`, `_waiting`, `_leader`, `_is_busy`, `_is_hurt`, `_thread` and `_is_closed` are guarded by `_lock`, a
@@ -171,7 +172,7 @@ class Store:
         """
         asked = _Asked(requests, clock.deadline_after(timeout))
         try:
-            if self._may_lead(asked):
+            if (timeout is None or timeout >= _WITHIN) and self._may_lead(asked):
                 self._do([asked])
                 self._step_down(is_hurt=asked.error is not None and not isinstance(asked.error, StoreError))
                 is_told = True

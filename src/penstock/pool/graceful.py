@@ -1,13 +1,16 @@
 """Stopping pools on SIGTERM and SIGINT, and with an ASGI server that owns the signals.
 
-    signal ──> handler (main thread): writes the signal's number to a pipe, calls what was there before
+    signal ──> the interpreter: writes the signal's number to a pipe, at once, on whichever thread
                   │
+                  ├──> handler (main thread, when it gets to it): calls what was there before
                   └──> watcher thread: first signal: the ladder, on a thread of its own
                                        second:       its next rung, now
                                        third:        the process exits at once, with 128 + signal
 
 The handler does nothing else, so that it can't dead-lock with what it interrupted; and the ladder doesn't need the main
-thread, which may be blocked in a full `submit`.
+thread, which may be blocked in a full `submit`, or in a loop that has nothing to do and was not woken by the signal,
+since another thread got it, or it came just before the loop fell asleep. Where somebody else has asked for that pipe
+(`signal.set_wakeup_fd`, as loops do that handle signals) he is woken by it, and the handler writes to ours.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import logging
 import os
 import signal
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import FrameType, TracebackType
@@ -105,6 +109,10 @@ class Shutdown:
         self._watcher.start()
         for number in self._signals:
             self._before[number] = signal.signal(number, self._handle)
+        _entered.add(self)
+        others = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        if others != -1:
+            signal.set_wakeup_fd(others)
         return self
 
     def __exit__(
@@ -184,20 +192,29 @@ class Shutdown:
         return (error.pool if isinstance(error, PoolClosed) else error.report.pool) in names
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._pipe is not None:
+        if self._pipe is not None and not self._is_heard():
             with contextlib.suppress(OSError):  # a full pipe: enough signals are waiting already
                 os.write(self._pipe[1], bytes([number]))
         before = self._before.get(number)
         if callable(before) and not _interrupts(before):
             before(number, frame)
 
+    def _is_heard(self) -> bool:
+        """Whether the interpreter has written to the pipe by itself. In the main thread."""
+        assert self._pipe is not None
+        heard = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        if heard != self._pipe[1]:
+            signal.set_wakeup_fd(heard)
+        return heard == self._pipe[1]
+
     def _watch(self, reader: int) -> None:
         """The watcher thread: reads the signals' numbers until the pipe is closed."""
         count = 0
         with open(reader, "rb", buffering=0) as pipe:
             while number := pipe.read(1):
-                count += 1
-                self._heed(count, number[0])
+                if number[0] in self._signals:
+                    count += 1
+                    self._heed(count, number[0])
 
     def _heed(self, count: int, number: int) -> None:
         name = signal.Signals(number).name
@@ -224,9 +241,31 @@ class Shutdown:
             signal.signal(number, signal.SIG_DFL if before is None else before)
         self._before.clear()
         if self._pipe is not None and self._watcher is not None:
+            if self._is_heard():
+                signal.set_wakeup_fd(-1)
             os.close(self._pipe[1])
             self._watcher.join()
             self._pipe = None
+        _entered.discard(self)
+
+    def start_afresh(self) -> None:
+        """In the child of a fork: a signal that it gets is not one of its parent's, whose pipe it has a copy of."""
+        if self._pipe is not None:
+            if self._is_heard():
+                signal.set_wakeup_fd(-1)
+            self._pipe = None
+
+
+_entered: weakref.WeakSet[Shutdown] = weakref.WeakSet()
+
+
+def _start_afresh() -> None:
+    for shutdown in list(_entered):
+        shutdown.start_afresh()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, fn: Callable[[], object]) -> None:

@@ -137,3 +137,17 @@ def test_prune_forgets_no_more_than_its_limit_of_each_the_oldest_first(desk: Des
     assert desk.prune(limit=2) == 4
 
     assert desk.searched() == ["failed2", "done2"]
+
+
+def test_the_number_of_a_job_that_was_forgotten_is_never_given_out_again(desk: Desk, now: Clock) -> None:
+    """Also when the newest of all is forgotten, and all are."""
+    seqs = []
+    for names in (("a", "b"), ("c",), ("d", "e")):
+        jobs = desk.put_and_claim(A, *names)
+        seqs += [job.seq for job in jobs]
+        for job in jobs:
+            desk.done(job)
+        now.advance(100)
+        assert desk.prune(done=50) == len(names)
+
+    assert seqs == sorted(set(seqs))

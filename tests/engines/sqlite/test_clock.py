@@ -140,3 +140,23 @@ def test_without_a_name_for_each_start_the_wall_clock_has_to_do(
     desk.put("a")
 
     assert [record.enqueued for record in desk.records("a") if record] == [times.wall]
+
+
+def test_a_start_with_a_wall_clock_that_is_behind_goes_on_from_the_newest_job(
+    times: Times, opened: Callable[[], Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An enqueue notes no time but that of its job: no worker has ever shown a sign of life here."""
+    monkeypatch.setattr(engine_clock, "boot_id", lambda: "first")
+    desk = opened()
+    times.pass_by(50)
+    desk.put("a")
+    enqueued = desk.record("a").enqueued
+    desk.engine.close()
+    monkeypatch.setattr(engine_clock, "boot_id", lambda: "second")
+    times.wall -= YEAR
+    times.boot = 1.0
+
+    desk = opened()
+    desk.put("b")
+
+    assert desk.record("b").enqueued >= enqueued

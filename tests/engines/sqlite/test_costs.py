@@ -63,6 +63,7 @@ def work(desk: Desk) -> None:
     ended(desk)
     desk.put("a", "b", "c", new("later", delay=5), new("other", "unknown"), new("d", queue="second", priority=3))
     desk.put("a")
+    desk.put("a", "b")
     [a, b, *_] = desk.claim(A)
     desk.settle(a, Outcome.RETRY, error=oops(), delay=3)
     desk.done(b)

@@ -130,6 +130,24 @@ def test_a_cancel_finds_a_job_that_is_on_its_way_back(stage: Stage) -> None:
     assert list(pool._crew.backlog.queue) == [first]
 
 
+def test_a_job_that_came_back_and_was_sent_again_waits_until_its_new_number_begins(stage: Stage) -> None:
+    """The worker comes to the old number first, and sees that it has to be skipped."""
+    pool, ann, (job,) = with_jobs_ahead(stage, 1)
+    return_those_behind(pool, ann)
+    on_dispatcher(pool, lambda: pool._crew.staff.send_ahead(inside(pool, ann)))
+    assert ann.takes() == [4]
+    assert not ann.begins(3)
+    ann.answers(2, 0)
+    until(lambda: pool.report.done == 2)
+    on_dispatcher(pool, lambda: None)  # what follows from the answer is done, too
+
+    assert not job.running()
+    ann.skips(3)
+    ann.runs(4)
+    assert job.result(GUARD) == 2
+    assert job.attempt == 1
+
+
 def test_those_behind_come_back_in_their_order(stage: Stage) -> None:
     pool, ann, jobs = with_jobs_ahead(stage, 3)
     later = pool.submit(double, 9)
@@ -307,7 +325,7 @@ def test_a_job_that_was_taken_for_running_and_skipped_runs_elsewhere(stage: Stag
     page = ann.page
     page._skips[3] = 1
     assert not page.begin(3)  # the parent has marked it, and has not looked yet
-    on_dispatcher(pool, lambda: pool._crew.staff.has_begun(inside(pool, ann), job, 0.0))  # … and finds: too late
+    on_dispatcher(pool, lambda: pool._crew.staff.has_begun(inside(pool, ann), 3, job, 0.0))  # … and finds: too late
     assert (job.running(), job.attempt) == (True, 1)
     ann.answers(2)
     ann.skips(3)
@@ -320,7 +338,7 @@ def test_a_job_that_was_taken_for_running_and_skipped_runs_elsewhere(stage: Stag
 
 def test_the_time_of_a_job_begins_again_if_it_was_not_run(stage: Stage) -> None:
     pool, ann, (job,) = with_jobs_ahead(stage, 1, lambda pool: pool.options(timeout=FOREVER))
-    on_dispatcher(pool, lambda: pool._crew.staff.has_begun(inside(pool, ann), job, 0.0))
+    on_dispatcher(pool, lambda: pool._crew.staff.has_begun(inside(pool, ann), 3, job, 0.0))
     assert job.context.deadline is not None
     on_dispatcher(pool, lambda: pool._crew.attempts.take(job, inside(pool, ann)))
     on_dispatcher(pool, lambda: pool._crew.staff.has_not_run(job))
@@ -331,7 +349,7 @@ def test_the_time_of_a_job_begins_again_if_it_was_not_run(stage: Stage) -> None:
 
 def test_a_worker_that_skipped_a_job_whose_time_was_over_is_not_killed_for_it(stage: Stage) -> None:
     pool, ann, (job,) = with_jobs_ahead(stage, 1, lambda pool: pool.options(timeout=0.01), kill_after=FOREVER)
-    on_dispatcher(pool, lambda: pool._crew.staff.has_begun(inside(pool, ann), job, 0.0))
+    on_dispatcher(pool, lambda: pool._crew.staff.has_begun(inside(pool, ann), 3, job, 0.0))
     assert isinstance(job.exception(GUARD), DeadlineExceeded)
     until(lambda: len(pool.report.stuck) == 1)
     ann.answers(2)

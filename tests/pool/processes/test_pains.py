@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -302,6 +303,14 @@ def by_us(method: str, job: str) -> Any:
     return pytest.param(f"ProcessPool(2, start_method={method!r})", job, id=f"17-{method}-{job}")
 
 
+@pytest.fixture
+def temporary_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where programs keep theirs. A short path: that of a socket in a folder in there has 107 characters at most."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
 @pytest.mark.parametrize(
     ("make", "job"),
     [
@@ -317,11 +326,8 @@ def by_us(method: str, job: str) -> Any:
     ],
 )  # fmt: skip
 def test_a_parent_that_is_killed_leaves_no_worker_no_port_and_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: str, job: str
+    tmp_path: Path, temporary_files: Path, make: str, job: str
 ) -> None:
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
     with running(tmp_path, LEAVES.format(make=make, job=job)) as script:
         numbers = {int(script.line()), int(script.line())}
         pid = next(number for number in numbers if lives(number) and number != script.process.pid)
@@ -337,9 +343,9 @@ def test_a_parent_that_is_killed_leaves_no_worker_no_port_and_no_file(
         script.process.wait(GUARD)
         assert script.rest() == [], "and nobody holds our end of its output"
         assert is_free(port)
-        while list(folder.iterdir()) and time.monotonic() - killed < 2:
+        while list(temporary_files.iterdir()) and time.monotonic() - killed < 2:
             time.sleep(0.01)  # polls: nor is the fork server
-        assert not list(folder.rglob("*"))
+        assert not list(temporary_files.rglob("*"))
         assert not list(Path("/dev/shm").glob("*penstock*"))
 
 

@@ -62,6 +62,14 @@ def with_store(command: Callable[..., int]) -> Callable[..., int]:
 
 @contextlib.contextmanager
 def opened(url: str) -> Iterator[Engine]:
+    """The engine for *url*, as `connected`, and a store that is there."""
+    with connected(url) as engine:
+        engine.open(create=False)  # a name mistyped is no new store
+        yield engine
+
+
+@contextlib.contextmanager
+def connected(url: str) -> Iterator[Engine]:
     """The engine for *url*, until the block ends; what goes wrong with the store in it becomes a `StoreProblem`."""
     refuse_memory(url)
     try:
@@ -70,7 +78,6 @@ def opened(url: str) -> Iterator[Engine]:
         raise click.UsageError(one_line(str(error))) from None
     with problems_told():
         try:
-            engine.open(create=False)  # a name mistyped is no new store
             yield engine
         finally:
             engine.close()

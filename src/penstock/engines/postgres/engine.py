@@ -46,6 +46,7 @@ Answer = Reply | Exception
 
 _READERS: Final = 4  # connections for looking things up that are kept
 _LEAST: Final = 0.05  # seconds that a statement may take, however little time is left
+_SHARE: Final = 0.8  # of the time that is left, for the server: so that its "no" comes before nobody knows
 _LIGHT: Final = (Renew, Progress)  # what may be forgotten if the server's machine loses its power
 
 _BEGIN: Final = """
@@ -107,6 +108,16 @@ class PostgresEngine:
         until = clock.monotonic() + within
         with translated(self._place), self._writing:
             self._connected(until, create=create)
+
+    def migrate(self, role: str | None = None, within: float = 600.0) -> tuple[int, int]:
+        """Make or migrate the store; see `Migrating.migrate`."""
+        with translated(self._place), contextlib.closing(connect(self._place, clock.monotonic() + within)) as link:
+            return schema.migrate(link, self._place, role), len(schema.MIGRATIONS)
+
+    def script(self, role: str | None = None, within: float = 10.0) -> str:
+        """The SQL that does the same; see `Migrating.script`."""
+        with translated(self._place), contextlib.closing(connect(self._place, clock.monotonic() + within)) as link:
+            return schema.script(self._place, schema.version_of(link, self._place), role)
 
     def transact(self, requests: Sequence[Request], within: float = 10.0) -> list[Answer]:
         """Do all of *requests*; see `Engine.transact`."""
@@ -254,7 +265,7 @@ class PostgresEngine:
     @contextlib.contextmanager
     def _transaction(self, link: Link, until: float, begin: str, *, light: bool = False) -> Iterator[None]:
         """A transaction in one pipeline: all is sent before anything is waited for, if the block asks for nothing."""
-        left = max(_LEAST, until - clock.monotonic())
+        left = max(_LEAST, _SHARE * (until - clock.monotonic()))
         key = self._key if begin == "BEGIN" else secrets.randbits(63)
         pipeline = link.pipeline()
         pipeline.__enter__()

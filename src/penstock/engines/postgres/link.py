@@ -30,6 +30,7 @@ _LASTING: Final = (
     errors.UndefinedTable,
     errors.UndefinedColumn,
     errors.UndefinedFunction,
+    errors.UndefinedObject,  # a role, say
     errors.InvalidSchemaName,
     errors.InsufficientPrivilege,
     errors.InvalidCatalogName,
@@ -85,7 +86,8 @@ def connect(place: Place, until: float) -> Link:
     left = until - clock.monotonic()
     if left <= 0:
         raise TooLate
-    options = {"connect_timeout": max(2, math.ceil(min(left, 3600))), **place.options}
+    hosts = str(place.options.get("hostaddr") or place.options.get("host") or "").count(",") + 1
+    options = {"connect_timeout": max(2, math.ceil(min(left, 3600) / hosts)), **place.options}  # for each of them
     link = Link.connect(**options, autocommit=True, prepare_threshold=None)
     link.until = until
     return link

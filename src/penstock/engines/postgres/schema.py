@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from psycopg import sql
+
 from penstock.engines.postgres.place import Place
 from penstock.errors import StoreInvalid
 from penstock.job import JobState
@@ -147,17 +149,23 @@ MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
 _LOCK: Final = 0x50454E53  # "PENS": of who migrates
 
 
-def script(place: Place, version: int = 0) -> str:
-    """All that leads from *version* to today's, as a script for psql, in one transaction."""
-    steps = "".join(_steps(place, version))
+def script(place: Place, version: int = 0, role: str | None = None) -> str:
+    """All that leads from *version* to today's, and gives *role* its rights: for psql, in one transaction."""
+    steps = "".join([*_steps(place, version), *_rights(place, role)])
     return f"BEGIN;\n{steps}COMMIT;\n" if steps else ""
 
 
 def _steps(place: Place, version: int) -> list[str]:
-    steps = [place.sql("CREATE SCHEMA IF NOT EXISTS penstock;\n".replace("penstock;", f"{place.schema};"))]
+    steps = [f"CREATE SCHEMA IF NOT EXISTS {place.schema};\n"]
     for number, step in enumerate(MIGRATIONS[version:], version + 1):
         steps.append(place.sql(f"{step.strip()}\nUPDATE penstock.store SET version = {number};\n"))
     return steps if len(steps) > 1 else []
+
+
+def _rights(place: Place, role: str | None) -> list[str]:
+    if role is None:
+        return []
+    return [RIGHTS.format(schema=place.schema, role=sql.Identifier(role).as_string())]
 
 
 def version_of(connection: Any, place: Place) -> int:
@@ -179,23 +187,28 @@ def version_of(connection: Any, place: Place) -> int:
     return int(version)
 
 
-def migrate(connection: Any, place: Place) -> None:
-    """Make it a store of today's version, or leave it as it was. Any number may try at once: one does it."""
+def migrate(connection: Any, place: Place, role: str | None = None) -> int:
+    """Make it a store of today's version, or leave it as it was; the version that it had.
+
+    Any number may try at once: one does it. *role* gets the rights to use it.
+    """
     connection.execute("BEGIN")
     try:
         connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK, place.schema))
-        for step in _steps(place, version_of(connection, place)):
+        version = version_of(connection, place)
+        for step in [*_steps(place, version), *_rights(place, role)]:
             connection.execute(step)
         connection.execute("COMMIT")
     except BaseException:
         if not connection.closed:
             connection.execute("ROLLBACK")
         raise
+    return version
 
 
-RIGHTS: Final = """
-GRANT USAGE ON SCHEMA penstock TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA penstock TO {role};
-GRANT USAGE ON ALL SEQUENCES IN SCHEMA penstock TO {role};
+RIGHTS: Final = """\
+GRANT USAGE ON SCHEMA {schema} TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role};
 """
 """All that a role needs which enqueues and works. To migrate, the owner of the schema is needed."""

@@ -32,6 +32,10 @@ class Names:
                 self._numbers[text] = number
         return number
 
+    def known(self, text: str) -> int | None:
+        """The number of *text*, if this process has met it."""
+        return self._numbers.get(text)
+
     def learn(self, fresh: dict[str, int]) -> None:
         """Keep names that were committed."""
         self._numbers.update(fresh)

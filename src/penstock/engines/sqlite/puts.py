@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import apsw
+
 from penstock.engines.requests import Fate, NewJob
 from penstock.engines.sqlite.bulk import Bulk
+from penstock.engines.sqlite.names import Names
 from penstock.engines.sqlite.schema import READY, SCHEDULED
 from penstock.engines.sqlite.step import Step
 
@@ -17,6 +20,30 @@ VALUES %s ON CONFLICT (id) DO NOTHING
 """,
     columns=11,
 )
+
+
+_ALONE: Final = """
+INSERT INTO job (seq, id, state, queue, task, priority, enqueued, due, at, headers, args)
+SELECT max(next_seq, coalesce((SELECT max(seq) FROM job), 0) + 1), ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM store WHERE true
+ON CONFLICT (id) DO NOTHING RETURNING seq - (SELECT counted FROM store)
+"""
+
+
+def put_alone(db: apsw.Connection, names: Names, job: NewJob, now: float, wall: float) -> tuple[Fate, int] | None:
+    """Accept one job, by one statement that is a transaction of its own; and how many wait to be counted by now.
+
+    None, and nothing is done, if it has a name that is new here.
+    """
+    id, task, queue, priority, args, headers, delay, at = job
+    queue_, task_ = names.known(queue), names.known(task)
+    if queue_ is None or task_ is None:
+        return None
+    due = now + (delay if at is None else at - wall)
+    is_ready = due <= now
+    state, at = (READY, None) if is_ready else (SCHEDULED, at)
+    row = (id, state, queue_, task_, priority, now, now if is_ready else due, at, headers, args)
+    waiting: int | None = db.execute(_ALONE, row).get
+    return (Fate.KNOWN, 0) if waiting is None else (Fate.ACCEPTED, waiting)
 
 
 def put(step: Step, jobs: Sequence[NewJob]) -> list[Fate]:

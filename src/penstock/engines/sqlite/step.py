@@ -17,7 +17,7 @@ ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs
 """
 _ROW: Final = "UPDATE store SET next_seq = ?, pulse = ?, hold_until = ?, ahead = ?, counted = ?, latest = ?"
 _NEW: Final = "SELECT state, queue, task, count(*) FROM job WHERE seq > ? AND seq < ? GROUP BY state, queue, task"
-_TAIL: Final = 256  # jobs that may wait to be counted: whoever wants a sum has to look at each
+TAIL: Final = 256  # jobs that may wait to be counted: whoever wants a sum has to look at each
 
 
 class Step:
@@ -81,7 +81,7 @@ class Step:
     def come_in(self, first: int, lanes: Iterable[tuple[int, int, int]], jobs: int) -> None:
         """Note that *jobs* came in, numbered from *first* on; *lanes*: state, queue and task of each."""
         following = first + jobs
-        if following - self._counted > _TAIL:
+        if following - self._counted > TAIL:
             self._count_up_to(first)
             for lane in lanes:
                 self._counts[lane] += 1

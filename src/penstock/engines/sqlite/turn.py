@@ -34,6 +34,7 @@ class Turn:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._gates: tuple[_Gate, _Gate] | None = None
+        self._is_inside = False
 
     @contextmanager
     def taken(self, until: float) -> Iterator[None]:
@@ -41,6 +42,10 @@ class Turn:
         if self._gates is None:
             self._gates = (_Gate(self._place.folder + "/next"), _Gate(self._place.folder + "/turn"))
         following, turn = self._gates
+        if self._is_inside:  # whoever was there before was interrupted, and others wait for what he holds
+            following.leave()
+            turn.leave()
+        self._is_inside = True
         self._enter(following, until)
         try:
             self._enter(turn, until)
@@ -50,6 +55,7 @@ class Turn:
             yield
         finally:
             turn.leave()
+            self._is_inside = False
 
     def _enter(self, gate: _Gate, until: float) -> None:
         if not gate.enter(until):
@@ -58,6 +64,7 @@ class Turn:
     def close(self) -> None:
         """Give the descriptors back; also in the child of a fork, whose copies would keep the lock."""
         gates, self._gates = self._gates, None
+        self._is_inside = False
         for gate in gates or ():
             gate.close()
 

@@ -371,6 +371,8 @@ class Dispatcher:
         """The job that *worker* speaks of, which begins and ends at these times."""
         job = self._is_spoken_of(worker, seq)
         worker.has_taken(began, ended)
+        if job not in self._crew.attempts.running:
+            self._crew.staff.has_begun(worker, seq, job, began)
         return job
 
     def _is_spoken_of(self, worker: ProcessWorker, seq: int) -> Job[Any]:
@@ -391,8 +393,8 @@ class Dispatcher:
             worker.has_taken(began, ended)
         crew = self._crew
         if crew.ledger.observers:
-            for job, (_, began, _, _) in zip(jobs, returned, strict=False):
-                crew.staff.has_begun(worker, job, began)
+            for job, (seq, began, _, _) in zip(jobs, returned, strict=False):
+                crew.staff.has_begun(worker, seq, job, began)
         gone = crew.staff.take_ended(worker, jobs)
         tally = worker.tally
         count = tally.done
@@ -441,8 +443,6 @@ class Dispatcher:
         self, worker: ProcessWorker, job: Job[Any], ended: float, began: float | None = None, **outcome: Any
     ) -> None:
         """*job* has ended, and it takes a user's code to say how."""
-        if began is not None and job not in self._crew.attempts.running:
-            self._crew.staff.has_begun(worker, job, began)
         arrival = Arrival(self._crew, worker.name, worker.tally, job, ended, **outcome)
         if not self._crew.attempts.hand_on(job, worker, arrival):
             if (result := outcome.get("result")) is not None:
@@ -482,7 +482,7 @@ class Dispatcher:
             seq, job = worker.under_way[0]
             is_last = staff.is_spent(worker) and len(worker.under_way) == 1
             if is_last or worker.ends.page.begun >= seq:
-                staff.has_begun(worker, job, clock.monotonic())
+                staff.has_begun(worker, seq, job, clock.monotonic())
             if is_last:
                 self._retire(worker)
         if worker.under_way:
@@ -563,7 +563,7 @@ class Dispatcher:
                 staff.bring_back(worker, job)
         for seq, job in left:
             if seq <= begun:
-                staff.has_begun(worker, job, clock.monotonic())
+                staff.has_begun(worker, seq, job, clock.monotonic())
                 if told is not None and told[0] is job:
                     if attempts.take(job, worker):
                         job._ended = clock.monotonic()

@@ -252,11 +252,14 @@ class ProcessStaff:
             self._adopt(job, entry)
         self._has_moved()
 
-    def has_begun(self, worker: ProcessWorker, job: Job[Any], began: float) -> None:
-        """On the dispatcher: *worker* has come to *job*, if that was sent ahead to it."""
+    def has_begun(self, worker: ProcessWorker, seq: int, job: Job[Any], began: float) -> None:
+        """On the dispatcher: *worker* has come to *job*, if that was sent ahead to it under this number.
+
+        It may have been taken back and sent again, and still wait.
+        """
         with self._taking:
             entry = self.ahead.get(job)
-            if entry is None or entry[0] is not worker:
+            if entry is None or entry[:2] != (worker, seq):
                 return
             del self.ahead[job]
             self._runs(job, entry, began)
