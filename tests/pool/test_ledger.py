@@ -137,6 +137,22 @@ def test_times_are_those_of_the_last_jobs_of_each_worker_in_rising_order() -> No
     assert runs == sorted([*range(1_001, 1_513)] * 2)
 
 
+def test_the_times_of_the_first_jobs_are_all_kept_and_then_those_of_one_in_eight() -> None:
+    tally = Tally()
+    kept: list[int] = []
+
+    for number in range(1, 601):
+        tally.done += 1
+        if tally.skip:
+            tally.skip -= 1
+        else:
+            tally.sample(0.0, float(number), float(number))
+            kept.append(number)
+
+    assert kept == [*range(1, 513), *range(520, 601, 8)]
+    assert list(tally.times)[1::3] == kept[-512:]
+
+
 def test_times_can_be_asked_for_while_workers_write_them() -> None:
     books, stop = ledger(), threading.Event()
     tally = books.open_tally()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -168,6 +170,29 @@ async def test_two_pools_begin_jobs_inside_of_one_another() -> None:
         jobs = [await first.asubmit(outer, value) for value in range(5)]
         assert [await job for job in jobs] == [0, 4, 8, 12, 16]
         assert [await first.run(double, 3), await second.run(double, 4)] == [6, 8]
+
+
+@looped
+async def test_the_pool_knows_a_function_again_without_keeping_it() -> None:
+    def made(value: int) -> Callable[[], Any]:
+        async def run() -> int:
+            return value
+
+        return run
+
+    async with AsyncPool(2) as pool:
+        run = made(0)
+        for value in range(4):  # functions of one code, as those that are made for each call
+            run = made(value)
+            assert [await pool.run(run), await pool.run(run)] == [value, value]
+        gone = weakref.ref(run)
+        del run
+        await turns()
+        gc.collect()
+        assert gone() is None
+        with pytest.raises(TypeError):
+            await pool.asubmit(None)  # type: ignore[arg-type]  # what the pool finds in place of the last one
+        assert await pool.run(double, 2) == 4
 
 
 @looped
