@@ -59,10 +59,9 @@ class Fleet(Chaos):
         }
 
     def excused(self) -> set[int]:
-        """Those too that were told of a lost lease: with the network gone now and then, it happens."""
-        told = [
-            re.findall(r"(\d+) lost the lease", path.read_text()) for path in self.home.folder.glob("service-*.log")
-        ]
+        """Those too that were told of a lost lease: with little processor, or no network for a while, it happens."""
+        logs = [path.read_text() for path in self.home.folder.glob("service-*.log")]
+        told = [re.findall(r"(\d+) lost the lease", log) for log in logs]
         return super().excused() | {int(pid) for pids in told for pid in pids}
 
     def cut_connections(self) -> None:

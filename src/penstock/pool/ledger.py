@@ -20,7 +20,7 @@ log = logging.getLogger("penstock.pool")
 _UNOBSERVED_KEPT: Final = 1_000  # failed jobs that are held until the block ends, if it is to raise them
 _RECENT: Final = 512  # jobs per worker whose times make the percentiles
 ALL_OF_FIRST: Final = 512  # as long as a worker has done fewer jobs, all are among them;
-ONE_IN: Final = 8 - 1  # after that one in eight: a mask
+ONE_IN: Final = 8 - 1  # after that one in eight: a mask, and how many are left out
 
 Observer = Callable[[Event], object]
 
@@ -28,14 +28,21 @@ Observer = Callable[[Event], object]
 class Tally:
     """What one worker did. Written by its thread alone, read by anybody."""
 
-    __slots__ = ("done", "ended", "times")
+    __slots__ = ("done", "ended", "skip", "times")
 
     def __init__(self) -> None:
         self.done = 0  # jobs that returned
         self.ended = 0  # the same, counted once their waiters were told
+        self.skip = 0  # jobs whose times are left out before the next that is a sample: counting down is cheap
         # Of each of the last jobs when it was accepted, began and ended, as `Job` has them: put in by one step, so that
         # a copy never holds a part of a job's.
         self.times: deque[float] = deque(maxlen=3 * _RECENT)
+
+    def sample(self, since: float, began: float, ended: float) -> None:
+        """Keep the times of a job, which `skip` doesn't leave out."""
+        self.times.extend((since, began, ended))
+        if self.done >= ALL_OF_FIRST:
+            self.skip = ONE_IN
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -154,9 +154,18 @@ def test_the_printed_script_makes_a_store_for_a_role_and_changes_nothing_by_itse
     assert main(["migrate", url, "--sql", "--role", role]) == 0
     script = capsys.readouterr().out
     assert postgres.ask("SELECT 1 FROM pg_namespace WHERE nspname = %s", schema_of(url)) == []
-    psql = str((programs() / "initdb").resolve().with_name("psql"))
-    how = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", str(postgres.port), "-U", "postgres"]
-    subprocess.run([psql, *how], input=script, text=True, check=True, timeout=60, capture_output=True)
+    psql = [
+        str((programs() / "initdb").resolve().with_name("psql")),
+        "-X",
+        "-q",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(postgres.port),
+    ]
+    subprocess.run([*psql, "-U", "postgres"], input=script, text=True, check=True, timeout=60, capture_output=True)
 
     assert main(["migrate", url, "--sql"]) == 0
     assert capsys.readouterr().out == "-- nothing to do\n"

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from penstock import ProcessPool
 from penstock.pool.processes import memory
-from penstock.pool.processes.memory import BIG, Maps, Memory, Shelf, box, dumps, loads
+from penstock.pool.processes.memory import BIG, Maps, Memory, Part, Shelf, Told, box, dumps, loads
+from penstock.pool.processes.wire import MEMORY, WITH_FD, Garbled, Lane
 from tests.gates import GUARD
 
 PROTOCOL = pickle.HIGHEST_PROTOCOL
@@ -32,7 +33,7 @@ def descriptors() -> int:
 
 def there_and_back(value: Any) -> Any:
     packed, held = dumps(box(value), PROTOCOL)
-    return loads(packed, None if held is None else os.dup(held.fd), Maps())
+    return loads(packed, None if held is None else Part(os.dup(held.fd), to_stay=False))
 
 
 def same(value: Any) -> Any:
@@ -100,13 +101,13 @@ def test_memory_whose_payload_was_copied_is_used_again_and_shows_nothing_of_the_
 
     assert again is not None
     assert again.fd == fd
-    assert loads(second, os.dup(again.fd), Maps()) == b"b" * BIG
+    assert loads(second, Maps().of(second, 0, os.dup(again.fd))) == b"b" * BIG
 
 
 def test_memory_that_may_be_mapped_over_there_is_not_used_again() -> None:
     packed, held = dumps(numpy.zeros(BIG), PROTOCOL)
     assert held is not None
-    array = loads(packed, os.dup(held.fd), Maps())
+    array = loads(packed, Maps().of(packed, 0, os.dup(held.fd)))
     held.use_again()
 
     others = [dumps(box(b"x" * (8 * BIG)), PROTOCOL) for _ in range(3)]
@@ -140,16 +141,20 @@ def used(shelf: Shelf, *values: bytes | bytearray) -> Memory:
 
 def unpacked(held: Memory, maps: Maps) -> list[Any]:
     """What is in *held*, as its receiver gets it."""
-    buffers = [pickle.PickleBuffer(value) for value in (b"first", bytearray(b"second"))][: len(held.layout)]
-    taken = iter(range(9))
-    inner = pickle.dumps(buffers, PROTOCOL, buffer_callback=lambda buffer: next(taken) < 0)
-    packed = pickle.dumps((inner, held.part, held.layout), PROTOCOL)
-    came: list[Any] = loads(packed, os.dup(held.fd), maps)
+    packed = packed_with(held)
+    came: list[Any] = loads(packed, maps.of(packed, 0, os.dup(held.fd)))
     return came
 
 
+def packed_with(held: Memory) -> bytes:
+    """The frame of a list of what is in *held*."""
+    count = held.head[8]
+    buffers = [pickle.PickleBuffer(value) for value in (b"first", bytearray(b"second"))][:count]
+    return held.head + pickle.dumps(buffers, PROTOCOL, buffer_callback=lambda _: None)
+
+
 def test_a_file_that_is_used_again_is_mapped_once_at_each_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf, maps, made = Shelf(8 * BIG), Maps(), 0
+    shelf, maps, told, made = Shelf(8 * BIG), Maps(), Told(), 0
     mapped = mmap.mmap
 
     def counted(*args: Any) -> mmap.mmap:
@@ -164,7 +169,10 @@ def test_a_file_that_is_used_again_is_mapped_once_at_each_end(monkeypatch: pytes
     for n in range(5):
         values = bytes([n]) * BIG, bytearray([n + 1]) * BIG
         held = Memory([pickle.PickleBuffer(value) for value in values[: 1 + n % 2]], shelf)
-        assert unpacked(held, maps) == list(values[: 1 + n % 2])
+        packed, known = packed_with(held), held.part in told
+        if held.part and not known:
+            told.add(held.part)
+        assert loads(packed, maps.of(packed, 0, None if known else os.dup(held.fd))) == list(values[: 1 + n % 2])
         held.use_again()
 
     assert made == 4, "once for one value, once for two, at each end"
@@ -183,18 +191,29 @@ def test_what_was_copied_out_stays_as_it_was_when_the_file_is_used_again() -> No
     assert [type(value) for value in came] == [bytes, bytearray]
 
 
-def test_a_part_that_could_be_cut_off_is_not_mapped() -> None:
-    held = used(Shelf(8 * BIG), bytes(BIG))
+def test_a_part_that_could_be_cut_off_is_not_mapped_but_read() -> None:
+    held = used(Shelf(8 * BIG), b"a" * BIG)
     with pytest.raises(PermissionError):
         os.ftruncate(held.fd, 0)
 
-    maps = Maps()
     file = os.memfd_create("of somebody else", os.MFD_ALLOW_SEALING)
-    os.ftruncate(file, BIG)
-    assert maps.get(7, file, BIG) is None
-    assert maps.get(held.part, held.fd, BIG) is not None
-    assert maps.get(held.part, held.fd, 2 * BIG) is None, "it is shorter than they say"
+    os.pwrite(file, b"b" * BIG, 0)
+    theirs = Part(os.dup(file), to_stay=True)
+    assert theirs._map is None
+    os.ftruncate(file, BIG - 1)
+    with pytest.raises(EOFError, match="shorter"):
+        loads(packed_with(held), theirs)
     os.close(file)
+
+
+def test_a_part_that_is_shorter_than_they_say_is_an_error() -> None:
+    short = used(Shelf(8 * BIG), bytes(BIG))
+    longer = Memory([pickle.PickleBuffer(bytes(2 * BIG))], Shelf(8 * BIG))
+
+    part = Part(os.dup(short.fd), to_stay=True)
+    assert part._map is not None
+    with pytest.raises(EOFError, match="shorter"):
+        loads(packed_with(longer), part)
 
 
 def test_where_no_part_can_be_mapped_it_is_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,10 +224,17 @@ def test_where_no_part_can_be_mapped_it_is_read_and_written(monkeypatch: pytest.
     held = used(shelf, b"a" * BIG)
     monkeypatch.setattr(mmap, "mmap", none_left)
     assert held.part
+    before = descriptors()
     assert unpacked(held, maps) == [b"a" * BIG]
+    assert descriptors() == before + 1
+    packed = packed_with(held)
+    assert loads(packed, maps.of(packed, 0, None)) == [b"a" * BIG], "it was told, and comes without a descriptor"
+    maps.close()
+    assert descriptors() == before
     more = used(shelf, b"b" * (2 * BIG))
     assert not more.part
     assert unpacked(more, maps) == [b"b" * (2 * BIG)]
+    assert not maps._parts
 
 
 def test_no_more_stays_mapped_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,13 +247,31 @@ def test_no_more_stays_mapped_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
             one.use_again()
     assert sorted(file.stays_mapped for file in shelf._files) == [False, False, True, True]
 
-    more = Maps()
-    parts = [file for file in shelf._files if file.stays_mapped]
-    one = used(Shelf(8 * BIG), bytes(BIG))
-    one._file.number = 1_000_000  # type: ignore[union-attr]
-    for number, fd in ((parts[0].number, parts[0].fd), (parts[1].number, parts[1].fd), (1_000_000, one.fd)):
-        assert more.get(number, fd, BIG)
-    assert list(more._parts) == [parts[1].number, 1_000_000]
+
+def test_what_a_sender_takes_for_told_its_receiver_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_MOST_MAPPED", 3)
+    maps, told, brought = Maps(), Told(), 0
+    parts = [used(Shelf(8 * BIG), bytes([n]) * BIG) for n in range(5)]
+    for n in [0, 1, 0, 2, 0, 3, 0, 0, 4, 1, 2, 3, 3, 4]:
+        held, packed = parts[n], packed_with(parts[n])
+        known = held.part in told
+        if not known:
+            told.add(held.part)
+            brought += 1
+        assert loads(packed, maps.of(packed, 0, None if known else os.dup(held.fd))) == [bytes([n]) * BIG]
+        assert list(maps._parts) == list(told._numbers)
+        assert len(maps._parts) <= 3
+
+    assert brought == 10
+
+
+@pytest.mark.parametrize("memory_of", [MEMORY, MEMORY | WITH_FD])
+def test_a_lane_that_speaks_of_memory_that_never_came_is_not_believed(memory_of: int) -> None:
+    lane = Lane(None)  # type: ignore[arg-type]  # nothing is received
+
+    for packed in (used(Shelf(8 * BIG), bytes(BIG)).head, b"short"):
+        with pytest.raises(Garbled):
+            lane.part_of(memory_of, packed)
 
 
 COUNTS_FAULTS = """
@@ -239,7 +283,7 @@ packed, held = dumps(box(bytes(1 << 20)), pickle.HIGHEST_PROTOCOL)
 for turn in range(12):
     if turn == 2:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    payloads = [loads(packed, os.dup(held.fd), maps) for _ in range(4)]
+    payloads = [loads(packed, maps.of(packed, 0, os.dup(held.fd))) for _ in range(4)]
     del payloads
 print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 40)
 """
@@ -261,9 +305,9 @@ def test_nothing_stays_mapped_of_a_worker_that_has_ended() -> None:
         for _ in range(5):
             pool.submit(bytes, BIG).result(GUARD)
         (worker,) = pool._crew.staff.workers()
-        assert worker.lane.maps._parts
+        assert worker.lane._maps._parts
 
-    assert not worker.lane.maps._parts
+    assert not worker.lane._maps._parts
     assert descriptors() <= before
 
 
@@ -284,7 +328,7 @@ def test_where_no_more_files_may_wait_buffers_go_the_long_way(monkeypatch: pytes
 
     assert first[1] is not None
     assert second[1] is None
-    assert loads(second[0], None, Maps()) == bytes(BIG)
+    assert loads(second[0], None) == bytes(BIG)
 
 
 def test_where_the_system_gives_no_memory_buffers_go_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +339,7 @@ def test_where_the_system_gives_no_memory_buffers_go_the_long_way(monkeypatch: p
     packed, held = dumps(box(bytearray(BIG)), PROTOCOL)
 
     assert held is None
-    assert loads(packed, None, Maps()) == bytearray(BIG)
+    assert loads(packed, None) == bytearray(BIG)
 
 
 def test_memory_that_is_shorter_than_it_said_is_an_error_and_closed() -> None:
@@ -305,7 +349,7 @@ def test_memory_that_is_shorter_than_it_said_is_an_error_and_closed() -> None:
     given = os.dup(held.fd)
 
     with pytest.raises(EOFError, match="shorter"):
-        loads(packed, given, Maps())
+        loads(packed, Part(given, to_stay=False))
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(given)
 

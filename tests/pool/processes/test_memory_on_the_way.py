@@ -17,7 +17,7 @@ import pytest
 
 from penstock import DeadlineExceeded, NotPicklable, ProcessPool, Retry, WorkerDied
 from penstock.pool.processes import arrivals, worker
-from penstock.pool.processes.memory import BIG, Maps, Memory, Shelf
+from penstock.pool.processes.memory import BIG, Memory, Part, Shelf
 from penstock.pool.processes.wire import Garbled, Lane, send_with_fds
 from tests.gates import GUARD, in_thread
 from tests.pool import crossing
@@ -86,12 +86,10 @@ def test_a_job_whose_late_result_was_dropped_has_its_arguments_for_the_next_atte
 
 
 def test_a_result_that_could_not_be_unpacked_is_not_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[int | None] = []
+    read: list[Part | None] = []
 
-    def no_memory(packed: bytes, fd: int | None, maps: Maps) -> Any:
-        read.append(fd)
-        if fd is not None:
-            os.close(fd)
+    def no_memory(packed: bytes, part: Part | None) -> Any:
+        read.append(part)
         raise MemoryError
 
     with ProcessPool(1, unobserved="ignore") as pool:

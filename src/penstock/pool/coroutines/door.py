@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import sys
+import weakref
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from threading import get_ident
@@ -48,7 +49,15 @@ class Door(Intake):
         self._due = crew.backlog.due
         self._running = crew.attempts.running
         self._common: CodeType | None = None  # as `_checked`, if calls of that function can be of the common kind
+        self._last: Callable[[], Any] = type(None)  # gives the last function that `_is_common` found, if that still is
         self._readers: set[asyncio.Task[None]] = set()
+
+    def _is_common(self, fn: Any) -> bool:
+        """Whether a call of *fn* can be of the common kind, as the last ones were."""
+        if type(fn) is FunctionType and fn.__code__ is self._common:
+            self._last = weakref.ref(fn)  # asking for its code costs as much as all other questions of the short way in
+            return True
+        return False
 
     def _come_too_late(self, job: Job[Any], worker: TaskWorker) -> Job[Any]:
         """The pool was closed while *job* came in: it is refused, unless a stop has found it among the running ones."""
@@ -218,8 +227,8 @@ class Submits:
             not slots.spare
             or not slots.left
             or door._queue
-            or type(fn) is not FunctionType
-            or fn.__code__ is not door._common
+            or fn is None
+            or (fn is not door._last() and not door._is_common(fn))
             or kwargs
             or not terms.plain
             or slots.is_beginning
@@ -257,7 +266,7 @@ class Submits:
         if not slots.starts_eagerly:
             slots.begin(worker, job, name, fn, args, cv)
             return job
-        coroutine = worker.coroutine = worker.attempt(job, name, fn, args)
+        coroutine = worker.coroutine = worker.attempt(job, fn, args)
         slots.is_beginning = True
         try:
             if HAS_EAGER_TASKS:

@@ -172,7 +172,7 @@ class Slots:
         cv: ContextVars,
     ) -> None:
         """Make the task of *job*, which is among the running ones; and its first step, if that can be made now."""
-        coroutine = worker.coroutine = worker.attempt(job, name, call, args)
+        coroutine = worker.coroutine = worker.attempt(job, call, args)
         if self.starts_eagerly and not self.is_beginning:
             self.is_beginning = True
             try:

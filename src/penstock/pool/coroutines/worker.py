@@ -19,7 +19,6 @@ from penstock.errors import JobAbandoned
 from penstock.job import Job, JobState
 from penstock.pool.attempts import Overrun
 from penstock.pool.coroutines.standing import stack_of_coroutine
-from penstock.pool.ledger import ALL_OF_FIRST, ONE_IN
 
 if TYPE_CHECKING:
     import threading
@@ -98,9 +97,7 @@ class TaskWorker:
         self.task: asyncio.Task[None] | None = None  # None as well while its first step runs eagerly
         self.asked: tuple[Job[Any], str] | None = None  # a job to be cancelled once its first step is made, and why
 
-    async def attempt(
-        self, job: Job[Any], name: str, fn: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]
-    ) -> None:
+    async def attempt(self, job: Job[Any], fn: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
         """One attempt of *job*, whose room is that of the running ones; the coroutine of its task."""
         _enter(job)
         try:
@@ -119,8 +116,10 @@ class TaskWorker:
                 return
             tally = self.tally
             tally.done += 1
-            if tally.done < ALL_OF_FIRST or not tally.done & ONE_IN:
-                tally.times.extend((job._since, job._began, ended))
+            if tally.skip:
+                tally.skip -= 1
+            else:
+                tally.sample(job._since, job._began, ended)
             job._ended = ended
             # From here on as Job._settle, written out for a job of the common kind.
             job._value = value

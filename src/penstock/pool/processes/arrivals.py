@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -134,24 +133,23 @@ class Sent:
 
     def __init__(self, worker: ProcessWorker, body: bytes, memory: int) -> None:
         self._page = worker.ends.page
-        self._maps = worker.lane.maps
         self._body = body
-        self._number = memory
-        self._fd = None if memory == wire.NO_MEMORY else worker.lane.next_fd()
+        self._number = memory & ~wire.WITH_FD
+        self._part = worker.lane.part_of(memory, body)
 
     def unpack(self) -> Any:
         """The value."""
-        fd, self._fd = self._fd, None
+        part, self._part = self._part, None
         try:
-            return loads(self._body, fd, self._maps)  # which closes it
+            return loads(self._body, part)
         finally:
             self._is_not_needed()
 
     def forget(self) -> None:
         """Nobody wants it any more."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            os.close(fd)
+        part, self._part = self._part, None
+        if part is not None:
+            part.was_unpacked()
         self._is_not_needed()
 
     def _is_not_needed(self) -> None:

@@ -34,7 +34,7 @@ from penstock.errors import NotPicklable
 from penstock.job import Claim, Job, JobState, new_job
 from penstock.pool.leaving import stop_all
 from penstock.pool.processes import main, server, wire
-from penstock.pool.processes.memory import Memory, loads
+from penstock.pool.processes.memory import Memory, Part, Told, loads
 from penstock.pool.processes.page import Page
 from penstock.pool.processes.parcel import NOTHING, Functions, Later, is_plain, pack_error, pack_result
 from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, Incoming, Lane, message, messages, send_with_fds
@@ -151,6 +151,7 @@ class _Worker:
         self._terms = _Terms(self, None)  # of jobs that have nothing of their own
         self._nothing = contextvars.Context()
         self._functions = Functions()
+        self._told = Told()
         self._lent: dict[int, Memory] = {}  # by number: memory with results that the parent may not have copied yet
 
     def make_ready(self) -> bool:
@@ -189,21 +190,21 @@ class _Worker:
             if not data:
                 return
             for header, packed in incoming.feed(data):
-                fd = self._lane.next_fd() if header[0] else None
+                part = self._lane.part_of(header[0], packed, header[4] + header[5])
                 if self._page.begin(header[1]) and packed:
-                    self._run_one(header, packed, fd)
+                    self._run_one(header, packed, part)
                 else:
                     self._is_over(header[1])
                     self._answer(wire.SKIPPED, header[1], 0.0, 0.0, b"")
-                    if fd is not None:
-                        os.close(fd)
+                    if part is not None:
+                        part.was_unpacked()
 
-    def _run_one(self, header: tuple[Any, ...], packed: bytes, fd: int | None) -> None:
+    def _run_one(self, header: tuple[Any, ...], packed: bytes, part: Part | None) -> None:
         began = clock.monotonic()
         seq = header[1]
         memory: Memory | None = None
         try:
-            job = self._unpack(header, packed, fd, began)
+            job = self._unpack(header, packed, part, began)
             self._running = seq, job
             if self._tripped:
                 self._trip_if_told(seq, job)
@@ -235,15 +236,15 @@ class _Worker:
             for told in [told for told in list(self._tripped) if told <= seq]:
                 self._tripped.pop(told, None)
 
-    def _unpack(self, header: tuple[Any, ...], packed: bytes, fd: int | None, began: float) -> Job[Any]:
+    def _unpack(self, header: tuple[Any, ...], packed: bytes, part: Part | None, began: float) -> Job[Any]:
         _, _, number, attempt, extra, function, _ = header
         try:
             call = packed[extra + function :]
             if function:
-                args = loads(call, fd, self._lane.maps) if call else ()  # before anything may fail: it closes *fd*
+                args = loads(call, part) if call else ()  # before anything may fail: it closes *part*
                 fn = self._functions.unpack(packed[extra : extra + function])
             else:
-                fn, args = loads(call, fd, self._lane.maps)
+                fn, args = loads(call, part)
             more = Extra(*pickle.loads(packed[:extra])) if extra else None
             values = pickle.loads(more.values) if more is not None and more.values is not None else None
         except Exception as error:
@@ -272,12 +273,12 @@ class _Worker:
     def _answer(
         self, kind: int, seq: int, began: float, ended: float, body: bytes, memory: Memory | None = None
     ) -> None:
-        number = wire.NO_MEMORY if memory is None else self._lend(memory)
-        header = ANSWER.pack(kind, number, seq, began, ended, len(body))
+        in_memory, fd = (wire.NO_MEMORY, None) if memory is None else self._lend(memory)
+        header = ANSWER.pack(kind, in_memory, seq, began, ended, len(body))
         try:
-            if memory is not None:
+            if fd is not None:
                 data = header + body
-                self._jobs.sendall(data[send_with_fds(self._jobs, data, [memory.fd]) :])
+                self._jobs.sendall(data[send_with_fds(self._jobs, data, [fd]) :])
             elif len(body) < CHUNK:
                 self._jobs.sendall(header + body)
             else:
@@ -286,13 +287,18 @@ class _Worker:
         except (BrokenPipeError, ConnectionResetError):
             pass  # nobody is there to hear it
 
-    def _lend(self, memory: Memory) -> int:
-        """The number under which *memory* is kept until the parent has copied it, if it will."""
+    def _lend(self, memory: Memory) -> tuple[int, int | None]:
+        """What the frame says of *memory*, and what goes along. Kept until the parent has copied it, if it will."""
+        in_memory = wire.MEMORY
         lent = self._page.lend() if memory.copied else None
-        if lent is None:
-            return wire.MEMORY
-        self._lent[lent] = memory
-        return lent + 1
+        if lent is not None:
+            self._lent[lent] = memory
+            in_memory = lent + 1
+        if memory.part in self._told:
+            return in_memory, None
+        if memory.part:
+            self._told.add(memory.part)
+        return in_memory | wire.WITH_FD, memory.fd
 
     def _take_back_what_was_copied(self) -> None:
         """Memory that the parent has copied can be used again."""

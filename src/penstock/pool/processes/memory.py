@@ -8,18 +8,24 @@ A file whose buffers were copied out at the other end is used again: most of the
 for the first time. The parent knows that by the job's answer; a worker by a mark on the page that both share. From its
 second use on its first part stays mapped at both ends, where a copy costs a third of a read or write:
 
-    pack ── first use ──> write ──> file ──> read ──────────> unpack
-       └─── later ──────> mapped part, its number goes along ──> the same part, mapped there ──> unpack
+    pack ── first use ──> write ──> file, its descriptor goes along ──> read ──────────────────────> unpack
+       ├─── second ─────> mapped part, its descriptor and its number go along ──> mapped there ──┬─> unpack
+       └─── later ──────> the same part, only its number goes along ──> the same, still mapped ──┘
+
+Both ends of a lane forget the number that was told first when there are too many: they see the same frames in the same
+order, so what a sender takes for told its receiver has.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import mmap
 import os
 import pickle
+import struct
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 try:
@@ -35,11 +41,19 @@ _MOST_MAPPED: Final = 32  # files of which a part is: each costs a descriptor mo
 _ROOM: Final = 8 << 20  # bytes: more than most payloads
 _SHARED: Final = getattr(mmap, "MAP_SHARED", 0) | getattr(mmap, "MAP_POPULATE", 0)
 
+_TOO_SHORT: Final = "the memory of a payload is shorter than it said"
 _SMALL: Final = frozenset({type(None), bool, int, float, str})  # have no buffers
 _BYTES: Final = frozenset({bytes, bytearray})
 _HAS_MEMFD: Final = hasattr(os, "memfd_create")
 
-Layout = Sequence[tuple[int, int, str]]  # offset, length, and what to make of it: (b)ytes, byte(a)rray, (m)emory
+Layout = Sequence[tuple[int, int, int]]  # of each buffer its offset, its length, and what becomes of it
+
+_BYTES_MADE, _BYTEARRAY_MADE, _MAPPED_THERE = range(3)  # what becomes of a buffer
+_MADE_OF: Final[dict[type, int]] = {bytes: _BYTES_MADE, bytearray: _BYTEARRAY_MADE}
+
+# Before the pickle of a value with memory: the number of the part that it is in, or 0; how many buffers; each of them.
+_HEAD: Final = struct.Struct("<QI")
+_BUFFER: Final = struct.Struct("<QB")  # its length, and what becomes of it
 
 
 class File:
@@ -49,7 +63,7 @@ class File:
 
     def __init__(self) -> None:
         self.fd = os.memfd_create("penstock", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        self.number = next(_numbers)  # no other file of this process has it
+        self.number = 0  # of its part as it is mapped now: no other part of this process ever has it
         self.there = 0  # bytes of it that exist
         self.stays_mapped = False  # a part of it does, from the next use on
         self._part: mmap.mmap | None = None
@@ -62,6 +76,7 @@ class File:
             try:
                 fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)  # nobody loses the ground that is mapped
                 self._part = mmap.mmap(self.fd, min(os.fstat(self.fd).st_size, _MAPPED), _SHARED)
+                self.number = next(_numbers)
             except OSError:  # no descriptor is left, say
                 return None
         return self._part
@@ -76,36 +91,83 @@ class File:
 _numbers = itertools.count(1)
 
 
-class Maps:
-    """Parts of files of one other process that stay mapped here: those used last. Safe from any thread.
-
-    Lock: `_lock` guards `_parts`; a leaf.
-    """
+class Told:
+    """The numbers of parts that one lane's receiver has by now. Whoever sends there asks, one at a time."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._parts: dict[int, mmap.mmap] = {}  # by the numbers of their files; the last used is the last
+        self._numbers: dict[int, None] = {}  # in the order in which they were told
 
-    def get(self, number: int, fd: int, size: int) -> mmap.mmap | None:
-        """The first *size* bytes or more of file *number*, to which *fd* leads; None if they can't be mapped."""
-        with self._lock:
-            part = self._parts.pop(number, None)
-            if part is None or len(part) < size:
-                try:
-                    if not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
-                        return None  # to look at a part that was cut off would be the end of this process
-                    part = mmap.mmap(fd, size, _SHARED, mmap.PROT_READ)
-                except (OSError, ValueError):
-                    return None
+    def __contains__(self, number: int) -> bool:
+        return number in self._numbers
+
+    def add(self, number: int) -> None:
+        """It is told, in the frame that is sent now."""
+        self._numbers[number] = None
+        if len(self._numbers) > _MOST_MAPPED:
+            del self._numbers[next(iter(self._numbers))]
+
+
+class Maps:
+    """The parts that came on one lane and have a number: as many as its sender takes for told. One thread's."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, Part] = {}  # in the order in which they were told
+
+    def of(self, packed: bytes, at: int, fd: int | None) -> Part:
+        """Where the buffers of the value that begins at *at* are; *fd* has come along, if it had to."""
+        number, _ = _HEAD.unpack_from(packed, at)
+        if fd is None:
+            return self._parts[number]
+        part = Part(fd, to_stay=number > 0)
+        if number:
             self._parts[number] = part
             if len(self._parts) > _MOST_MAPPED:
                 del self._parts[next(iter(self._parts))]
-            return part
+        return part
 
     def close(self) -> None:
         """The other process has ended."""
-        with self._lock:
-            self._parts.clear()
+        self._parts.clear()
+
+
+class Part:
+    """What a receiver has of a file: its first part, mapped *to_stay*; or its descriptor, if that can't or need not be.
+
+    It closes when it is forgotten, and one that is not to stay as soon as it was unpacked.
+    """
+
+    __slots__ = ("_fd", "_map", "_stays")
+
+    def __init__(self, fd: int, *, to_stay: bool) -> None:
+        self._fd = fd
+        self._stays = to_stay
+        self._map: mmap.mmap | None = None
+        if to_stay:
+            with contextlib.suppress(OSError, ValueError):  # no descriptor is left, say: it is read
+                # To look at a part that was cut off would be the end of this process.
+                if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
+                    size = min(os.fstat(fd).st_size, _MAPPED)
+                    self._map = mmap.mmap(fd, size, _SHARED, mmap.PROT_READ)
+                    self._close()
+
+    def buffers(self, layout: Layout) -> list[Any]:
+        """What there is, copied out but for what is to be mapped."""
+        if self._map is None:
+            return _read(self._fd, layout)
+        return _copied(self._map, layout)
+
+    def was_unpacked(self) -> None:
+        """If it is not to stay, it is not needed any more."""
+        if not self._stays:
+            self._close()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self._close()
 
 
 class Shelf:
@@ -175,43 +237,44 @@ def _there(file: File) -> int:
 class Memory:
     """One anonymous file with a payload; it closes when it is forgotten.
 
-    *copied*: whoever gets it copies all out of it. *part*: the number of its file if both ends keep that mapped, or 0.
+    *copied*: whoever gets it copies all out of it. *part*: the number of its part if both ends keep that mapped, or 0.
+    *head*: what its receiver needs to know of it. *size*: how many bytes it holds.
     """
+
+    __slots__ = ("_file", "_shelf", "copied", "head", "part", "size")
 
     def __init__(self, buffers: Sequence[pickle.PickleBuffer], shelf: Shelf) -> None:
         self._file: File | None = None
         self._shelf = shelf
-        self.layout: list[tuple[int, int, str]] = []
         views = [buffer.raw() for buffer in buffers]
-        needed = 0
+        self.copied = True
+        self.size = end = 0
+        told = b""
         for view in views:
-            self.layout.append((needed, view.nbytes, {bytes: "b", bytearray: "a"}.get(type(view.obj), "m")))
-            needed += -(-view.nbytes // _ALIGNED) * _ALIGNED
-        self.copied = all(kind != "m" for _, _, kind in self.layout)
-        self._file = file = shelf.take(needed)
-        part = file.mapped(self._end) if self.copied else None
-        for (offset, length, _), view in zip(self.layout, views, strict=True):
+            end = _aligned(end) + view.nbytes
+            made = _MADE_OF.get(type(view.obj), _MAPPED_THERE)
+            if made == _MAPPED_THERE:
+                self.copied = False
+            told += _BUFFER.pack(view.nbytes, made)
+            self.size += view.nbytes
+        self._file = file = shelf.take(end)
+        part = file.mapped(end) if self.copied else None
+        at = 0
+        for view in views:
+            at = _aligned(at)
             if part is None:
-                _write_all(file.fd, view, offset)
+                _write_all(file.fd, view, at)
             else:
-                part[offset : offset + length] = view
+                part[at : at + view.nbytes] = view
+            at += view.nbytes
         self.part = 0 if part is None else file.number
-        file.there = max(file.there, self._end)
+        self.head = _HEAD.pack(self.part, len(views)) + told
+        file.there = max(file.there, end)
 
     @property
     def fd(self) -> int:
         """Its descriptor; -1 once it was given back."""
         return -1 if self._file is None else self._file.fd
-
-    @property
-    def _end(self) -> int:
-        offset, length, _ = self.layout[-1]
-        return offset + length
-
-    @property
-    def size(self) -> int:
-        """How many bytes it holds."""
-        return sum(length for _, length, _ in self.layout)
 
     def use_again(self) -> None:
         """Its payload has arrived. Safe to repeat."""
@@ -222,6 +285,10 @@ class Memory:
     def __del__(self) -> None:
         if self._file is not None:
             self._shelf.put(self._file, again=False)
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // _ALIGNED) * _ALIGNED
 
 
 OURS: Final = Shelf(128 << 20)
@@ -247,23 +314,26 @@ def dumps(value: Any, protocol: int) -> tuple[bytes, Memory | None]:
         memory = Memory(big, OURS)
     except OSError:  # no descriptors or no room: the long way works still
         return pickle.dumps(value, protocol), None
-    return pickle.dumps((packed, memory.part, memory.layout), protocol), memory
+    return memory.head + packed, memory
 
 
-def loads(packed: bytes, fd: int | None, maps: Maps) -> Any:
-    """What `dumps` was given; *fd* is that of its memory, and is closed. *maps*: those of the process that sent it."""
-    if fd is None:
+def loads(packed: bytes, part: Part | None) -> Any:
+    """What `dumps` was given; *part* is where its buffers are, if it has any."""
+    if part is None:
         return pickle.loads(packed)
     _make_room()
     try:
-        inner, number, layout = pickle.loads(packed)
-        offset, length, _ = layout[-1]
-        part = maps.get(number, fd, offset + length) if number else None
-        if part is not None:
-            return pickle.loads(inner, buffers=_buffers_of_part(part, layout))
-        return pickle.loads(inner, buffers=_buffers(fd, layout))
+        _, count = _HEAD.unpack_from(packed)
+        layout: list[tuple[int, int, int]] = []
+        end = 0
+        head = memoryview(packed)
+        for length, made in _BUFFER.iter_unpack(head[_HEAD.size : _HEAD.size + count * _BUFFER.size]):
+            offset = _aligned(end)
+            end = offset + length
+            layout.append((offset, length, made))
+        return pickle.loads(head[_HEAD.size + count * _BUFFER.size :], buffers=part.buffers(layout))
     finally:
-        os.close(fd)
+        part.was_unpacked()
 
 
 _has_room = False
@@ -285,7 +355,7 @@ def box(value: Any) -> Any:
     """*value*, or if it is a large bytes or bytearray, or has such items: the same in a form that goes out of band."""
     kind = type(value)
     if kind in _BYTES:
-        return _Boxed(value) if len(value) >= BIG else value
+        return pickle.PickleBuffer(value) if len(value) >= BIG else value
     if kind in (tuple, list) and _has_big(value):
         return kind(map(box, value))
     if kind is dict and _has_big(value.values()):
@@ -299,40 +369,32 @@ def _has_big(items: Collection[Any]) -> bool:
     return any(type(item) in _BYTES and len(item) >= BIG for item in items)
 
 
-class _Boxed:
-    """Bytes that pickle may put out of band; what comes out over there are bytes again."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: bytes | bytearray) -> None:
-        self._value = value
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _same, (pickle.PickleBuffer(self._value),)
-
-
-def _same(value: Any) -> Any:
-    return value
+def _copied(part: mmap.mmap, layout: Layout) -> list[Any]:
+    """Buffers of which each is copied out: others never are in a part that stays mapped."""
+    offset, length, _ = layout[-1]
+    if offset + length > len(part):
+        raise EOFError(_TOO_SHORT)
+    return [
+        part[offset : offset + length] if made == _BYTES_MADE else bytearray(memoryview(part)[offset : offset + length])
+        for offset, length, made in layout
+    ]
 
 
-def _buffers_of_part(part: mmap.mmap, layout: Layout) -> Iterator[bytes | bytearray]:
-    for offset, length, kind in layout:
-        yield part[offset : offset + length] if kind == "b" else bytearray(memoryview(part)[offset : offset + length])
-
-
-def _buffers(fd: int, layout: Layout) -> Iterator[Any]:
+def _read(fd: int, layout: Layout) -> list[Any]:
     mapped: memoryview | None = None
-    for offset, length, kind in layout:
-        if kind == "b":
-            yield _read_all(fd, length, offset)
-        elif kind == "a":
-            made = bytearray(length)
-            _read_into(fd, made, offset)
-            yield made
+    found: list[Any] = []
+    for offset, length, made in layout:
+        if made == _BYTES_MADE:
+            found.append(_read_all(fd, length, offset))
+        elif made == _BYTEARRAY_MADE:
+            buffer = bytearray(length)
+            _read_into(fd, buffer, offset)
+            found.append(buffer)
         else:
             if mapped is None:  # private: whoever writes to it over there writes to a copy
                 mapped = memoryview(mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE))
-            yield mapped[offset : offset + length]
+            found.append(mapped[offset : offset + length])
+    return found
 
 
 def _write_all(fd: int, view: memoryview, offset: int) -> None:
@@ -355,7 +417,7 @@ def _read_into(fd: int, made: bytearray, offset: int) -> None:
     while view:
         count = os.preadv(fd, [view], offset)
         if not count:
-            raise EOFError("the memory of a payload is shorter than it said")
+            raise EOFError(_TOO_SHORT)
         view, offset = view[count:], offset + count
 
 

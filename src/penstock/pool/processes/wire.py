@@ -7,7 +7,7 @@
     control   parent ──> trip(seq, reason, by deadline)                   heard while a job runs
               worker ──> log records
 
-A frame with large buffers says that it has memory (memory.py): a descriptor that goes along, in the order of the
+A frame with large buffers says that it has memory (memory.py), and whether a descriptor goes along, in the order of the
 frames. Every CALL gets exactly one answer, in order, at once; a worker that dies owes the rest. A CALL of no bytes
 stands for a job that got its outcome just before it was sent: it is skipped. The end of the jobs lane tells a worker to
 leave; the end of the control lane, which only closes with the parent, ends it on the spot.
@@ -24,9 +24,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
-from penstock.pool.processes.memory import Maps
+from penstock.pool.processes.memory import Maps, Part
 
-CALL: Final = struct.Struct("<BQQIIIQ")  # has memory, seq, number, attempt; bytes of extra, of function, of all
+CALL: Final = struct.Struct("<BQQIIIQ")  # memory, seq, number, attempt; bytes of extra, of function, of all
 ANSWER: Final = struct.Struct("<BBQddQ")  # kind, memory, seq, began, ended (monotonic: one clock for all), bytes
 CONTROL: Final = struct.Struct("<I")  # bytes of a pickled message
 CHUNK: Final = 1 << 15  # bytes asked for at once: malloc maps and unmaps memory for much larger ones, each time
@@ -36,8 +36,9 @@ _ROOM_FOR_FDS: Final = socket.CMSG_SPACE(MOST_FDS * 4)
 
 
 # What an answer is. Plain numbers: an enum's members cost more to compare than the rest of a step.
-NO_MEMORY: Final = 0  # of an answer; its memory has a number from 1 on, if it is used again (page.py)
-MEMORY: Final = 255  # or none
+NO_MEMORY: Final = 0  # of a frame; the memory of an answer has a number from 1 on, if it is used again (page.py)
+MEMORY: Final = 127  # or none, as that of a call
+WITH_FD: Final = 128  # added to that, if a descriptor goes along
 
 READY: Final = 1
 BROKEN: Final = 2
@@ -101,10 +102,10 @@ class Lane:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._fds: deque[int] = deque()
-        self.maps = Maps()  # what the other end sends of memory that is used again
+        self._maps = Maps()
 
     def recv(self) -> bytes:
-        """As socket.recv; descriptors wait for `next_fd`. Garbled if one was lost: nobody knows whose."""
+        """As socket.recv; descriptors wait for `part_of`. Garbled if one was lost: nobody knows whose."""
         data, told, flags, _ = self._sock.recvmsg(CHUNK, _ROOM_FOR_FDS)
         for level, kind, packed in told:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -115,13 +116,18 @@ class Lane:
             raise Garbled("descriptors were lost, as too many files are open")
         return data
 
-    def next_fd(self) -> int:
-        """The descriptor of the next frame that has one."""
-        return self._fds.popleft()
+    def part_of(self, memory: int, packed: bytes, at: int = 0) -> Part | None:
+        """Where the buffers are of the value that begins at *at*. Asked of each frame in its turn, with its field."""
+        if not memory:
+            return None
+        try:
+            return self._maps.of(packed, at, self._fds.popleft() if memory & WITH_FD else None)
+        except (IndexError, KeyError, struct.error):
+            raise Garbled from None
 
     def close(self) -> None:
         """Close what nobody will take, and what stayed mapped."""
-        self.maps.close()
+        self._maps.close()
         while self._fds:
             os.close(self._fds.popleft())
 

@@ -18,8 +18,21 @@ from penstock.job import Job, JobState
 from penstock.pool.attempts import Overrun
 from penstock.pool.processes.child import DUMP_SIGNAL
 from penstock.pool.processes.launch import Ends
+from penstock.pool.processes.memory import Told
 from penstock.pool.processes.parcel import Parcel
-from penstock.pool.processes.wire import ANSWER, CALL, CONTROL, KINDS, Incoming, Lane, message, send_with_fds
+from penstock.pool.processes.wire import (
+    ANSWER,
+    CALL,
+    CONTROL,
+    KINDS,
+    MEMORY,
+    NO_MEMORY,
+    WITH_FD,
+    Incoming,
+    Lane,
+    message,
+    send_with_fds,
+)
 from penstock.pool.stacks import innermost_last
 
 if TYPE_CHECKING:
@@ -61,6 +74,7 @@ class ProcessWorker:
         self.under_way: deque[tuple[int, Job[Any]]] = deque()  # sent and not answered, in order
         self.unsent: deque[tuple[memoryview, list[int]]] = deque()  # what did not fit into the lane yet; descriptors
         self.lane = Lane(ends.jobs)
+        self._told = Told()  # guarded by lock
         self._saying = threading.Lock()  # guards the next: messages go out whole, and in order; a leaf
         self._unsaid = bytearray()  # what did not fit into the control lane yet
         self.incoming, self.said = Incoming(ANSWER, KINDS), Incoming(CONTROL)
@@ -95,12 +109,16 @@ class ProcessWorker:
             frames.append(CALL.pack(0, seq, 0, 0, 0, 0, 0))
             return
         call, function, memory = parcel.call, parcel.function, parcel.memory
-        if memory is not None:
+        in_memory = NO_MEMORY if memory is None else MEMORY
+        if memory is not None and memory.part not in self._told:
             try:
                 fds.append(os.dup(memory.fd))  # ours may be closed before this one is sent
             except OSError:  # no descriptors are left: let it be skipped, and sent again
                 frames.append(CALL.pack(0, seq, 0, 0, 0, 0, 0))
                 return
+            in_memory |= WITH_FD
+            if memory.part:
+                self._told.add(memory.part)
         terms = job._terms
         plain = job._context is None and terms.plain and terms.id is None and terms.name is None
         extra = b"" if plain else parcel.extra(job)
@@ -108,7 +126,7 @@ class ProcessWorker:
         of_extra, of_function = len(extra), len(function)
         size = of_extra + of_function + len(call)
         frames += (
-            CALL.pack(memory is not None, seq, job._number, attempt, of_extra, of_function, size),
+            CALL.pack(in_memory, seq, job._number, attempt, of_extra, of_function, size),
             extra, function, call,
         )  # fmt: skip
 
