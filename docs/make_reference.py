@@ -45,6 +45,7 @@ NOT_PROMISED: Final[dict[str, frozenset[str]]] = {
     ),
     "Job": frozenset({"wait_seen", "settled", "complete", "acomplete"}),
     "Failures": frozenset({"flush", "record", "start_afresh"}),
+    "Shutdown": frozenset({"start_afresh"}),
 }
 
 ALIASES: Final = {
