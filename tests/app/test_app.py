@@ -18,7 +18,7 @@ from tests.gates import GUARD, in_thread
 
 @pytest.mark.parametrize("url", ["", "jobs.db", "sqlit:///jobs.db", "://", "memory:", "redis://localhost"])
 def test_a_url_that_names_no_store_is_refused_at_once(url: str) -> None:
-    with pytest.raises(ValueError, match="names no store: it must begin with one of memory://, sqlite://"):
+    with pytest.raises(ValueError, match="names no store: it must begin with one of memory://, postgresql://"):
         App(url)
 
 
