@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.engines import memory
+from penstock.engines import rules
 from penstock.engines.memory import MemoryEngine
 from penstock.engines.requests import Outcome
 from tests.engines.kinds import A, Clock, Desk, oops
@@ -13,7 +13,7 @@ from tests.engines.kinds import A, Clock, Desk, oops
 def test_kinds_of_failures_are_forgotten_those_first_that_came_last_longest_ago(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "_KINDS", 2)
+    monkeypatch.setattr(rules, "KINDS", 2)
     now = Clock()
     desk = Desk(MemoryEngine(now=now), now)
     desk.renew(A, first=True)

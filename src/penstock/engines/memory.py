@@ -9,9 +9,9 @@ import itertools
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from penstock import clock
 from penstock.engines import checks, rules
@@ -62,8 +62,6 @@ from penstock.engines.requests import (
 from penstock.job import JobState
 
 T = TypeVar("T")
-
-_KINDS: Final = 10_000  # of failures that are remembered, the latest
 
 READY, SCHEDULED, RUNNING, FAILED = JobState.READY, JobState.SCHEDULED, JobState.RUNNING, JobState.FAILED
 
@@ -353,27 +351,17 @@ class MemoryEngine:
             self._hold_until = now + lease
         self._pulse = now
 
-    def _take_back(self, death: Death, lost: bool, limit: int) -> Iterable[rules.Move]:
+    def _take_back(self, death: Death, lost: bool, limit: int) -> list[rules.Move]:
         self._workers.pop(death.worker, None)
         held = list(self._held(death.worker))
-        began = {job.seq for job in held} if death.began is None else death.began
-        ran = [job for job in held if job.seq in began]
-        for job in held:
-            move = rules.died(
-                began=job.seq in began,
-                alone=len(ran) == 1,
-                blamed=None if death.blamed is None else job.seq in death.blamed,
-                lost=lost,
-                crashes=job.crashes,
-                limit=limit,
-                cancelling=job.reason if job.cancelling else None,
-            )
-            error = None
-            if move.crashes:
-                error = Error("WorkerDied", death.why, "", f"WorkerDied {job.task}")
+        victims = [rules.Victim(job.seq, job.crashes, job.reason if job.cancelling else None) for job in held]
+        moves = rules.taken_back(death, victims, lost=lost, limit=limit)
+        for job, move in zip(held, moves, strict=True):
+            error = rules.laid_to_it(move, death, job.task)
+            if error is not None:
                 self._count_failure(job, error)
             self._end_attempt(replace(job, error=error or job.error), move, error, move.reason or death.why)
-            yield move
+        return moves
 
     def _let_due_be_ready(self, now: float) -> int:
         due = [job for job in self._in(SCHEDULED) if job.due <= now]
@@ -416,12 +404,10 @@ class MemoryEngine:
         known = self._kinds.get(error.print)
         if known is None:
             known = FailureRecord(error, job.task, 0, now, now, ())
-        ids = known.ids if len(known.ids) >= 5 or job.id in known.ids else (*known.ids, job.id)
-        self._kinds.pop(
-            error.print, None
-        )  # to the end of the line: the first in it is the one that was last seen first
+        ids = known.ids if len(known.ids) >= rules.SAMPLES or job.id in known.ids else (*known.ids, job.id)
+        self._kinds.pop(error.print, None)  # to the end of the line, whose first is the one that was seen longest ago
         self._kinds[error.print] = replace(known, count=known.count + 1, last=now, ids=ids)
-        if len(self._kinds) > _KINDS:
+        if len(self._kinds) > rules.KINDS:
             del self._kinds[next(iter(self._kinds))]
 
     # What there is

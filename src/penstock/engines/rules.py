@@ -10,9 +10,10 @@ put -> scheduled ──(its time)──> ready ──(claim)──> running ─�
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from penstock.engines.requests import CRASHES, Outcome, Settlement
+from penstock.engines.requests import CRASHES, Death, Error, Outcome, Settlement
 from penstock.job import JobState
 
 MOVES: Final = {
@@ -27,6 +28,10 @@ MOVES: Final = {
 }
 
 ENDED: Final = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
+
+LOGGED: Final = 100  # attempts on record for one job: one that snoozes for ever must not grow for ever
+KINDS: Final = 10_000  # of failures that are remembered, the latest
+SAMPLES: Final = 5  # jobs that are named for each
 
 
 class Move(NamedTuple):
@@ -97,3 +102,34 @@ def died(
         suspect=True if is_guilty or blamed is None else None,
         keeps_place=True,
     )
+
+
+class Victim(NamedTuple):
+    """A job that a dead worker held. *crashes*: deaths laid to it before. *cancelling*: as of `settled`."""
+
+    seq: int
+    crashes: int
+    cancelling: str | None
+
+
+def taken_back(death: Death, held: Sequence[Victim], *, lost: bool, limit: int) -> list[Move]:
+    """The move of each job of a worker that died. *lost*: nobody saw that, its lease ran out. *limit*: as of `died`."""
+    began = {job.seq for job in held} if death.began is None else death.began
+    ran = sum(job.seq in began for job in held)
+    return [
+        died(
+            began=job.seq in began,
+            alone=ran == 1,
+            blamed=None if death.blamed is None else job.seq in death.blamed,
+            lost=lost,
+            crashes=job.crashes,
+            limit=limit,
+            cancelling=job.cancelling,
+        )
+        for job in held
+    ]
+
+
+def laid_to_it(move: Move, death: Death, task: str) -> Error | None:
+    """What a job of *task* fails with, if *move* lays *death* to it."""
+    return Error("WorkerDied", death.why, "", f"WorkerDied {task}") if move.crashes else None

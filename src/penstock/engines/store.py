@@ -34,6 +34,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeVar, cast
 
 from penstock import clock
+from penstock.engines.batch import ids_of
 from penstock.engines.bell import Bell
 from penstock.engines.engine import Engine, Joined
 from penstock.engines.records import Query
@@ -329,7 +330,7 @@ class Store:
         if self._withdraw(asked):
             raise StoreUnavailable(self.engine.url, "it was too busy, or couldn't be reached in time")
         if asked.answers is None and asked.error is None:
-            raise OutcomeUnknown(_ids(asked.requests))
+            raise OutcomeUnknown(ids_of(asked.requests))
 
     def _give_up_in_loop(self, asked: _Asked) -> None:
         assert asked.future is not None
@@ -417,7 +418,7 @@ def _own(error: BaseException, asked: _Asked) -> Exception:
     """The error of a whole batch, for one of its callers: with the ids of its own jobs, and a traceback of its own."""
     mine: Exception
     if isinstance(error, OutcomeUnknown):
-        mine = OutcomeUnknown(_ids(asked.requests))
+        mine = OutcomeUnknown(ids_of(asked.requests))
     elif isinstance(error, (StoreUnavailable, StoreInvalid)):
         mine = type(error)(error.url, error.why)
     elif isinstance(error, Exception) and not isinstance(error, StopIteration):  # which no coroutine may raise
@@ -458,10 +459,6 @@ def all_good(answers: Sequence[Answer]) -> list[Reply]:
         if isinstance(answer, Exception):
             raise answer
     return cast(list[Reply], list(answers))
-
-
-def _ids(requests: Sequence[Request]) -> tuple[str, ...]:
-    return tuple(job.id for request in requests if isinstance(request, Put) for job in request.jobs)
 
 
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()

@@ -249,9 +249,9 @@ def test_space_of_a_rush_is_given_back_a_little_at_a_time(
 def test_prune_forgets_counters_at_zero_and_old_kinds_of_failures(
     desk: Desk, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from penstock.engines.sqlite import changes
+    from penstock.engines import rules
 
-    monkeypatch.setattr(changes, "_KINDS", 2)
+    monkeypatch.setattr(rules, "KINDS", 2)
     desk.renew(A, first=True)
     for n in range(5):
         desk.put(new(f"{n}", queue=f"of tenant {n}"))

@@ -12,8 +12,6 @@ from penstock.engines.postgres.schema import CANCELLED, CODES, COLUMNS, DONE, FA
 from penstock.engines.postgres.step import NOW, Step
 from penstock.engines.requests import Again, Cancel, Cut, Pause, Progress, Prune
 
-_KINDS: Final = 10_000  # of failures that are remembered
-
 _LIVE: Final = """
 SELECT seq, id, state, queue, task FROM penstock.job
 WHERE seq IN (SELECT seq FROM penstock.known WHERE id = ANY(%(ids)s::text[])) ORDER BY seq FOR UPDATE
@@ -157,7 +155,7 @@ def prune(step: Step, request: Prune) -> Callable[[], int]:
         cursors.append(step.run(_OLD.format(each=each), seconds=seconds, limit=request.limit))
     step.run(
         "DELETE FROM penstock.failure WHERE print IN (SELECT print FROM penstock.failure ORDER BY last DESC"
-        f" OFFSET {_KINDS})"
+        f" OFFSET {rules.KINDS})"
     )
     step.run("DELETE FROM penstock.tally WHERE jobs = 0")
     return lambda: sum(int(cursor.fetchall()[0][0]) for cursor in cursors)

@@ -9,9 +9,6 @@ from penstock.engines.postgres.schema import CODES, COLUMNS, RUNNING
 from penstock.engines.postgres.step import NOW, Step
 from penstock.engines.requests import Error
 
-_ATTEMPTS: Final = 100  # on record for one job: one that snoozes for ever must not grow for ever
-_SAMPLES: Final = 5  # jobs that are named for a kind of failure
-
 
 class Held(NamedTuple):
     """A running job: what its end needs to know."""
@@ -60,7 +57,7 @@ _FAILURE: Final = f"""
 INSERT INTO penstock.failure AS kind VALUES (%(print)s, %(type)s, %(message)s, %(traceback)s, %(task)s, 1, {NOW}, {NOW},
     ARRAY[%(id)s::text])
 ON CONFLICT (print) DO UPDATE SET count = kind.count + 1, last = excluded.last,
-    ids = CASE WHEN cardinality(kind.ids) >= {_SAMPLES} OR kind.ids @> excluded.ids THEN kind.ids
+    ids = CASE WHEN cardinality(kind.ids) >= {rules.SAMPLES} OR kind.ids @> excluded.ids THEN kind.ids
           ELSE kind.ids || excluded.ids END
 """
 
@@ -84,10 +81,10 @@ def end(
             _LOG, seq=held.seq, token=held.token, number=held.attempt, worker=held.worker, started=held.started,
             outcome=str(move.logged), reason=storable(why), **told,
         )  # fmt: skip
-        if held.token > _ATTEMPTS:
+        if held.token > rules.LOGGED:
             step.run(
                 "DELETE FROM penstock.attempt WHERE seq = %(seq)s AND token <= %(token)s",
-                seq=held.seq, token=held.token - _ATTEMPTS,
+                seq=held.seq, token=held.token - rules.LOGGED,
             )  # fmt: skip
     has_ended = move.state in rules.ENDED
     state = CODES[move.state]

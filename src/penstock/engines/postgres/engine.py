@@ -15,6 +15,7 @@ from psycopg import pq
 
 from penstock import clock
 from penstock.engines import checks
+from penstock.engines.batch import BadRequest, dealt, ids_of
 from penstock.engines.bell import Bell
 from penstock.engines.engine import Joined
 from penstock.engines.postgres import changes, finding, place, puts, schema, workers
@@ -23,7 +24,7 @@ from penstock.engines.postgres.joined import JoinedTransaction
 from penstock.engines.postgres.link import AGAIN, Link, TooLate, connect, translated
 from penstock.engines.postgres.news import News
 from penstock.engines.postgres.settling import settle
-from penstock.engines.postgres.step import Step, dealt
+from penstock.engines.postgres.step import Step
 from penstock.engines.records import Query
 from penstock.engines.requests import (
     Again,
@@ -61,15 +62,6 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %(pid)s AND b
 """
 _IS_THERE: Final = "SELECT FROM pg_stat_activity WHERE pid = %(pid)s AND backend_start = %(since)s"
 _WHO: Final = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-
-
-class _BadRequest(Exception):
-    """One request of a transaction can't be done, for what it is."""
-
-    def __init__(self, index: int, error: Exception) -> None:
-        super().__init__(index, error)
-        self.index = index
-        self.error = error
 
 
 class PostgresEngine:
@@ -131,7 +123,7 @@ class PostgresEngine:
                 link = self._connected(until)
                 try:
                     return self._write(link, requests, refused, until, at_once=at_once)
-                except _BadRequest as bad:
+                except BadRequest as bad:
                     if not at_once:
                         if bad.index in refused:
                             raise bad.error from None  # it isn't that one
@@ -323,11 +315,11 @@ class PostgresEngine:
             if not link.closed and not isinstance(error, TooLate):
                 raise  # the server has said no: nothing was done
             self._lose(link)
-            raise OutcomeUnknown(_ids(requests)) from error
+            raise OutcomeUnknown(ids_of(requests)) from error
         except psycopg.DataError as error:
-            raise _BadRequest(0, error) from error
+            raise BadRequest(0, error) from error
         except BaseException as error:
-            if link.closed and not isinstance(error, _BadRequest):
+            if link.closed and not isinstance(error, BadRequest):
                 self._lose(link)
             raise
 
@@ -352,7 +344,7 @@ class PostgresEngine:
         except (psycopg.OperationalError, psycopg.InterfaceError, *AGAIN):
             raise
         except Exception as error:
-            raise _BadRequest(index, error) from error
+            raise BadRequest(index, error) from error
 
 
 def _groups(requests: Sequence[Request], at_once: bool) -> Iterator[Sequence[Request]]:
@@ -404,10 +396,6 @@ def _do_one(step: Step, request: Request) -> Callable[[], Reply]:
         case Prune():
             return changes.prune(step, request)
     raise TypeError(f"{request!r} is no request")
-
-
-def _ids(requests: Sequence[Request]) -> tuple[str, ...]:
-    return tuple(job.id for request in requests if isinstance(request, Put) for job in request.jobs)
 
 
 _engines: weakref.WeakSet[PostgresEngine] = weakref.WeakSet()

@@ -6,7 +6,6 @@ gives a function that fetches its answer later; only what must look before it ca
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -16,8 +15,6 @@ from penstock.engines.postgres.place import Place
 
 NOW: Final = "coalesce(%(now)s::float8, extract(epoch from now())::float8)"
 """The time at which all of a transaction happens: the server's, unless a test has its own."""
-
-TAKEN: Final = "extract(epoch from now())::float8"
 
 
 class Step:
@@ -58,9 +55,3 @@ def columns(rows: Sequence[Sequence[Any]], names: Sequence[str]) -> Mapping[str,
     if not rows:
         return {name: [] for name in names}
     return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-
-
-def dealt(answers: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
-    """The answers of each request, out of those of all."""
-    rest = iter(answers)
-    return [list(itertools.islice(rest, size)) for size in sizes]

@@ -9,7 +9,7 @@ from penstock.engines import rules
 from penstock.engines.postgres.claims import DUE
 from penstock.engines.postgres.ending import HELD, Held, count_failure, end
 from penstock.engines.postgres.step import NOW, Step
-from penstock.engines.requests import Death, Error, Renew, Renewed, Sweep, Swept
+from penstock.engines.requests import Death, Renew, Renewed, Sweep, Swept
 
 _PULSE: Final = f"""
 UPDATE penstock.store SET pulse = {NOW},
@@ -91,21 +91,10 @@ def _take_back(
     step.run("DELETE FROM penstock.worker WHERE id = %(worker)s", worker=death.worker)
     rows = step.rows(f"{HELD} WHERE state = 2 AND worker = %(worker)s ORDER BY seq FOR UPDATE", worker=death.worker)
     held = [Held(*row) for row in rows]
-    began = {job.seq for job in held} if death.began is None else death.began
-    ran = [job for job in held if job.seq in began]
-    for job in held:
-        move = rules.died(
-            began=job.seq in began,
-            alone=len(ran) == 1,
-            blamed=None if death.blamed is None else job.seq in death.blamed,
-            lost=lost,
-            crashes=job.crashes,
-            limit=limit,
-            cancelling=job.cancelled,
-        )
-        error = None
-        if move.crashes:
-            error = Error("WorkerDied", death.why, "", f"WorkerDied {job.task}")
+    victims = [rules.Victim(job.seq, job.crashes, job.cancelled) for job in held]
+    for job, move in zip(held, rules.taken_back(death, victims, lost=lost, limit=limit), strict=True):
+        error = rules.laid_to_it(move, death, job.task)
+        if error is not None:
             count_failure(step, job.id, job.task, error)
         changes += end(step, job, move, error, move.reason or death.why)
         moves.append(move)

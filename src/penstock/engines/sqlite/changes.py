@@ -10,7 +10,6 @@ from penstock.engines.requests import Again, Cancel, Cut, Pause, Progress, Prune
 from penstock.engines.sqlite.schema import CANCELLED, CODES, DONE, FAILED, READY, RUNNING
 from penstock.engines.sqlite.step import Step
 
-_KINDS: Final = 10_000  # of failures that are remembered
 _SPARE: Final = 10_000  # pages that a file may have free, 40 MB: the next jobs will need them
 _SHRUNK: Final = 2_000  # pages that one prune gives back to the disk
 
@@ -120,9 +119,10 @@ def _forget(step: Step) -> None:
     step.write_counts()
     step.db.execute("DELETE FROM counter WHERE jobs = 0")
     kinds = step.db.execute("SELECT count(*) FROM failure").get
-    if kinds > _KINDS:
+    if kinds > rules.KINDS:
         step.db.execute(
-            "DELETE FROM failure WHERE rowid IN (SELECT rowid FROM failure ORDER BY last LIMIT ?)", (kinds - _KINDS,)
+            "DELETE FROM failure WHERE rowid IN (SELECT rowid FROM failure ORDER BY last LIMIT ?)",
+            (kinds - rules.KINDS,),
         )
 
 

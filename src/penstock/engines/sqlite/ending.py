@@ -10,9 +10,6 @@ from penstock.engines.requests import Error
 from penstock.engines.sqlite.schema import CODES, RUNNING
 from penstock.engines.sqlite.step import Step
 
-_ATTEMPTS: Final = 100  # on record for one job: one that snoozes for ever must not grow for ever
-_SAMPLES: Final = 5  # jobs that are named for a kind of failure
-
 
 class Held(NamedTuple):
     """A running job: what its end needs to know."""
@@ -93,7 +90,7 @@ def count_failure(step: Step, id: str, task: int, error: Error) -> None:
         step.db.execute("INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", first)
         return
     ids = json.loads(known)
-    if len(ids) < _SAMPLES and id not in ids:
+    if len(ids) < rules.SAMPLES and id not in ids:
         ids.append(id)
     step.db.execute(
         "UPDATE failure SET count = count + 1, last = ?, ids = ? WHERE print = ?",
@@ -116,5 +113,5 @@ def _log(step: Step, held: Held, outcome: str, error: Error | None, why: str) ->
             *(error or (None, None, None, None)),
         ),
     )
-    if held.token > _ATTEMPTS:
-        step.db.execute("DELETE FROM attempt WHERE seq = ? AND token <= ?", (held.seq, held.token - _ATTEMPTS))
+    if held.token > rules.LOGGED:
+        step.db.execute("DELETE FROM attempt WHERE seq = ? AND token <= ?", (held.seq, held.token - rules.LOGGED))

@@ -9,12 +9,13 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import apsw
 
 from penstock import clock
 from penstock.engines import checks
+from penstock.engines.batch import BadRequest, dealt, ids_of
 from penstock.engines.bell import Bell
 from penstock.engines.engine import Joined
 from penstock.engines.records import Query
@@ -57,15 +58,6 @@ _PATIENCE: Final = 500  # milliseconds that writers wait for readers, so that th
 _STILL: Final = 5.0  # seconds that a fork waits for a transaction, or for a reading, to end
 
 Answer = Reply | Exception
-
-
-class _BadRequest(Exception):
-    """One request of a transaction can't be done, for what it is."""
-
-    def __init__(self, index: int, error: Exception) -> None:
-        super().__init__(index, error)
-        self.index = index
-        self.error = error
 
 
 class SQLiteEngine:
@@ -279,12 +271,12 @@ class SQLiteEngine:
             self._commit_fully(self._place.full and any(type(request) not in _LIGHT for request in requests))
             try:
                 return self._step(file, requests, refused, at_once=not refused)
-            except _BadRequest:
+            except BadRequest:
                 pass
             while True:
                 try:
                     return self._step(file, requests, refused, at_once=False)
-                except _BadRequest as bad:
+                except BadRequest as bad:
                     refused[bad.index] = bad.error
         except apsw.BusyError:
             raise
@@ -314,7 +306,7 @@ class SQLiteEngine:
                 except connection.OF_THE_STORE:
                     raise
                 except Exception as error:
-                    raise _BadRequest(index, error) from error
+                    raise BadRequest(index, error) from error
             step.finish()
             self._commit(requests)
         except BaseException:
@@ -334,7 +326,7 @@ class SQLiteEngine:
         except apsw.Error as error:
             if connection.is_certain(error):
                 raise
-            raise OutcomeUnknown(_ids(requests)) from error
+            raise OutcomeUnknown(ids_of(requests)) from error
 
     def _keep_log_short(self) -> None:
         assert self._db is not None
@@ -385,12 +377,12 @@ def _do(step: Step, group: Sequence[Request]) -> list[Answer]:
     first = group[0]
     if isinstance(first, Put):
         puts = cast(Sequence[Put], group)
-        return _dealt(put(step, [job for one in puts for job in one.jobs]), [len(one.jobs) for one in puts])
+        return dealt(put(step, [job for one in puts for job in one.jobs]), [len(one.jobs) for one in puts])
     step.count_all()
     if isinstance(first, Settle):
         settles = cast(Sequence[Settle], group)
         answers = settle(step, [settlement for one in settles for settlement in one.settlements])
-        return _dealt(answers, [len(one.settlements) for one in settles])
+        return dealt(answers, [len(one.settlements) for one in settles])
     return [_do_one(step, request) for request in group]
 
 
@@ -422,16 +414,6 @@ def _firsts(renew: Renew) -> Iterator[bool]:
 def _stale(request: Request) -> Answer:
     """What somebody is told whose claims are of another store."""
     return [False] * len(request.settlements) if isinstance(request, Settle) else False
-
-
-def _dealt(answers: list[Any], sizes: Sequence[int]) -> list[Answer]:
-    """The answers of each request, out of those of all."""
-    rest = iter(answers)
-    return [list(itertools.islice(rest, size)) for size in sizes]
-
-
-def _ids(requests: Sequence[Request]) -> tuple[str, ...]:
-    return tuple(job.id for request in requests if isinstance(request, Put) for job in request.jobs)
 
 
 _engines: weakref.WeakSet[SQLiteEngine] = weakref.WeakSet()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from penstock.engines import rules
-from penstock.engines.requests import Death, Error, Renew, Renewed, Sweep, Swept
+from penstock.engines.requests import Death, Renew, Renewed, Sweep, Swept
 from penstock.engines.sqlite.ending import HELD, Held, count_failure, end
 from penstock.engines.sqlite.step import Step
 from penstock.engines.sqlite.waiting import follow_the_wall_clock, let_due_be_ready
@@ -90,23 +90,11 @@ def _take_back(step: Step, death: Death, lost: bool, limit: int) -> list[rules.M
     held = [
         Held(*row) for row in step.db.execute(f"{HELD} WHERE state = 2 AND worker = ? ORDER BY seq", (death.worker,))
     ]
-    began = {job.seq for job in held} if death.began is None else death.began
-    ran = [job for job in held if job.seq in began]
-    moves = []
-    for job in held:
-        move = rules.died(
-            began=job.seq in began,
-            alone=len(ran) == 1,
-            blamed=None if death.blamed is None else job.seq in death.blamed,
-            lost=lost,
-            crashes=job.crashes,
-            limit=limit,
-            cancelling=job.cancelled,
-        )
-        error = None
-        if move.crashes:
-            error = Error("WorkerDied", death.why, "", f"WorkerDied {step.name(job.task)}")
+    victims = [rules.Victim(job.seq, job.crashes, job.cancelled) for job in held]
+    moves = rules.taken_back(death, victims, lost=lost, limit=limit)
+    for job, move in zip(held, moves, strict=True):
+        error = rules.laid_to_it(move, death, step.name(job.task))
+        if error is not None:
             count_failure(step, job.id, job.task, error)
         end(step, job, move, error, move.reason or death.why)
-        moves.append(move)
     return moves
