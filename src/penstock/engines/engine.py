@@ -88,8 +88,9 @@ class Engine(Protocol):
         """Sleep until there may be news, the bell is rung, or *timeout* seconds have passed.
 
         News: jobs that became ready, ended or were cancelled. A hint, never relied upon: it may wake for nothing, and
-        may miss what another process did for up to a second. What came since the last wait with the same bell wakes
-        at once, so that nobody sleeps through what came after he looked; the first wait with a bell returns at once.
+        may miss what another process did for up to a second (ten, where a network lies between and has just failed).
+        What came since the last wait with the same bell wakes at once, so that nobody sleeps through what came after he
+        looked; the first wait with a bell returns at once.
         """
         ...
 

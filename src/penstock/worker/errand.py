@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from penstock.app import attempt
-from penstock.app.task import Task
-from penstock.engines.store import Store
 from penstock.job import current_job
 from penstock.worker.claim import StoreClaim
 from penstock.worker.named import find_app
@@ -15,8 +13,6 @@ from penstock.worker.named import find_app
 class _Claim(StoreClaim):
     """The claim of the one job that runs in this process."""
 
-    store: Store
-    task: Task[Any, Any]
     has_completed = False
 
     def completed(self) -> None:

@@ -22,7 +22,7 @@ from penstock.engines.postgres import changes, finding, place, puts, schema, wor
 from penstock.engines.postgres.claims import claim
 from penstock.engines.postgres.joined import JoinedTransaction
 from penstock.engines.postgres.link import AGAIN, Link, TooLate, connect, translated
-from penstock.engines.postgres.news import News
+from penstock.engines.postgres.news import TELL, News
 from penstock.engines.postgres.settling import settle
 from penstock.engines.postgres.step import Step
 from penstock.engines.records import Query
@@ -54,9 +54,8 @@ _BEGIN: Final = """
 SELECT set_config('statement_timeout', %(milliseconds)s, true),
     set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true),
     CASE WHEN %(light)s THEN set_config('synchronous_commit', 'off', true) END,
-    pg_advisory_xact_lock(%(key)s)
+    pg_advisory_xact_lock(%(key)s::bigint)
 """
-_TELL: Final = "SELECT pg_notify(%(channel)s, '')"
 _END_OTHER: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %(pid)s AND backend_start = %(since)s
 """
@@ -213,8 +212,9 @@ class PostgresEngine:
     def _decide(self, link: Link) -> None:
         """See to it that nothing of the connection before is done from now on: the server may not know it is gone.
 
-        Behind a pooler it goes by another name there; then the lock that each transaction takes has to do, which the
-        one before holds until it has ended.
+        Whatever of it the server has begun holds this engine's lock, so that the next transaction waits for its end.
+        Behind a pooler it is the pooler's connection that is ended, which may serve somebody else by now: he goes on as
+        after a cut.
         """
         if self._left is None:
             return
@@ -255,10 +255,14 @@ class PostgresEngine:
     # Transactions
 
     @contextlib.contextmanager
-    def _transaction(self, link: Link, until: float, begin: str, *, light: bool = False) -> Iterator[None]:
-        """A transaction in one pipeline: all is sent before anything is waited for, if the block asks for nothing."""
+    def _transaction(
+        self, link: Link, until: float, begin: str, *, key: int | None = None, light: bool = False
+    ) -> Iterator[None]:
+        """A transaction in one pipeline: all is sent before anything is waited for, if the block asks for nothing.
+
+        *key*: of the lock that it holds until it ends; None for no lock.
+        """
         left = max(_LEAST, _SHARE * (until - clock.monotonic()))
-        key = self._key if begin == "BEGIN" else secrets.randbits(63)
         pipeline = link.pipeline()
         pipeline.__enter__()
         try:
@@ -294,7 +298,7 @@ class PostgresEngine:
         step = Step(link, self._place, self._now())
         pending: list[Callable[[], list[Answer]]] = []
         try:
-            with self._transaction(link, until, "BEGIN", light=light):
+            with self._transaction(link, until, "BEGIN", key=self._key, light=light):
                 self._lock_claimers(step, requests, refused)
                 index = 0
                 for group in _groups(requests, at_once):
@@ -305,7 +309,7 @@ class PostgresEngine:
                         pending.append(self._sent(step, group, index, at_once))
                     index += len(group)
                 if step.has_news and self._news.may_tell():
-                    step.run(_TELL, channel=self._news.channel)
+                    step.run(TELL, channel=self._news.channel)
             if step.has_news:
                 self._news.ring()
             return [answer for fetch in pending for answer in fetch()]

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from penstock.engines import checks
 from penstock.engines.postgres import puts, settling
+from penstock.engines.postgres.news import TELL
 from penstock.engines.postgres.place import Place
 from penstock.engines.requests import Outcome, Put, Reply, Request, Settle
 
 _VALUE: Final = re.compile(r"%\((\w+)\)s")
-_TELL: Final = "SELECT pg_notify(%(channel)s, '')"
 
 Statement = tuple[str, dict[str, Any]]
 Run = Callable[[str, dict[str, Any]], list[Any]]
@@ -68,7 +68,7 @@ class JoinedTransaction:
         return settling.answers_of(request.settlements, rows)
 
     def _news(self) -> Statement:
-        return _TELL, {"channel": self._channel}
+        return TELL, {"channel": self._channel}
 
 
 def _ways(connection: Any) -> tuple[Run | None, ARun | None]:

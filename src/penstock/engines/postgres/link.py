@@ -1,7 +1,8 @@
 """One connection to the server, on which nothing waits longer than it may.
 
-psycopg's own calls wait for the server without end, and a network that swallows packets gives none. So the waiting is
-ours: it ends when the time is over, and the connection with it, since nobody knows what it would say next.
+psycopg's calls wait for the server without end if they aren't told otherwise, and a network that swallows packets gives
+none. So each wait is told when the time is over; then the connection ends, too, since nobody knows what it would say
+next.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import select
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import psycopg
 from psycopg import errors, pq
@@ -19,8 +20,6 @@ from psycopg import errors, pq
 from penstock import clock
 from penstock.engines.postgres.place import Place
 from penstock.errors import StoreInvalid, StoreUnavailable
-
-T = TypeVar("T")
 
 _TICK: Final = 0.1  # seconds between two looks at the time, as a signal's handler may have to run
 

@@ -3,8 +3,8 @@
     commit ──NOTIFY──> server ──> the listener's connection ──> every bell of this process
 
 A hint, and no more: a pooler may swallow it, a connection may be dead without anybody knowing. So the listener says
-something to itself now and then; while it doesn't hear that, whoever waits looks once a second, and a little more than
-once in ten otherwise.
+something to itself every few seconds. While it doesn't hear that, whoever waits looks for himself at least once a
+second; else at least once in ten.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from penstock.engines.bell import Bell
 from penstock.engines.postgres.link import Link, connect
 from penstock.engines.postgres.place import Place
 
+TELL: Final = "SELECT pg_notify(%(channel)s, '')"
+"""Says to all who listen, once the transaction is committed, that there may be something to do."""
+
 _LOOK: Final = 0.8  # seconds between two looks while nothing can be heard, at most
 _SELDOM: Final = 10.0  # the same, while it can
 _TEST: Final = 5.0  # seconds between two words of the listener to itself
@@ -36,7 +39,8 @@ class News:
     """One engine's ear, and what it says to others.
 
     A bell is rung for as long as it exists, also between two waits; that is why the first wait with one returns at
-    once. Lock: `_lock` guards all fields; a leaf.
+    once. Lock: `_lock` guards `_bells`, `_thread`, `_is_closed`, `_told_at` and `_owes`; a leaf. `_hears` is the
+    listening thread's to write, and read by anybody: it only says how soon to look.
     """
 
     def __init__(self, place: Place) -> None:

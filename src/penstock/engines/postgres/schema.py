@@ -1,7 +1,8 @@
 """The tables, and how a database gets them: numbered steps from nothing, or an older version, to today's.
 
-Steps are additive. Services of the version before work on beside those of today, so a step takes nothing away that the
-version before uses, and adds nothing that it would have to fill; what is not used any more goes a version later.
+Steps are additive. Services of the version before, that run when somebody migrates, work on beside those of today; so a
+step takes nothing away that they use, and adds nothing that they would have to fill. What is not used any more goes a
+version later. One that starts anew refuses a store of a newer version.
 """
 
 from __future__ import annotations
