@@ -20,7 +20,7 @@ from penstock.engines.engine import Joined
 from penstock.engines.postgres import changes, finding, place, puts, schema, workers
 from penstock.engines.postgres.claims import claim
 from penstock.engines.postgres.joined import JoinedTransaction
-from penstock.engines.postgres.link import AGAIN, Link, TooLate, connect, translated
+from penstock.engines.postgres.link import AGAIN, OF_WHAT_IS_ASKED, Link, TooLate, connect, translated
 from penstock.engines.postgres.news import News
 from penstock.engines.postgres.settling import settle
 from penstock.engines.postgres.step import Step, dealt
@@ -112,7 +112,8 @@ class PostgresEngine:
     def migrate(self, role: str | None = None, within: float = 600.0) -> tuple[int, int]:
         """Make or migrate the store; see `Migrating.migrate`."""
         with translated(self._place), contextlib.closing(connect(self._place, clock.monotonic() + within)) as link:
-            return schema.migrate(link, self._place, role), len(schema.MIGRATIONS)
+            before = schema.migrate(link, self._place, role)
+            return before, max(before, len(schema.MIGRATIONS))
 
     def script(self, role: str | None = None, within: float = 10.0) -> str:
         """The SQL that does the same; see `Migrating.script`."""
@@ -206,7 +207,7 @@ class PostgresEngine:
 
     def _check(self, link: Link, *, create: bool) -> None:
         version = schema.version_of(link, self._place)
-        if version == len(schema.MIGRATIONS):
+        if version >= len(schema.MIGRATIONS):
             return
         if not create and not version:
             raise StoreUnavailable(self.url, f"it has no schema {self._place.schema}")
@@ -312,6 +313,7 @@ class PostgresEngine:
                     else:
                         pending.append(self._sent(step, group, index, at_once))
                     index += len(group)
+                step.finish()
                 if step.has_news and self._news.may_tell():
                     step.run(_TELL, channel=self._news.channel)
             if step.has_news:
@@ -319,13 +321,13 @@ class PostgresEngine:
             return [answer for fetch in pending for answer in fetch()]
         except AGAIN:
             raise
+        except OF_WHAT_IS_ASKED as error:
+            raise _BadRequest(0, error) from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if not link.closed and not isinstance(error, TooLate):
                 raise  # the server has said no: nothing was done
             self._lose(link)
             raise OutcomeUnknown(_ids(requests)) from error
-        except psycopg.DataError as error:
-            raise _BadRequest(0, error) from error
         except BaseException as error:
             if link.closed and not isinstance(error, _BadRequest):
                 self._lose(link)
@@ -349,6 +351,8 @@ class PostgresEngine:
                 return fetch
             answers = fetch()
             return lambda: answers
+        except OF_WHAT_IS_ASKED as error:
+            raise _BadRequest(index, ValueError(str(error))) from error
         except (psycopg.OperationalError, psycopg.InterfaceError, *AGAIN):
             raise
         except Exception as error:
