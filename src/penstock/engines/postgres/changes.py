@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from penstock.engines import rules
-from penstock.engines.postgres.ending import MOVE_TO_PAST, storable
+from penstock.engines.postgres.ending import MOVE_TO_PAST
 from penstock.engines.postgres.schema import CANCELLED, CODES, COLUMNS, DONE, FAILED, RUNNING
-from penstock.engines.postgres.step import NOW, Step
+from penstock.engines.postgres.step import NOW, Step, storable
 from penstock.engines.requests import Again, Cancel, Cut, Pause, Progress, Prune
 
 _KINDS: Final = 10_000  # of failures that are remembered
