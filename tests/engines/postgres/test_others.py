@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from penstock.engines import connect
-from penstock.engines.postgres import workers
+from penstock.engines.postgres import engine, news, workers
 from penstock.engines.records import Failed
 from penstock.engines.requests import Fate, NewJob, Outcome, Pause, Put, Settle, Settlement
 from tests.engines.kinds import A, B, Clock, Desk, new, oops
@@ -26,9 +26,9 @@ def schema(postgres: Postgres) -> str:
 
 @pytest.fixture
 def desk(postgres: Postgres, schema: str) -> Iterator[Desk]:
-    with closing(connect(postgres.url(schema))) as engine:
-        engine.open()
-        desk = Desk(engine, Clock())
+    with closing(connect(postgres.url(schema))) as store:
+        store.open()
+        desk = Desk(store, Clock())
         desk.renew(A, B, first=True)
         yield desk
         assert desk.complaints() == []
@@ -99,6 +99,16 @@ def test_failures_of_one_kind_are_counted_though_they_are_told_at_once(desk: Des
 
     [kind] = desk.kinds_of_failures()
     assert (kind.count, kind.ids) == (8, tuple("abcde"))
+
+
+def test_what_the_server_will_not_tell_others_is_done_all_the_same(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor may their commits wait for ours, as those of transactions that notify do: for one lock until the disk is."""
+    monkeypatch.setattr(engine, "_TELL", "SELECT 1 / (length(%(channel)s) * 0)")  # its queue is full, say
+    monkeypatch.setattr(news.News, "may_tell", lambda _: True)
+
+    assert desk.put("a") == [Fate.ACCEPTED]
+    assert desk.done(desk.claim_one(A))
+    assert desk.searched() == ["a"]
 
 
 def test_names_too_long_for_an_index_are_refused_alone(desk: Desk) -> None:

@@ -264,23 +264,31 @@ class PostgresEngine:
     # Transactions
 
     @contextlib.contextmanager
-    def _transaction(self, link: Link, until: float, begin: str, *, light: bool = False) -> Iterator[None]:
-        """A transaction in one pipeline: all is sent before anything is waited for, if the block asks for nothing."""
+    def _transaction(
+        self, link: Link, until: float, begin: str, *, light: bool = False, then: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
+        """A transaction in one pipeline: all is sent before anything is waited for, if the block asks for nothing.
+
+        What *then* sends comes behind the commit, and nothing rests on it.
+        """
         left = max(_LEAST, _SHARE * (until - clock.monotonic()))
         key = self._key if begin == "BEGIN" else secrets.randbits(63)
         pipeline = link.pipeline()
         pipeline.__enter__()
+        commit: psycopg.Cursor[Any] | None = None
         try:
             link.execute(begin)
             link.execute(_BEGIN, {"milliseconds": str(int(left * 1000)), "light": light, "key": key})
             yield
-            link.execute("COMMIT")
+            commit = link.execute("COMMIT")
+            then()
             pipeline.__exit__(None, None, None)
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(psycopg.Error):  # with the error it would only log what else is wrong
                 pipeline.__exit__(None, None, None)
             self._roll_back(link)
-            raise
+            if not isinstance(error, psycopg.Error) or commit is None or not _is_done(commit):
+                raise
 
     def _roll_back(self, link: Link) -> None:
         with contextlib.suppress(psycopg.Error):
@@ -302,8 +310,14 @@ class PostgresEngine:
         light = bool(requests) and all(type(request) in _LIGHT for request in requests)
         step = Step(link, self._place, self._now())
         pending: list[Callable[[], list[Answer]]] = []
+
+        def tell() -> None:
+            # Within the transaction, its commit would hold the one lock of all that notify until the disk has it.
+            if step.has_news and self._news.may_tell():
+                step.run(_TELL, channel=self._news.channel)
+
         try:
-            with self._transaction(link, until, "BEGIN", light=light):
+            with self._transaction(link, until, "BEGIN", light=light, then=tell):
                 self._lock_claimers(step, requests, refused)
                 index = 0
                 for group in _groups(requests, at_once):
@@ -314,8 +328,6 @@ class PostgresEngine:
                         pending.append(self._sent(step, group, index, at_once))
                     index += len(group)
                 step.finish()
-                if step.has_news and self._news.may_tell():
-                    step.run(_TELL, channel=self._news.channel)
             if step.has_news:
                 self._news.ring()
             return [answer for fetch in pending for answer in fetch()]
@@ -408,6 +420,12 @@ def _do_one(step: Step, request: Request) -> Callable[[], Reply]:
         case Prune():
             return changes.prune(step, request)
     raise TypeError(f"{request!r} is no request")
+
+
+def _is_done(commit: psycopg.Cursor[Any]) -> bool:
+    """Whether the server has said so."""
+    result = commit.pgresult
+    return result is not None and result.status == pq.ExecStatus.COMMAND_OK and result.command_status == b"COMMIT"
 
 
 def _ids(requests: Sequence[Request]) -> tuple[str, ...]:
