@@ -30,7 +30,8 @@ _AGAIN: Final = f"""
 WITH found AS MATERIALIZED (
     SELECT seq, state AS was FROM penstock.past WHERE state = ANY(%(states)s::smallint[])
         AND (%(print)s::text IS NULL OR print = %(print)s::text)
-        AND (%(ids)s::text[] IS NULL OR seq IN (SELECT seq FROM penstock.known WHERE id = ANY(%(ids)s::text[])))
+        AND (%(ids)s::text[] IS NULL
+            OR seq = ANY(ARRAY(SELECT seq FROM penstock.known WHERE id = ANY(%(ids)s::text[]))))
     ORDER BY seq LIMIT %(limit)s FOR UPDATE SKIP LOCKED),
 gone AS (
     DELETE FROM penstock.past USING found WHERE past.seq = found.seq RETURNING past.*, found.was),
