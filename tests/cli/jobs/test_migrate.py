@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import threading
 from pathlib import Path
@@ -17,6 +18,7 @@ from penstock.engines.requests import (
     Beat,
     Claim,
     Claimed,
+    Fate,
     NewJob,
     Outcome,
     Progress,
@@ -120,18 +122,35 @@ def test_ten_that_open_a_new_store_at_once_make_it_once(postgres: Postgres) -> N
     assert version(postgres, url) == 1
 
 
-def test_a_newer_store_is_refused_and_left_alone(postgres: Postgres, capsys: Captured) -> None:
+def test_a_store_of_a_later_version_is_used_as_it_is(postgres: Postgres, capsys: Captured) -> None:
+    """Else no service of the version before could start again once somebody has migrated."""
     url = postgres.fresh_url()
     assert main(["migrate", url]) == 0
     postgres.ask(f"UPDATE {schema_of(url)}.store SET version = 99")
+    capsys.readouterr()
+
+    assert main(["migrate", url]) == 0
+    assert capsys.readouterr().out.endswith(": nothing to do, it is of version 99\n")
+    assert main(["migrate", url, "--sql"]) == 0
+    assert capsys.readouterr().out == "-- nothing to do\n"
+    with contextlib.closing(connect(url)) as engine:
+        engine.open()
+        assert engine.transact([Put([NewJob("a", "work")])]) == [[Fate.ACCEPTED]]
+    assert version(postgres, url) == 99
+
+
+def test_a_store_that_is_too_new_is_refused_and_left_alone(postgres: Postgres, capsys: Captured) -> None:
+    url = postgres.fresh_url()
+    assert main(["migrate", url]) == 0
+    postgres.ask(f"UPDATE {schema_of(url)}.store SET version = 100")
     capsys.readouterr()
 
     for options in ([], ["--sql"]):
         assert main(["migrate", url, *options]) == 3
         told = capsys.readouterr()
         assert told.out == ""
-        assert "it was made by a newer penstock (its schema is 99, this one knows 1)" in told.err
-    assert version(postgres, url) == 99
+        assert "it was made by a newer penstock (its schema is 100, this one knows 1)" in told.err
+    assert version(postgres, url) == 100
 
 
 def test_a_schema_of_another_program_is_refused_and_left_alone(postgres: Postgres, capsys: Captured) -> None:

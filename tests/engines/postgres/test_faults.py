@@ -18,6 +18,7 @@ from penstock import errors
 from penstock.engines import connect
 from penstock.engines.bell import Bell
 from penstock.engines.engine import Engine
+from penstock.engines.postgres import engine as postgres_engine
 from penstock.engines.records import Counts, HeldBy
 from penstock.engines.requests import Beat, Claim, Fate, NewJob, Outcome, Put, Renew, Request, Settle, Settlement
 from penstock.job import JobState
@@ -257,11 +258,25 @@ def test_a_wait_ends_in_time_when_the_network_hangs(desk: Desk, proxy: Proxy) ->
     bell.close()
 
 
+@pytest.mark.parametrize("pooler", [False, True], ids=["direct", "pooler"])
 @pytest.mark.parametrize("request_", [Claim(A, None, [WORK]), Put([NewJob("late", "work")])], ids=["claim", "put"])
 def test_what_arrives_at_the_server_after_all_changes_nothing_once_it_is_decided(
-    desk: Desk, near: Desk, proxy: Proxy, postgres: Postgres, request_: Any
+    desk: Desk,
+    near: Desk,
+    proxy: Proxy,
+    postgres: Postgres,
+    monkeypatch: pytest.MonkeyPatch,
+    request_: Any,
+    pooler: bool,
 ) -> None:
-    """Else a worker would hold jobs that nobody runs, for as long as it lives."""
+    """Else a worker would hold jobs that nobody runs, for as long as it lives.
+
+    Behind a pooler the connection isn't ours, and mustn't be ended. It may have lain there until one was free.
+    """
+    if pooler:
+        monkeypatch.setattr(postgres_engine, "is_direct", lambda link, pid: False)
+        desk.engine.close()  # it connects anew
+        desk.renew(A)
     near.put("a")
     proxy.hang(new=False)
     with pytest.raises((errors.StoreUnavailable, errors.OutcomeUnknown)):
@@ -269,6 +284,7 @@ def test_what_arrives_at_the_server_after_all_changes_nothing_once_it_is_decided
     ports, moment = proxy.held(), postgres.ask("SELECT clock_timestamp()")[0][0]
     assert ports
     again(lambda: desk.renew(A))  # over a new connection; from now on it is decided
+    assert bool(postgres.ask("SELECT 1 FROM pg_stat_activity WHERE client_port = ANY(%s)", ports)) is pooler
     held, states = near.find(HeldBy(A)), {id: near.state(id) for id in ("a", "late")}
 
     proxy.go_on()
@@ -276,6 +292,16 @@ def test_what_arrives_at_the_server_after_all_changes_nothing_once_it_is_decided
     assert near.find(HeldBy(A)) == held
     assert {id: near.state(id) for id in ("a", "late")} == states
     assert near.complaints() == []
+
+
+def test_a_server_whose_clock_is_set_is_asked_for_the_time_anew(desk: Desk) -> None:
+    for request, answer in ((Put([NewJob("a", "work")]), [Fate.ACCEPTED]), (Put([NewJob("", "work")]), None)):
+        desk.engine._ahead -= 3600.0  # type: ignore[attr-defined]
+        first, second = desk.engine.transact([request, Put([NewJob("b", "work")])], 5.0)
+
+        assert first == answer or isinstance(first, ValueError)
+        assert second in ([Fate.ACCEPTED], [Fate.KNOWN])
+    assert desk.searched() == ["b", "a"]
 
 
 # Connections of these ports that have not come to the end of what was held back.

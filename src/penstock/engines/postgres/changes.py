@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from penstock.engines import rules
-from penstock.engines.postgres.ending import MOVE_TO_PAST, storable
+from penstock.engines.postgres.ending import MOVE_TO_PAST
 from penstock.engines.postgres.schema import CANCELLED, CODES, COLUMNS, DONE, FAILED, RUNNING
-from penstock.engines.postgres.step import NOW, Step
+from penstock.engines.postgres.step import NOW, Step, storable
 from penstock.engines.requests import Again, Cancel, Cut, Pause, Progress, Prune
 
 _LIVE: Final = """
@@ -28,7 +28,8 @@ _AGAIN: Final = f"""
 WITH found AS MATERIALIZED (
     SELECT seq, state AS was FROM penstock.past WHERE state = ANY(%(states)s::smallint[])
         AND (%(print)s::text IS NULL OR print = %(print)s::text)
-        AND (%(ids)s::text[] IS NULL OR seq IN (SELECT seq FROM penstock.known WHERE id = ANY(%(ids)s::text[])))
+        AND (%(ids)s::text[] IS NULL
+            OR seq = ANY(ARRAY(SELECT seq FROM penstock.known WHERE id = ANY(%(ids)s::text[]))))
     ORDER BY seq LIMIT %(limit)s FOR UPDATE SKIP LOCKED),
 gone AS (
     DELETE FROM penstock.past USING found WHERE past.seq = found.seq RETURNING past.*, found.was),

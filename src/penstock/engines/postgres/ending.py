@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from penstock.engines import rules
 from penstock.engines.postgres.schema import CODES, COLUMNS, RUNNING
-from penstock.engines.postgres.step import NOW, Step
+from penstock.engines.postgres.step import NOW, Step, storable
 from penstock.engines.requests import Error
 
 
@@ -52,13 +52,6 @@ _LOG: Final = f"""
 INSERT INTO penstock.attempt VALUES (%(seq)s, %(token)s, %(number)s, %(worker)s, %(started)s, {NOW}, %(outcome)s,
     %(reason)s, %(type)s::text, %(message)s::text, %(traceback)s::text, %(print)s::text)
 ON CONFLICT (seq, token) DO NOTHING
-"""
-_FAILURE: Final = f"""
-INSERT INTO penstock.failure AS kind VALUES (%(print)s, %(type)s, %(message)s, %(traceback)s, %(task)s, 1, {NOW}, {NOW},
-    ARRAY[%(id)s::text])
-ON CONFLICT (print) DO UPDATE SET count = kind.count + 1, last = excluded.last,
-    ids = CASE WHEN cardinality(kind.ids) >= {rules.SAMPLES} OR kind.ids @> excluded.ids THEN kind.ids
-          ELSE kind.ids || excluded.ids END
 """
 
 
@@ -107,14 +100,3 @@ def end(
         step.run(MOVE_TO_PAST, seqs=[held.seq])
     step.has_news = True
     return [(RUNNING, held.queue, held.task, -1), (state, held.queue, held.task, 1)]
-
-
-def count_failure(step: Step, id: str, task: str, error: Error) -> None:
-    """Count *error* among its kind."""
-    told = {name: storable(text) for name, text in error._asdict().items()}
-    step.run(_FAILURE, id=id, task=task, **told)
-
-
-def storable(text: str) -> str:
-    """*text* as PostgreSQL can hold it: a NUL, which it can't, is shown."""
-    return text.replace("\0", "\\x00")

@@ -6,12 +6,13 @@ import contextlib
 import os
 import secrets
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar, cast
 
 import psycopg
-from psycopg import pq
+from psycopg import errors, pq
 
 from penstock import clock
 from penstock.engines import checks
@@ -21,7 +22,7 @@ from penstock.engines.engine import Joined
 from penstock.engines.postgres import changes, finding, place, puts, schema, workers
 from penstock.engines.postgres.claims import claim
 from penstock.engines.postgres.joined import JoinedTransaction
-from penstock.engines.postgres.link import AGAIN, Link, TooLate, connect, translated
+from penstock.engines.postgres.link import AGAIN, OF_WHAT_IS_ASKED, Link, TooLate, connect, translated
 from penstock.engines.postgres.news import TELL, News
 from penstock.engines.postgres.settling import settle
 from penstock.engines.postgres.step import Step
@@ -50,17 +51,34 @@ _LEAST: Final = 0.05  # seconds that a statement may take, however little time i
 _SHARE: Final = 0.8  # of the time that is left, for the server: so that its "no" comes before nobody knows
 _LIGHT: Final = (Renew, Progress)  # what may be forgotten if the server's machine loses its power
 
+_ON_THE_WAY: Final = 5.0  # seconds after which a transaction that has not come to the server is not to begin there
+
 _BEGIN: Final = """
-SELECT set_config('statement_timeout', %(milliseconds)s, true),
+SELECT extract(epoch FROM clock_timestamp())::float8,
+    1 / CASE WHEN extract(epoch FROM clock_timestamp()) > %(late)s::float8 THEN 0 ELSE 1 END,
+    set_config('statement_timeout', %(milliseconds)s, true),
     set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true),
     CASE WHEN %(light)s THEN set_config('synchronous_commit', 'off', true) END,
     pg_advisory_xact_lock(%(key)s::bigint)
 """
-_END_OTHER: Final = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %(pid)s AND backend_start = %(since)s
+_NOBODY: Final = (0, None)  # a connection of a pooler's, which may be anybody's by now
+# The connection that was lost, and whoever is in the middle of one of our transactions.
+_OTHERS: Final = """
+FROM pg_stat_activity WHERE pid = %(pid)s AND backend_start = %(since)s OR pid IN (
+    SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND classid::bigint << 32 | objid::bigint = %(key)s)
 """
-_IS_THERE: Final = "SELECT FROM pg_stat_activity WHERE pid = %(pid)s AND backend_start = %(since)s"
-_WHO: Final = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_END_OTHERS: Final = f"SELECT pg_terminate_backend(pid) {_OTHERS}"
+_ARE_THERE: Final = f"SELECT {_OTHERS}"
+_WHO: Final = """
+SELECT pid, backend_start, extract(epoch FROM clock_timestamp())::float8 FROM pg_stat_activity
+WHERE pid = pg_backend_pid()
+"""
+
+
+class _Late(Exception):
+    """The server says that the transaction came too late, by what was known of its clock."""
 
 
 class PostgresEngine:
@@ -71,7 +89,8 @@ class PostgresEngine:
 
     Locks: `_writing` guards the connection that writes, and what is known of the one before; `_reading` the idle ones
     for looking things up, a leaf. A transaction holds an advisory lock of this engine's own until it ends: should its
-    outcome be unknown, the next one waits there until the server has decided it.
+    outcome be unknown, the next one waits there until the server has decided it. And the server lets none begin that is
+    long on its way: what a pooler or a network has kept back must not be done when it was decided that it isn't.
     """
 
     in_caller = False  # an interrupt in the middle of a pipeline comes out as an error of the connection
@@ -88,7 +107,9 @@ class PostgresEngine:
         self._writing = threading.Lock()
         self._link: Link | None = None
         self._who: tuple[int, Any] | None = None  # what the server calls the connection that writes
-        self._left: tuple[int, Any] | None = None  # one that was lost, and may not have heard of it
+        self._ahead = 0.0  # seconds that its clock is ahead of clock.monotonic(), at least
+        self._begins_by = 0.0  # monotonic: when the last transaction that was sent has begun, or never will
+        self._left: tuple[int, Any] | None = None  # a connection that was lost, and may not have heard of it
         self._is_checked = False  # the schema is there, and none that is newer
         self._reading = threading.Lock()
         self._readers: list[Link] = []
@@ -103,7 +124,8 @@ class PostgresEngine:
     def migrate(self, role: str | None = None, within: float = 600.0) -> tuple[int, int]:
         """Make or migrate the store; see `Migrating.migrate`."""
         with translated(self._place), contextlib.closing(connect(self._place, clock.monotonic() + within)) as link:
-            return schema.migrate(link, self._place, role), len(schema.MIGRATIONS)
+            before = schema.migrate(link, self._place, role)
+            return before, max(before, len(schema.MIGRATIONS))
 
     def script(self, role: str | None = None, within: float = 10.0) -> str:
         """The SQL that does the same; see `Migrating.script`."""
@@ -131,6 +153,9 @@ class PostgresEngine:
                 except AGAIN:
                     if clock.monotonic() >= until:
                         raise
+                except _Late as late:
+                    if clock.monotonic() >= until:
+                        raise StoreUnavailable(self.url, "it was too busy to begin in time") from late
 
     def find(self, query: Query[T], within: float = 10.0) -> T:
         """The answer to *query*; see `Engine.find`."""
@@ -188,16 +213,18 @@ class PostgresEngine:
             if not self._is_checked:
                 self._check(link, create=create)
             self._decide(link)
-            who = link.execute(_WHO).fetchone()
+            [[*who, now]] = link.execute(_WHO).fetchall()
+            self._heard(now)
         except BaseException:
             link.drop()
             raise
-        self._link, self._who, self._is_checked = link, who, True
+        self._link, self._is_checked = link, True
+        self._who = (who[0], who[1]) if is_direct(link, who[0]) else _NOBODY
         return link
 
     def _check(self, link: Link, *, create: bool) -> None:
         version = schema.version_of(link, self._place)
-        if version == len(schema.MIGRATIONS):
+        if version >= len(schema.MIGRATIONS):
             return
         if not create and not version:
             raise StoreUnavailable(self.url, f"it has no schema {self._place.schema}")
@@ -213,18 +240,27 @@ class PostgresEngine:
         """See to it that nothing of the connection before is done from now on: the server may not know it is gone.
 
         Whatever of it the server has begun holds this engine's lock, so that the next transaction waits for its end.
-        Behind a pooler it is the pooler's connection that is ended, which may serve somebody else by now: he goes on as
-        after a cut.
+        A pooler's connections are everybody's: there only one that is at a transaction of ours is ended, and one that
+        has not begun by now can't any more once its time is over.
         """
         if self._left is None:
             return
         pid, since = self._left
-        link.execute(_END_OTHER, {"pid": pid, "since": since})
-        while link.execute(_IS_THERE, {"pid": pid, "since": since}).fetchall():
+        others = {"pid": pid, "since": since, "key": self._key}
+        if self._left is _NOBODY:
+            if self._begins_by > link.until:
+                raise TooLate
+            time.sleep(max(0.0, self._begins_by - clock.monotonic()))
+        link.execute(_END_OTHERS, others)
+        while link.execute(_ARE_THERE, others).fetchall():
             link.execute("SELECT pg_sleep(0.005)")
             if clock.monotonic() >= link.until:
                 raise TooLate
         self._left = None
+
+    def _heard(self, server_time: float) -> None:
+        """What the server's clock showed, a moment ago."""
+        self._ahead = server_time - clock.monotonic()
 
     @contextlib.contextmanager
     def _reader(self, until: float) -> Iterator[tuple[Link, bool]]:
@@ -256,26 +292,45 @@ class PostgresEngine:
 
     @contextlib.contextmanager
     def _transaction(
-        self, link: Link, until: float, begin: str, *, key: int | None = None, light: bool = False
+        self,
+        link: Link,
+        until: float,
+        begin: str,
+        *,
+        key: int | None = None,
+        light: bool = False,
+        then: Callable[[], None] = lambda: None,
     ) -> Iterator[None]:
         """A transaction in one pipeline: all is sent before anything is waited for, if the block asks for nothing.
 
-        *key*: of the lock that it holds until it ends; None for no lock.
+        *key*: of the lock that it holds until it ends; such a one doesn't begin late. None: it changes nothing. What
+        *then* sends comes behind the commit, and nothing rests on it.
         """
         left = max(_LEAST, _SHARE * (until - clock.monotonic()))
+        late = None
+        if key is not None:
+            self._begins_by = min(until, clock.monotonic() + _ON_THE_WAY)
+            late = self._begins_by + self._ahead
         pipeline = link.pipeline()
         pipeline.__enter__()
+        commit: psycopg.Cursor[Any] | None = None
         try:
             link.execute(begin)
-            link.execute(_BEGIN, {"milliseconds": str(int(left * 1000)), "light": light, "key": key})
+            begun = link.execute(
+                _BEGIN, {"milliseconds": str(int(left * 1000)), "light": light, "key": key, "late": late}
+            )
             yield
-            link.execute("COMMIT")
+            commit = link.execute("COMMIT")
+            then()
             pipeline.__exit__(None, None, None)
-        except BaseException:
+            if key is not None:
+                self._heard(begun.fetchall()[0][0])
+        except BaseException as error:
             with contextlib.suppress(psycopg.Error):  # with the error it would only log what else is wrong
                 pipeline.__exit__(None, None, None)
             self._roll_back(link)
-            raise
+            if not isinstance(error, psycopg.Error) or commit is None or not _is_done(commit):
+                raise
 
     def _roll_back(self, link: Link) -> None:
         with contextlib.suppress(psycopg.Error):
@@ -297,8 +352,14 @@ class PostgresEngine:
         light = bool(requests) and all(type(request) in _LIGHT for request in requests)
         step = Step(link, self._place, self._now())
         pending: list[Callable[[], list[Answer]]] = []
+
+        def tell() -> None:
+            # Within the transaction, its commit would hold the one lock of all that notify until the disk has it.
+            if step.has_news and self._news.may_tell():
+                step.run(TELL, channel=self._news.channel)
+
         try:
-            with self._transaction(link, until, "BEGIN", key=self._key, light=light):
+            with self._transaction(link, until, "BEGIN", key=self._key, light=light, then=tell):
                 self._lock_claimers(step, requests, refused)
                 index = 0
                 for group in _groups(requests, at_once):
@@ -308,20 +369,23 @@ class PostgresEngine:
                     else:
                         pending.append(self._sent(step, group, index, at_once))
                     index += len(group)
-                if step.has_news and self._news.may_tell():
-                    step.run(TELL, channel=self._news.channel)
+                step.finish()
             if step.has_news:
                 self._news.ring()
             return [answer for fetch in pending for answer in fetch()]
         except AGAIN:
             raise
+        except errors.DivisionByZero as error:
+            self._link = None  # the next one asks the server's clock anew
+            link.drop()
+            raise _Late from error
+        except OF_WHAT_IS_ASKED as error:
+            raise BadRequest(0, error) from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if not link.closed and not isinstance(error, TooLate):
                 raise  # the server has said no: nothing was done
             self._lose(link)
             raise OutcomeUnknown(ids_of(requests)) from error
-        except psycopg.DataError as error:
-            raise BadRequest(0, error) from error
         except BaseException as error:
             if link.closed and not isinstance(error, BadRequest):
                 self._lose(link)
@@ -345,6 +409,10 @@ class PostgresEngine:
                 return fetch
             answers = fetch()
             return lambda: answers
+        except errors.DivisionByZero:
+            raise
+        except OF_WHAT_IS_ASKED as error:
+            raise BadRequest(index, ValueError(str(error))) from error
         except (psycopg.OperationalError, psycopg.InterfaceError, *AGAIN):
             raise
         except Exception as error:
@@ -400,6 +468,17 @@ def _do_one(step: Step, request: Request) -> Callable[[], Reply]:
         case Prune():
             return changes.prune(step, request)
     raise TypeError(f"{request!r} is no request")
+
+
+def _is_done(commit: psycopg.Cursor[Any]) -> bool:
+    """Whether the server has said so."""
+    result = commit.pgresult
+    return result is not None and result.status == pq.ExecStatus.COMMAND_OK and result.command_status == b"COMMIT"
+
+
+def is_direct(link: Link, pid: int) -> bool:
+    """Whether *pid*, which the server says is its end of *link*, is what it said at the start: a pooler has its own."""
+    return link.info.backend_pid == pid
 
 
 _engines: weakref.WeakSet[PostgresEngine] = weakref.WeakSet()

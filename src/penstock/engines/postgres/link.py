@@ -25,6 +25,8 @@ _TICK: Final = 0.1  # seconds between two looks at the time, as a signal's handl
 
 AGAIN: Final = (errors.DeadlockDetected, errors.SerializationFailure)  # nothing was done; at once it may go well
 
+OF_WHAT_IS_ASKED: Final = (psycopg.DataError, errors.ProgramLimitExceeded)  # a name too long for an index, say
+
 _LASTING: Final = (
     errors.UndefinedTable,
     errors.UndefinedColumn,

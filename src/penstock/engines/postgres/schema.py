@@ -1,8 +1,9 @@
 """The tables, and how a database gets them: numbered steps from nothing, or an older version, to today's.
 
-Steps are additive. Services of the version before, that run when somebody migrates, work on beside those of today; so a
-step takes nothing away that they use, and adds nothing that they would have to fill. What is not used any more goes a
-version later. One that starts anew refuses a store of a newer version.
+Steps are additive. Services of the version before work on beside those of today, so a step takes nothing away that the
+version before uses, and adds nothing that it would have to fill; what is not used any more goes a version later. So
+code takes a store of a later version as it is, and a service that was not replaced yet may start again. A step with
+which the code before can't live gets the number of the next hundred: that code refuses it.
 """
 
 from __future__ import annotations
@@ -147,6 +148,7 @@ INSERT INTO penstock.store VALUES (1, 0, NULL, 0);
 MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
 """What leads from version n to n + 1. Forward only; one that was ever released is never changed."""
 
+_AGE: Final = 100  # versions, of which all work side by side
 _LOCK: Final = 0x50454E53  # "PENS": of who migrates
 
 
@@ -170,7 +172,7 @@ def _rights(place: Place, role: str | None) -> list[str]:
 
 
 def version_of(connection: Any, place: Place) -> int:
-    """The version of the store; 0 if there is none yet. Raises StoreInvalid if it is newer, or none of ours."""
+    """The version of the store; 0 if there is none yet. Raises StoreInvalid if it is too new, or none of ours."""
     rows = connection.execute(
         "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
         " WHERE n.nspname = %s",
@@ -181,7 +183,7 @@ def version_of(connection: Any, place: Place) -> int:
     if ("store",) not in rows or ("known",) not in rows:
         raise StoreInvalid(place.url, f"its schema {place.schema} is another program's; ?schema= names another one")
     [[version]] = connection.execute(place.sql("SELECT version FROM penstock.store")).fetchall()
-    if version > len(MIGRATIONS):
+    if version // _AGE > len(MIGRATIONS) // _AGE:
         raise StoreInvalid(
             place.url, f"it was made by a newer penstock (its schema is {version}, this one knows {len(MIGRATIONS)})"
         )

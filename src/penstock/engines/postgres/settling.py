@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from penstock.engines import rules
-from penstock.engines.postgres.ending import HELD, Held, count_failure, end
+from penstock.engines.postgres.ending import HELD, Held, end
 from penstock.engines.postgres.schema import COLUMNS
 from penstock.engines.postgres.step import NOW, Step, columns
 from penstock.engines.requests import Outcome, Settlement
@@ -86,7 +86,7 @@ def _one_by_one(step: Step, settlements: Sequence[Settlement]) -> list[bool]:
         del held[settlement.seq]
         error = settlement.error
         if error is not None:
-            count_failure(step, job.id, job.task, error)
+            step.count_failure(job.id, job.task, error)
         move = rules.settled(settlement, job.cancelled, job.crashes)
         changes += end(
             step, job, move, error, move.reason,

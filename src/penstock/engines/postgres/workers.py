@@ -7,15 +7,19 @@ from typing import Final
 
 from penstock.engines import rules
 from penstock.engines.postgres.claims import DUE
-from penstock.engines.postgres.ending import HELD, Held, count_failure, end
+from penstock.engines.postgres.ending import HELD, Held, end
 from penstock.engines.postgres.step import NOW, Step
 from penstock.engines.requests import Death, Renew, Renewed, Sweep, Swept
 
 _PULSE: Final = f"""
 UPDATE penstock.store SET pulse = {NOW},
     hold_until = CASE WHEN {NOW} - pulse > %(gap)s::float8 THEN {NOW} + %(lease)s::float8 ELSE hold_until END
+WHERE one = (SELECT one FROM penstock.store FOR UPDATE{{how}})
 RETURNING {NOW} >= hold_until
 """
+# Who renews doesn't wait for a sweep that is under way, however much it has to take back: that one is a pulse, too.
+_PULSE_UNLESS_FELT: Final = _PULSE.format(how=" SKIP LOCKED")
+_PULSE_IN_TURN: Final = _PULSE.format(how="")
 _BEAT: Final = f"""
 UPDATE penstock.worker SET until = {NOW} + %(lease)s::float8 WHERE id = ANY(%(workers)s::bigint[]) RETURNING id
 """
@@ -29,8 +33,10 @@ WHERE state = 2 AND worker = ANY(%(workers)s::bigint[]) AND cancelling
 """
 _LATE: Final = f"SELECT id FROM penstock.worker WHERE until < {NOW} ORDER BY id FOR UPDATE SKIP LOCKED"
 _SUSPECTS: Final = "SELECT count(*) FROM penstock.job WHERE state = 1 AND suspect"
+_FOLDED: Final = 50_000  # changes that one sweep sums up: those of hours without a service are not for one deadline
 _FOLD: Final = """
-WITH gone AS (DELETE FROM penstock.change RETURNING *)
+WITH gone AS (
+    DELETE FROM penstock.change WHERE ctid = ANY(ARRAY(SELECT ctid FROM penstock.change LIMIT %(limit)s)) RETURNING *)
 INSERT INTO penstock.tally AS t SELECT state, queue, task, sum(jobs) FROM gone GROUP BY state, queue, task
 ON CONFLICT (state, queue, task) DO UPDATE SET jobs = t.jobs + excluded.jobs
 """
@@ -38,7 +44,7 @@ ON CONFLICT (state, queue, task) DO UPDATE SET jobs = t.jobs + excluded.jobs
 
 def renew(step: Step, renew: Renew) -> Callable[[], Renewed]:
     """Let leases run on; see `requests.Renew`."""
-    step.run(_PULSE, lease=renew.lease, gap=renew.lease / 2)
+    step.run(_PULSE_UNLESS_FELT, lease=renew.lease, gap=renew.lease / 2)
     firsts = [
         step.run(_FIRST, worker=beat.worker, info=beat.info, lease=renew.lease) for beat in renew.beats if beat.first
     ]
@@ -57,7 +63,7 @@ def renew(step: Step, renew: Renew) -> Callable[[], Renewed]:
 def sweep(step: Step, sweep: Sweep) -> Swept:
     """Take back what the dead held; see `requests.Sweep`. One sweep at a time: they meet at the store's row."""
     due = step.run(DUE)
-    pulse = step.run(_PULSE, lease=sweep.lease, gap=sweep.gap)
+    pulse = step.run(_PULSE_IN_TURN, lease=sweep.lease, gap=sweep.gap)
     [[may_take]] = pulse.fetchall()
     deaths = {death.worker: death for death in sweep.deaths}
     late = []
@@ -70,7 +76,7 @@ def sweep(step: Step, sweep: Sweep) -> Swept:
     for worker in late:
         _take_back(step, Death(worker, "its lease ran out"), True, sweep.crashes, moves, changes)
     step.count(changes)
-    step.run(_FOLD)
+    step.run(_FOLD, limit=_FOLDED)
     ended = sum(move.state in rules.ENDED for move in moves)
     [[suspects]] = step.rows(_SUSPECTS)
     [[became_ready]] = due.fetchall()
@@ -95,6 +101,6 @@ def _take_back(
     for job, move in zip(held, rules.taken_back(death, victims, lost=lost, limit=limit), strict=True):
         error = rules.laid_to_it(move, death, job.task)
         if error is not None:
-            count_failure(step, job.id, job.task, error)
+            step.count_failure(job.id, job.task, error)
         changes += end(step, job, move, error, move.reason or death.why)
         moves.append(move)

@@ -1,0 +1,122 @@
+"""What others do in the same database at the same moment, and what they left there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from penstock.engines import connect
+from penstock.engines.postgres import engine, news, workers
+from penstock.engines.records import Failed
+from penstock.engines.requests import Fate, NewJob, Outcome, Pause, Put, Settle, Settlement
+from tests.engines.kinds import A, B, Clock, Desk, new, oops
+from tests.gates import GUARD, in_thread
+from tests.postgres import Postgres
+from tests.worker.service import until
+
+
+@pytest.fixture
+def schema(postgres: Postgres) -> str:
+    return postgres.fresh_schema()
+
+
+@pytest.fixture
+def desk(postgres: Postgres, schema: str) -> Iterator[Desk]:
+    with closing(connect(postgres.url(schema))) as store:
+        store.open()
+        desk = Desk(store, Clock())
+        desk.renew(A, B, first=True)
+        yield desk
+        assert desk.complaints() == []
+
+
+@contextmanager
+def transaction(postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
+    """One of somebody else, which is rolled back."""
+    with postgres.connect() as other, other.transaction(force_rollback=True):
+        yield other
+
+
+def test_changes_of_a_time_without_sweeps_are_summed_up_little_by_little(
+    desk: Desk, postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Millions of them, after a day on which nobody worked, would take any sweep longer than it may."""
+    monkeypatch.setattr(workers, "_FOLDED", 10)
+    for n in range(25):
+        desk.put(f"{n}")
+
+    left = []
+    for _ in range(4):
+        desk.sweep()
+        left += postgres.ask(f"SELECT count(*) FROM {schema}.change")[0]
+        assert sum(desk.counts().values()) == 25
+    assert left == [15, 5, 0, 0]
+
+
+def test_a_renewal_does_not_wait_for_a_sweep(desk: Desk, postgres: Postgres, schema: str) -> None:
+    """One that has much to take back may take as long as leases last."""
+    with transaction(postgres) as sweep:
+        sweep.execute(f"UPDATE {schema}.store SET pulse = pulse")
+
+        assert list(in_thread(desk.renew, A).result(GUARD).lost) == []
+
+
+def test_those_who_count_failures_of_the_same_kinds_never_wait_for_each_other(
+    desk: Desk, postgres: Postgres, schema: str
+) -> None:
+    """Each would wait for what the other has, until the server ends one of them, a second later."""
+    jobs = desk.put_and_claim(A, "a", "b", "c", "d")
+    for job, print in zip(jobs[:2], ("ant", "zebra"), strict=True):
+        desk.settle(job, Outcome.FAILED, error=oops(print))
+    settle = Settle(
+        [
+            Settlement(job.seq, job.token, Outcome.FAILED, error=oops(print))
+            for job, print in zip(jobs[2:], ("zebra", "ant"), strict=True)
+        ]
+    )
+    with transaction(postgres) as other:
+        other.execute(f"SELECT 1 FROM {schema}.failure WHERE print = 'ant' FOR UPDATE")
+        settled = in_thread(desk.engine.transact, [settle])
+        until(lambda: postgres.ask("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+
+        other.execute(f"SELECT 1 FROM {schema}.failure WHERE print = 'zebra' FOR UPDATE NOWAIT")
+    assert settled.result(GUARD) == [[True, True]]
+    assert {kind.error.print: (kind.count, kind.ids) for kind in desk.find(Failed())} == {
+        "ant": (2, ("a", "d")),
+        "zebra": (2, ("b", "c")),
+    }
+
+
+def test_failures_of_one_kind_are_counted_though_they_are_told_at_once(desk: Desk) -> None:
+    jobs = desk.put_and_claim(A, *"abcdefgh")
+    settlements = [Settlement(job.seq, job.token, Outcome.RETRY, error=oops()) for job in jobs]
+
+    assert desk.ask_all(Settle(settlements[:3]), Settle(settlements[3:])) == [[True] * 3, [True] * 5]
+
+    [kind] = desk.kinds_of_failures()
+    assert (kind.count, kind.ids) == (8, tuple("abcde"))
+
+
+def test_what_the_server_will_not_tell_others_is_done_all_the_same(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor may their commits wait for ours, as those of transactions that notify do: for one lock until the disk is."""
+    monkeypatch.setattr(engine, "TELL", "SELECT 1 / (length(%(channel)s) * 0)")  # its queue is full, say
+    monkeypatch.setattr(news.News, "may_tell", lambda _: True)
+
+    assert desk.put("a") == [Fate.ACCEPTED]
+    assert desk.done(desk.claim_one(A))
+    assert desk.searched() == ["a"]
+
+
+def test_names_too_long_for_an_index_are_refused_alone(desk: Desk) -> None:
+    long = "".join(f"{n:x}" for n in range(9_999))
+    answers = desk.ask_all(
+        Put([new("a")]), Put([new(long)]), Put([new("b", queue=long)]), Pause(long), Put([NewJob("c", "work")])
+    )
+
+    assert [answer for answer in answers if not isinstance(answer, ValueError)] == [[Fate.ACCEPTED], [Fate.ACCEPTED]]
+    assert [index for index, answer in enumerate(answers) if isinstance(answer, ValueError)] == [1, 2, 3]
+    assert desk.searched() == ["c", "a"]
