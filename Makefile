@@ -75,6 +75,7 @@ chaos: $(dev_stamp) postgres ## kill and stop worker processes, and a server, at
 cover: $(dev_stamp) postgres ## run the tests and fail under 95 % branch coverage
 	@rm -f .coverage .coverage.*
 	@$(py) -m coverage run -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@find . -maxdepth 1 -name '.coverage.*' -size 0 -delete # of processes that were killed as they began
 	@$(py) -m coverage combine -q
 	@$(py) -m coverage report
 
