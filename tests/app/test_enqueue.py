@@ -197,6 +197,7 @@ def test_many_ids_at_once_are_all_different() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_fork_makes_no_id_twice() -> None:
+    new_id()  # so that the child may inherit what is kept for the next ones
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:  # pragma: no cover - in the child

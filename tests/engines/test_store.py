@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from penstock.engines import store as store_
 from penstock.engines.bell import Bell
 from penstock.engines.memory import MemoryEngine
 from penstock.engines.records import ByIds, Query, States
@@ -137,6 +138,78 @@ def test_a_lone_caller_is_not_made_to_wait_for_others(store: Store, engine: Scri
     in_thread(ask).result(GUARD)
 
     assert len(engine.asked) == calls
+
+
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the store awaits whom it has told for as long as a test may take."""
+    monkeypatch.setattr(store_, "_MOMENT", GUARD)
+    monkeypatch.setattr(store_, "_GATHERED", 1e9)
+    monkeypatch.setattr(store_, "_LONG", GUARD)
+
+
+def test_those_who_were_told_and_those_who_wait_go_on_together(
+    held: Held, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they would be two groups for ever, with a commit for each."""
+    second = Gate()
+    engine.script.append(second)
+    a, b = held.ask(pause("a")), held.ask(pause("b"))
+    held.gate.open()
+    second.wait_entered()
+    be_patient(monkeypatch)
+    c = in_thread(held.store.ask, pause("c"))
+    until(lambda: held.queued() == 1)
+    second.open()
+    a.result(GUARD), b.result(GUARD)
+
+    again = [in_thread(held.store.ask, pause(queue)) for queue in "ab"]
+
+    for it in (c, *again):
+        it.result(GUARD)
+    assert [len(requests) for requests in engine.asked] == [1, 2, 3]
+
+
+def test_who_waits_is_not_kept_for_those_who_were_told_and_do_not_come(
+    held: Held, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_, "_SELDOM", 7)
+    for _ in range(20):  # each time one is told while another waits
+        gate = Gate()
+        engine.script.append(gate)
+        waits = in_thread(held.store.ask, pause("a"))
+        until(lambda: held.queued() == 1)
+        held.gate.open()
+        gate.wait_entered()
+        held.gate = gate
+
+        assert not waits.done()
+    assert held.store._in_vain == 7
+    assert 0 <= held.store._at_once <= 7
+
+
+@pytest.mark.parametrize("way", ["urgent", "close"])
+def test_what_is_urgent_and_the_end_are_not_kept_for_those_who_may_come(
+    held: Held, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    second = Gate()
+    engine.script.append(second)
+    held.ask(pause("a"))
+    held.ask(pause("a"))
+    held.gate.open()
+    second.wait_entered()
+    be_patient(monkeypatch)
+    waits = in_thread(held.store.ask, pause("b"))
+    until(lambda: held.queued() == 1)
+    second.open()
+    until(lambda: held.store._enough == 3)
+    assert not waits.done()
+
+    if way == "urgent":
+        in_thread(held.store.ask, pause("urgent"), urgent=True).result(GUARD / 2)
+    else:
+        in_thread(held.store.close).result(GUARD / 2)
+
+    waits.result(GUARD / 2)
 
 
 def test_transactions_are_bounded(held: Held, engine: ScriptedEngine) -> None:

@@ -8,7 +8,11 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
+from typing import Final
+
+_AT_ONCE: Final = 64
 
 
 def new_id() -> str:
@@ -19,8 +23,29 @@ def new_id() -> str:
     nanoseconds = time.time_ns()
     now = nanoseconds // 1_000_000
     part = (nanoseconds - now * 1_000_000 << 12) // 1_000_000
-    noise = int.from_bytes(os.urandom(8), "big")
+    try:
+        noise = _noise.pop()
+    except IndexError:
+        noise = _more_noise()
     return f"{now >> 16:08x}-{now & 0xFFFF:04x}-7{part:03x}-{0x8000 | noise >> 50:04x}-{noise & 0xFFFF_FFFF_FFFF:012x}"
+
+
+_noise: list[int] = []  # of the system, for the next ids
+
+
+def _more_noise() -> int:
+    """Numbers of 64 random bits: one for now, and some for later.
+
+    To ask for each of them is a call of the system's that lets go of the interpreter's lock: of many threads another
+    one goes on then, and the one that asked waits for its turn.
+    """
+    first, *more = struct.unpack(f"{_AT_ONCE}Q", os.urandom(8 * _AT_ONCE))
+    _noise.extend(more)
+    return int(first)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_noise.clear)  # they are the parent's
 
 
 def new_ids(count: int) -> list[str]:

@@ -5,20 +5,22 @@
     worker service ──┘     in order     │       transact()  └─> each loop is called once for all of its callers
                                         └ as much as came while the commit before was under way
 
-There is no delay to gather requests: a commit begins when the one before has returned, so that a lone caller waits for
-nobody, and many share one write to the disk (group commit, as databases do it).
+A commit begins when the one before has returned, so that a lone caller waits for nobody, and many share one write to
+the disk (group commit, as databases do it). Of many, those who were told just now are about to ask again, while others
+wait already: both would go on in two groups for ever, each with a commit of its own. So the thread gathers them: it
+waits while they come, no longer than a few commits take, and seldom if they don't.
 
 A thread that asks while nobody else does leads: it calls the engine itself, if the engine can bear that (`in_caller`),
 and spares itself the way to the other thread and back. Not if it has less time than usual: then it wants to be told in
 time, whatever the disk or the network is at. Who asks meanwhile waits in the queue, for the thread to go on
 as soon as the leader is through.
 
-State: `_urgent`, `_waiting`, `_leader`, `_is_busy`, `_is_hurt`, `_thread` and `_is_closed` are guarded by `_lock`, a
-leaf; `_wanted` is its condition. What was asked is in a queue, or taken by the thread, or led, or answered; whoever
-takes it out of the queue under the lock makes the next move. The engine's `transact` is called by one at a time: by who
-leads, or by the thread, which takes nothing while somebody does; the thread is also the one that closes it. A leader
-may be interrupted at any point, by an error that a signal's handler raises; that it led is seen by `_leader`, and then
-the thread puts things in order before all else.
+State: `_urgent`, `_waiting`, `_enough`, `_leader`, `_is_busy`, `_is_hurt`, `_thread` and `_is_closed` are guarded by
+`_lock`, a leaf; `_wanted` is its condition. What was asked is in a queue, or taken by the thread, or led, or answered;
+whoever takes it out of the queue under the lock makes the next move. The engine's `transact` is called by one at a
+time: by who leads, or by the thread, which takes nothing while somebody does; the thread is also the one that closes
+it. A leader may be interrupted at any point, by an error that a signal's handler raises; that it led is seen by
+`_leader`, and then the thread puts things in order before all else.
 """
 
 from __future__ import annotations
@@ -47,6 +49,10 @@ _ROWS: Final = 1_000  # jobs in one transaction, about: what comes behind them w
 _WITHIN: Final = 30.0  # seconds that a transaction may wait for the store
 _LONGEST: Final = 24 * 3600.0
 _SHARE: Final = 0.9  # of its callers' time that an engine has: so that its answer comes before they give up
+_MOMENT: Final = 0.001  # seconds in which one of those who were told asks again, if they do so at once
+_GATHERED: Final = 4  # transactions like the one before could be done until all have, at most
+_LONG: Final = 0.01  # seconds that this may take at most, whatever the disk is like
+_SELDOM: Final = 64  # transactions that begin at once after one for which others were awaited in vain, at most
 _POSTS: Final = 1_000  # requests that wait; beyond them what nobody waits for is dropped
 
 Answer = Reply | Exception
@@ -144,11 +150,16 @@ class Store:
         self._wanted = threading.Condition(self._lock)
         self._urgent: deque[_Asked] = deque()
         self._waiting: deque[_Asked] = deque()
+        self._enough: float = 1  # so many wake the thread
         self._leader: _Asked | None = None  # what is done on the thread of whoever asked
         self._leads = 0  # the ident of that thread
         self._is_busy = False  # the thread has taken something
         self._is_hurt = False  # a leader was interrupted: nobody knows how it left the engine
         self._thread: threading.Thread | None = None
+        self._took = 0.0  # seconds, its last transaction; the thread's own
+        self._told = 0  # callers whom the thread has told last; the thread's own
+        self._in_vain = 0  # how often nobody came whom it waited for, so that it doesn't for a while; the thread's own
+        self._at_once = 0  # transactions for which it doesn't; the thread's own
         self._is_open = False
         self._is_closed = False
         self._known: weakref.WeakSet[Bell] = weakref.WeakSet()  # bells that the engine rings
@@ -315,7 +326,11 @@ class Store:
             if self._thread is None:
                 self._thread = self._started()
             (self._urgent if urgent else self._waiting).append(asked)
-            self._wanted.notify()
+            if self._leader is None and (urgent or self._asking() >= self._enough):
+                self._wanted.notify()
+
+    def _asking(self) -> int:
+        return len(self._urgent) + len(self._waiting)
 
     def _started(self) -> threading.Thread:
         thread = threading.Thread(target=self._serve, name="penstock-store", daemon=True)
@@ -360,8 +375,10 @@ class Store:
         batch = self._take()
         if batch is None:
             return False
+        began = clock.monotonic()
         self._do(batch)
-        _tell(batch)
+        self._took = clock.monotonic() - began
+        self._told = _tell(batch)
         return True
 
     def _do(self, batch: Sequence[_Asked]) -> None:
@@ -369,7 +386,11 @@ class Store:
         try:
             within = _within(batch)
             self._be_open(within)
-            requests = [request for asked in batch for request in asked.requests]
+            requests: Sequence[Request]
+            if len(batch) == 1:  # a lone caller's time is short: after each wait for the disk all steps are slow
+                requests = batch[0].requests
+            else:
+                requests = [request for asked in batch for request in asked.requests]
             answers = self.engine.transact(requests, within)
             if len(answers) != len(requests):
                 raise RuntimeError(f"{self.engine!r} gave {len(answers)} answers to {len(requests)} requests")
@@ -387,12 +408,15 @@ class Store:
     def _take(self) -> list[_Asked] | None:
         """What goes into the next transaction; None when there will be nothing more."""
         with self._lock:
+            self._gather()
             self._is_busy = False
+            self._enough = 1
             while self._leader is not None or not (self._urgent or self._waiting or self._is_hurt):
                 if self._is_closed and self._leader is None:
                     return None
                 self._wanted.wait()
             self._is_busy = True
+            self._enough = math.inf
             if self._is_hurt:
                 self._is_hurt = False
                 return []
@@ -406,11 +430,36 @@ class Store:
                     batch.append(queue.popleft())
             return batch
 
+    def _gather(self) -> None:
+        """Wait while those come again who were told just now, until they are as many as were here lately."""
+        before, enough = self._asking(), self._told + self._asking()
+        if not self._told or enough < 2:
+            return
+        if self._at_once:
+            self._at_once -= 1
+            return
+        until = clock.monotonic() + min(_GATHERED * self._took, _LONG)
+        self._enough = enough
+        came = True
+        while came and self._asking() < enough and not self._urgent:
+            so_far = self._asking()
+            self._wanted.wait(min(_MOMENT, until - clock.monotonic()))
+            came = self._asking() > so_far and clock.monotonic() < until
+        if self._asking() > before:
+            self._in_vain = 0
+        else:
+            self._at_once = self._in_vain
+            self._in_vain = min(2 * self._in_vain + 1, _SELDOM)
+
 
 def _within(batch: Sequence[_Asked]) -> float:
     """Seconds that the engine has: as long as anybody would wait, and a little less."""
     now = clock.monotonic()
-    longest = max((_WITHIN if asked.until is None else asked.until - now for asked in batch), default=_WITHIN)
+    if len(batch) == 1:
+        [asked] = batch
+        longest = _WITHIN if asked.until is None else asked.until - now
+    else:
+        longest = max((_WITHIN if asked.until is None else asked.until - now for asked in batch), default=_WITHIN)
     return min(max(0.0, _SHARE * longest), _LONGEST)
 
 
@@ -429,16 +478,21 @@ def _own(error: BaseException, asked: _Asked) -> Exception:
     return mine
 
 
-def _tell(batch: Sequence[_Asked]) -> None:
+def _tell(batch: Sequence[_Asked]) -> int:
+    """Wake those who wait for the answers; how many those are."""
+    told = 0
     loops: dict[asyncio.AbstractEventLoop, list[_Asked]] = {}
     for asked in batch:
         if asked.lock is not None:
             asked.lock.release()
+            told += 1
         elif asked.loop is not None:
             loops.setdefault(asked.loop, []).append(asked)
     for loop, of_loop in loops.items():
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits there any more
             loop.call_soon_threadsafe(_tell_loop, of_loop)
+            told += len(of_loop)
+    return told
 
 
 def _tell_loop(batch: Sequence[_Asked]) -> None:

@@ -273,6 +273,18 @@ def test_a_folder_beside_it_that_was_deleted_is_made_anew(desk: Desk, path: Path
     assert desk.claim_ids(A) == ["a", "b"]
 
 
+def test_who_only_puts_makes_a_folder_that_was_deleted_anew_too(desk: Desk, path: Path) -> None:
+    """One job later: it looks when it tells others of the one before."""
+    desk.put("a")
+    desk.put("b")
+    shutil.rmtree(f"{path}-penstock")
+
+    desk.put("c")
+    desk.put("d")
+
+    assert Path(f"{path}-penstock", "turn").exists()
+
+
 def test_damage_is_told_from_trouble_that_passes(desk: Desk, path: Path) -> None:
     desk.put(*(f"{n}" for n in range(2_000)))
     desk.engine.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from penstock.engines.bell import Bell
-from penstock.engines.sqlite import SQLiteEngine, news
+from penstock.engines.sqlite import SQLiteEngine, news, place
 from tests.engines.kinds import A, Clock, Desk
 from tests.engines.sqlite.script import with_engine
 from tests.gates import GUARD, in_thread
@@ -153,6 +155,32 @@ def test_a_socket_whose_process_is_gone_is_removed(tmp_path: Path, url: str, pat
 
     desk.put("a")
     assert sockets(path) == []
+
+
+@pytest.mark.parametrize(
+    ("ago", "times"),
+    [
+        pytest.param(1_000_000_500, 1, id="a second, on a file system that counts parts of it"),
+        pytest.param(1_000, 2, id="a microsecond, which is less than its clock can tell"),
+        pytest.param(None, 2, id="a second, where nothing less is counted"),
+    ],
+)
+def test_the_folder_is_read_again_only_if_it_may_have_changed(
+    url: str, desk: Desk, monkeypatch: pytest.MonkeyPatch, ago: int | None, times: int
+) -> None:
+    where = place.parse(url)
+    changed = 1_700_000_000_123_456_789 if ago is not None else 1_700_000_000_000_000_000
+    os.utime(where.folder, ns=(changed, changed))
+    monkeypatch.setattr(time, "time_ns", lambda: changed + (1_000_000_500 if ago is None else ago))
+    read: list[str] = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: read.append(path) or listdir(path))  # type: ignore[func-returns-value]
+
+    told = news.News(where)
+    told.tell()
+    told.tell()
+
+    assert len(read) == times
 
 
 def test_an_engine_that_is_closed_leaves_no_socket(path: Path, desk: Desk, bell: Bell) -> None:

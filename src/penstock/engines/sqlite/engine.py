@@ -35,7 +35,7 @@ from penstock.engines.requests import (
     Settle,
     Sweep,
 )
-from penstock.engines.sqlite import beside, changes, connection, place, schema, workers
+from penstock.engines.sqlite import beside, changes, connection, log, place, schema, workers
 from penstock.engines.sqlite import clock as engine_clock
 from penstock.engines.sqlite.claims import claim
 from penstock.engines.sqlite.file import File, found
@@ -129,10 +129,13 @@ class SQLiteEngine:
 
     def _put_alone(self, job: NewJob, until: float) -> Fate | None:
         """Accept *job*, as most come, with as few steps as can be. None, and nothing was done, if it can't be so."""
-        file = self._be_open(until)
-        db = self._db
-        assert db is not None
-        with self._turn.taken(until):
+        file, db = self._file, self._db
+        if file is None or db is None or not file.is_there(self._news.folder):
+            file = self._be_open(until)
+            db = self._db
+            assert db is not None
+        self._turn.enter(until)
+        try:
             try:
                 db.set_busy_timeout(int(max(0.0, until - clock.monotonic()) * 1000))
                 self._commit_fully(self._place.full)
@@ -144,6 +147,8 @@ class SQLiteEngine:
                 if isinstance(error, apsw.IOError) and not connection.is_certain(error):
                     raise OutcomeUnknown((job.id,)) from error
                 raise
+        finally:
+            self._turn.leave()
         if answer is None:
             return None
         fate, waiting = answer
@@ -204,6 +209,7 @@ class SQLiteEngine:
                 now = self._given_now or engine_clock.read(db)
             file = found(self._place, now)
             store = file.identities[0], db.execute("SELECT boot, base FROM store").get
+            log.Log(db, self._place)  # the connection keeps it
         except BaseException:
             db.close(True)
             raise
@@ -331,7 +337,7 @@ class SQLiteEngine:
     def _keep_log_short(self) -> None:
         assert self._db is not None
         self._db.set_busy_timeout(_PATIENCE)
-        connection.keep_log_short(self._db, self._place)
+        log.keep_short(self._db, self._place)
 
     def _commit_fully(self, full: bool) -> None:
         if full is not self._is_full:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from penstock.engines.sqlite.names import Names
 from penstock.engines.sqlite.place import Place
 
-_Identity = tuple[int, int]
+Identity = tuple[int, int]
+"""What tells a file from another that has its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +19,14 @@ class File:
 
     path: str
     folder: str
-    identities: tuple[_Identity, _Identity]
+    identities: tuple[Identity, Identity]
     now: Callable[[], float]
     names: Names = field(default_factory=Names)
 
-    def is_there(self) -> bool:
-        """Whether file and folder still are what is found at their place."""
+    def is_there(self, folder: Identity | None = None) -> bool:
+        """Whether file and folder still are what is found at their place. *folder*: what was found there just now."""
         try:
-            return (_identity(self.path), _identity(self.folder)) == self.identities
+            return (_identity(self.path), folder or _identity(self.folder)) == self.identities
         except OSError:
             return False
 
@@ -36,6 +37,6 @@ def found(place: Place, now: Callable[[], float]) -> File:
     return File(path, folder, (_identity(path), _identity(folder)), now)
 
 
-def _identity(path: str) -> _Identity:
+def _identity(path: str) -> Identity:
     stat = os.stat(path)  # noqa: PTH116 - before each transaction: a Path takes twice as long
     return stat.st_dev, stat.st_ino

@@ -22,12 +22,16 @@ from typing import Final
 
 from penstock import clock
 from penstock.engines.bell import Bell
+from penstock.engines.sqlite.file import Identity
 from penstock.engines.sqlite.place import Place
 
 _LOOK: Final = 1.0  # seconds between two looks at the file
 _LONGEST: Final = 100  # bytes of a socket's path; the system's limit is 108
 _SUFFIX: Final = ".wake"
-_SETTLED: Final = 2_000_000_000  # nanoseconds: two changes further apart than this have two times
+# Nanoseconds: two changes further apart than this have two times. The system's clock for files ticks a hundred times a
+# second or more often; some file systems count seconds only, or two at a time.
+_SETTLED: Final = 50_000_000
+_SETTLED_IN_SECONDS: Final = 2_000_000_000
 
 
 class News:
@@ -40,6 +44,7 @@ class News:
 
     def __init__(self, place: Place) -> None:
         self._place = place
+        self.folder: Identity | None = None  # where it told somebody last
         self._lock = threading.Lock()
         self._bells: weakref.WeakSet[Bell] = weakref.WeakSet()
         self._ear: socket.socket | None = None
@@ -88,11 +93,15 @@ class News:
         """The sockets in the folder. It is read anew if it was changed; or so lately that its time may not show it."""
         folder = self._place.folder
         try:
-            changed = os.stat(folder).st_mtime_ns  # noqa: PTH116 - after each transaction
+            stat = os.stat(folder)  # noqa: PTH116 - after each transaction
+            self.folder = stat.st_dev, stat.st_ino
+            changed = stat.st_mtime_ns
             if changed != self._read:
                 self._heard = [name for name in os.listdir(folder) if name.endswith(_SUFFIX)]  # noqa: PTH208 - likewise
-                self._read = changed if time.time_ns() - changed > _SETTLED else 0
+                settled = _SETTLED if changed % 1_000_000_000 else _SETTLED_IN_SECONDS
+                self._read = changed if time.time_ns() - changed > settled else 0
         except OSError:
+            self.folder = None
             return ()
         return self._heard
 
