@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # `python bench/floor.py` fi
 from bench import durable, processes, turns
 from bench.durable_jobs import System
 from bench.goals import at_least_one
-from bench.rounds import Case, Sample, Turn, as_table, machine, play
+from bench.rounds import Case, Sample, Turn, apart, as_table, machine, play
 from bench.threads import (
     BACKLOG,
     BUSY,
@@ -195,8 +195,9 @@ class Echo:
         os.close(self._hear)
 
 
-def copies(value: bytes, *, workers: int, jobs: int) -> Sample:
-    """As `processes.payloads`: send *value* there and back, at most two under way for each worker."""
+def copies(make: Callable[[], bytes], *, workers: int, jobs: int) -> Sample:
+    """As `processes.payloads`: send it there and back, at most two under way for each worker."""
+    value = make()
     echoes = [Echo(len(value), 3) for _ in range(workers)]
     for echo in echoes * 3:  # so that the memory is there
         echo.send(value)
@@ -255,12 +256,12 @@ def main() -> None:
             f"{name}, kept, 4 workers", loops, [(BARE, OURS), (BARE, TPE_100), (OURS, TPE_100)], told.jobs, told.rounds
         )
         print(as_table(play(case)), "\n", flush=True)
-    value, ours, peer = bytes(1 << 20), processes.OURS, processes.PPE
+    make, ours, peer = partial(bytes, 1 << 20), processes.OURS, processes.PPE
     payloads: dict[str, Turn] = {
-        label: partial(processes.payloads, processes.CONTESTANTS[label], value, workers=2, jobs=200)
+        label: partial(apart, partial(processes.payloads, processes.CONTESTANTS[label], make, workers=2, jobs=200))
         for label in (ours, peer)
     }
-    payloads[BARE] = partial(copies, value, workers=2, jobs=200)
+    payloads[BARE] = partial(apart, partial(copies, make, workers=2, jobs=200))
     pairs = [(BARE, ours), (BARE, peer), (ours, peer)]
     print(as_table(play(Case("1 MiB of bytes, there and back", payloads, pairs, 200, told.rounds))), "\n", flush=True)
     systems = {BARE: insert, durable.OURS: durable.SYSTEMS[durable.OURS], durable.HUEY: durable.SYSTEMS[durable.HUEY]}

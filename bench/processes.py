@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `python bench/processes.py` finds this room by its name, too
 
 from bench.goals import Goal, at_least_one, middle_and_tail, of_workers, summary
-from bench.rounds import Case, Outcome, Sample, Turn, as_json, as_table, machine, play
+from bench.rounds import Case, Outcome, Sample, Turn, apart, as_json, as_table, machine, play
 from penstock import Job, ProcessPool
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -177,8 +177,9 @@ def throughput(opened: Open, fn: Callable[..., Any], args: tuple[Any, ...], *, w
     return {"us/job": took / jobs * 1e6}
 
 
-def payloads(opened: Open, value: Any, *, workers: int, jobs: int) -> Sample:
-    """Send *value* there and back *jobs* times, at most two under way for each worker."""
+def payloads(opened: Open, make: Callable[[], Any], *, workers: int, jobs: int) -> Sample:
+    """Send what *make* makes there and back *jobs* times, at most two under way for each worker."""
+    value = make()
     pool = opened(workers, jobs)
     try:
         warm_up(pool, workers)
@@ -269,9 +270,10 @@ def cases(scale: Scale) -> Iterator[Case]:
         if label != OURS_OPEN
     }
     yield Case(f"lone job, {of_workers(workers)}", lone, versus(OURS, *peers), scale.lone_jobs, rounds)
-    for name, value, jobs in payloads_of(scale):
+    for name, make, jobs in payloads_of(scale):
         big: dict[str, Turn] = {
-            label: partial(payloads, CONTESTANTS[label], value, workers=workers, jobs=jobs) for label in (OURS, PPE, MP)
+            label: partial(apart, partial(payloads, CONTESTANTS[label], make, workers=workers, jobs=jobs))
+            for label in (OURS, PPE, MP)
         }
         yield Case(name, big, versus(OURS, PPE, MP), jobs, rounds)
     chunks: dict[str, Turn] = {
@@ -282,13 +284,13 @@ def cases(scale: Scale) -> Iterator[Case]:
     yield Case("map in chunks of 100", chunks, versus(OURS, *peers), scale.items, rounds)
 
 
-def payloads_of(scale: Scale) -> Iterator[tuple[str, Any, int]]:
-    yield "50 MB of bytes, there and back", bytes(50_000_000), scale.big
+def payloads_of(scale: Scale) -> Iterator[tuple[str, Callable[[], Any], int]]:
+    yield "50 MB of bytes, there and back", partial(bytes, 50_000_000), scale.big
     if importlib.util.find_spec("numpy") is not None:
         import numpy
 
-        yield "50 MB of NumPy, there and back", numpy.zeros(50_000_000 // 8), scale.big
-    yield "1 MiB of bytes, there and back", bytes(1 << 20), scale.middle
+        yield "50 MB of NumPy, there and back", partial(numpy.zeros, 50_000_000 // 8), scale.big
+    yield "1 MiB of bytes, there and back", partial(bytes, 1 << 20), scale.middle
 
 
 GOALS = [

@@ -10,11 +10,13 @@ medians. Each round starts with another contestant:
 
 import gc
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -81,6 +83,12 @@ def play(case: Case) -> Outcome:
             gc.collect()
             outcome.samples[name].append(case.turns[name]())
     return outcome
+
+
+def apart(turn: Turn) -> Sample:
+    """Play *turn* in a process of its own, where no contestant has left malloc in a state that suits it or another."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(turn).result()
 
 
 def machine() -> dict[str, str | int | bool | None]:

@@ -35,15 +35,36 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
     async def guarded() -> Any:
         complaints: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
-        async with asyncio.timeout(GUARD):
-            result = await main
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        assert not left, f"tasks still there: {left}"
+        try:
+            async with asyncio.timeout(GUARD):
+                result = await main
+            left = others()
+            assert not left, f"tasks still there: {left}"
+        finally:
+            await forget_those_that_never_end()
         assert not complaints, complaints
         return result
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(guarded())
+
+
+def others() -> set[asyncio.Task[Any]]:
+    """All tasks but the one that asks."""
+    here = asyncio.current_task()
+    return {task for task in asyncio.all_tasks() if task is not here}
+
+
+async def forget_those_that_never_end() -> None:
+    """A task that heeds no cancellation, because it lost its first step, say, would keep the loop from closing."""
+    left = others()
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=1.0)
+    for task in left:
+        if not task.done():
+            asyncio._unregister_task(task)
 
 
 def looped(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:

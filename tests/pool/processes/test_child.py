@@ -8,12 +8,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pickle import PickleBuffer
 from typing import Any
 
 import pytest
 
 from penstock.pool.processes import child, wire
-from penstock.pool.processes.memory import BIG
+from penstock.pool.processes.memory import BIG, OURS, Memory, dumps
 from penstock.pool.processes.page import Page
 from penstock.pool.processes.parcel import Later, pack_call, unpack_error
 from penstock.pool.processes.wire import ANSWER, CALL, CHUNK, MEMORY, WITH_FD, Incoming, message, send_with_fds
@@ -111,6 +112,28 @@ def test_memory_that_came_with_a_call_that_was_taken_back_is_there_for_the_next(
     assert parent.hears() == (wire.SKIPPED, 1, b"")
     assert parent.hears() == (wire.DONE, 2, BIG)
     memory.use_again()
+
+
+def test_memory_of_a_result_that_is_copied_while_the_next_is_packed_is_used_again(parent: Parent) -> None:
+    def packed() -> Memory:
+        _, memory = dumps(PickleBuffer(bytes(BIG)), pickle.HIGHEST_PROTOCOL)
+        assert memory is not None
+        return memory
+
+    before = OURS.in_use
+    first, second = packed(), packed()
+    parent.worker._lend(first)
+    parent.page.copied(0)
+    parent.worker._lend(second)
+
+    assert OURS.in_use == before + 1
+    assert first.fd == -1, "it was given back"
+    file = second.fd
+    parent.page.copied(0)
+    parent.worker._take_back_what_was_copied()
+    assert packed().fd == file
+    del first, second
+    assert OURS.in_use == before
 
 
 def test_a_running_job_hears_that_it_is_to_stop(parent: Parent, tmp_path: Path) -> None:

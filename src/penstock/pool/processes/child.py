@@ -292,6 +292,8 @@ class _Worker:
         in_memory = wire.MEMORY
         lent = self._page.lend() if memory.copied else None
         if lent is not None:
+            if (before := self._lent.get(lent)) is not None:
+                before.use_again()  # the parent has copied it since we looked
             self._lent[lent] = memory
             in_memory = lent + 1
         if memory.part in self._told:

@@ -23,7 +23,7 @@ import threading
 from typing import Final
 
 SLOTS: Final = 256  # more than may ever be under way to one worker
-LENT: Final = 4  # results in memory that may be on their way at once
+LENT: Final = 32  # results in memory that may be on their way at once
 IS_SAFE: Final = platform.machine().lower() in ("x86_64", "amd64") and os.name == "posix"
 
 
