@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from penstock.engines.postgres.step import NOW, columns
+from penstock.engines.postgres.step import NOW, Step, columns
 from penstock.engines.requests import Fate, NewJob
 
 _NAMES: Final = ("ids", "queues", "tasks", "priorities", "delays", "ats", "headers", "args")
@@ -30,6 +30,31 @@ counted AS (
 SELECT id FROM accepted
 """
 """Accept jobs that aren't known, in the order in which they are said; gives the ids of those."""
+
+_ONE: Final = f"""
+WITH accepted AS (
+    INSERT INTO penstock.known (id) VALUES (%(id)s) ON CONFLICT (id) DO NOTHING RETURNING id, seq),
+timed AS (
+    SELECT id, seq, {NOW} AS now, coalesce(%(at)s::float8, {NOW} + %(delay)s::float8) AS due FROM accepted),
+new AS (
+    INSERT INTO penstock.job (seq, id, state, queue, task, priority, enqueued, due, headers, args)
+    SELECT seq, id, CASE WHEN due <= now THEN 1 ELSE 0 END, %(queue)s, %(task)s, %(priority)s::integer, now,
+        greatest(due, now), %(headers)s::bytea, %(args)s::bytea FROM timed RETURNING state, queue, task),
+counted AS (
+    INSERT INTO penstock.change SELECT state, queue, task, 1 FROM new)
+SELECT id FROM accepted
+"""
+"""`PUT` for one job, in half of the time."""
+
+
+def put(step: Step, jobs: Sequence[NewJob]) -> Callable[[], list[Fate]]:
+    """Accept *jobs*; what becomes of each."""
+    if len(jobs) == 1:
+        rows = step.run_prepared(_ONE, **jobs[0]._asdict())
+    else:
+        rows = step.run_prepared(PUT, **values(jobs))
+    step.has_news = step.has_news or bool(jobs)
+    return lambda: fates(jobs, rows.fetchall())
 
 
 def values(jobs: Sequence[NewJob]) -> dict[str, Any]:
