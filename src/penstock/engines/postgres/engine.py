@@ -94,7 +94,7 @@ class PostgresEngine:
     long on its way: what a pooler or a network has kept back must not be done when it was decided that it isn't.
     """
 
-    in_caller = False  # an interrupt in the middle of a pipeline comes out as an error of the connection
+    in_caller = True
 
     def __init__(self, url: str, *, now: Callable[[], float] | None = None) -> None:
         self._place = place.parse(url)

@@ -70,6 +70,7 @@ class Pipeline:
         self._libpq = link.pgconn
         self._poll = select.poll()
         self._expected: deque[Answer] = deque()
+        self._is_open = False  # something was sent since the last sync
         self._error: psycopg.Error | None = None  # the first
 
     def __enter__(self) -> Pipeline:
@@ -82,7 +83,7 @@ class Pipeline:
     ) -> None:
         if error is not None and not isinstance(error, Exception):  # an interrupt, at whatever this was
             self._link.drop()
-        if self._expected and not self._link.closed:
+        if (self._is_open or self._expected) and not self._link.closed:
             self._roll_back()
         if not self._link.closed:
             self._libpq.exit_pipeline_mode()
@@ -98,6 +99,7 @@ class Pipeline:
             value, format = encoded(values[name], self._link.encoding)
             parameters.append(value)
             formats.append(format)
+        self._is_open = True
         if prepared and self._link.prepares:
             if not words.is_kept and all(it.words is not words for it in self._expected):
                 self._libpq.send_prepare(words.name, words.text)
@@ -112,6 +114,7 @@ class Pipeline:
     def sync(self) -> Sync:
         """End a transaction: what was sent since the last one is to be committed."""
         self._libpq.pipeline_sync()
+        self._is_open = False
         sync = Sync(self)
         self._expected.append(sync)
         return sync
@@ -154,16 +157,21 @@ class Pipeline:
             self._expected.append(Answer(self))
             self.sync()
             self.finish()
-        if self._expected:
+        if self._is_open or self._expected:
             self._link.drop()
 
     def _receive(self) -> None:
         """Take the next answer. Raises if the connection has ended."""
         answer = self._expected[0]
-        while True:
-            result = self._result()
-            if result is None:
-                break
+        self._take(answer)
+        if isinstance(answer, Sync) and answer.result is None and not self._link.closed:
+            self._take(answer)  # what kept it from being committed came first
+        if answer.result is None and self._error is None:
+            self._fail(psycopg.OperationalError(self._libpq.get_error_message()))
+        self._expected.popleft()
+
+    def _take(self, answer: Answer) -> None:
+        while (result := self._result()) is not None:
             status = result.status
             if status in _GOOD:
                 answer.result = result
@@ -173,12 +181,9 @@ class Pipeline:
                 answer.result = result
                 assert isinstance(answer, Sync)
                 answer.is_done = self._error is None
-                break
+                return
             elif status != pq.ExecStatus.PIPELINE_ABORTED:
                 self._fail(errors.error_from_result(result, self._link.encoding))
-        if answer.result is None and self._error is None:
-            self._fail(psycopg.OperationalError(self._libpq.get_error_message()))
-        self._expected.popleft()
 
     def _fail(self, error: psycopg.Error) -> None:
         self._error = self._error or error

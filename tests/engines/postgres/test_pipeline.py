@@ -1,0 +1,219 @@
+"""Statements in a pipeline: what they are given arrives as it was, what fails is told, and what is prepared may be lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from penstock.engines import connect
+from penstock.engines.postgres import engine as postgres_engine
+from penstock.engines.postgres import link as links
+from penstock.engines.postgres import place
+from penstock.engines.postgres.engine import PostgresEngine
+from penstock.engines.postgres.link import Link, TooLate
+from penstock.engines.postgres.pipeline import Pipeline
+from penstock.engines.requests import Fate
+from tests.engines.kinds import A, Clock, Desk
+from tests.gates import GUARD
+from tests.postgres import Postgres
+
+
+@pytest.fixture
+def link(postgres: Postgres) -> Iterator[Link]:
+    made = links.connect(place.parse(postgres.url()), time.monotonic() + GUARD)
+    yield made
+    made.drop()
+
+
+def asked(link: Link, statement: str, **values: Any) -> list[Any]:
+    with Pipeline(link) as pipeline:
+        answer = pipeline.run(statement, values)
+        pipeline.sync()
+        pipeline.finish()
+    return answer.fetchall()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Values
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+NUMBER = st.integers(-(2**63), 2**63 - 1)
+VALUES = {
+    "text": TEXT,
+    "bytea": st.binary(),
+    "bigint": NUMBER,
+    "float8": st.floats(allow_nan=False),
+    "boolean": st.booleans(),
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(data=st.data())
+def test_values_arrive_as_they_are(link: Link, kind: str, data: st.DataObject) -> None:
+    one = data.draw(st.none() | VALUES[kind])
+    many = data.draw(st.lists(st.none() | VALUES[kind]))
+
+    statement = f"SELECT %(one)s::{kind}, %(many)s::{kind}[], 'a % b' = 'a ' || chr(37) || ' b'"
+    assert asked(link, statement, one=one, many=many) == [(one, many, True)]
+
+
+@pytest.mark.parametrize("value", ["a\0b", ["a", "b\0"], ["a\0", None]])
+def test_what_text_can_not_hold_is_refused_and_not_cut_short(link: Link, value: Any) -> None:
+    with pytest.raises(psycopg.DataError, match="NUL"):
+        asked(link, "SELECT %(value)s", value=value)
+    assert asked(link, "SELECT 1") == [(1,)]
+
+
+def test_much_goes_both_ways_at_once(link: Link) -> None:
+    much = bytes(1 << 20)
+    with Pipeline(link) as pipeline:
+        answers = [pipeline.run("SELECT %(much)s::bytea", {"much": much}) for _ in range(40)]
+        pipeline.sync()
+        pipeline.finish()
+    assert all(answer.fetchall() == [(much,)] for answer in answers)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Transactions
+
+
+def test_all_up_to_a_sync_is_one_transaction(link: Link, postgres: Postgres) -> None:
+    link.execute("CREATE TEMPORARY TABLE one (number integer)")
+    with pytest.raises(psycopg.errors.DivisionByZero), Pipeline(link) as pipeline:
+        pipeline.run("INSERT INTO one VALUES (1)", {})
+        first = pipeline.sync()
+        pipeline.run("INSERT INTO one VALUES (2)", {})
+        pipeline.run("SELECT 1 / 0", {})
+        passed_over = pipeline.run("SELECT 1", {})
+        second = pipeline.sync()
+        pipeline.finish()
+
+    assert (first.is_done, second.is_done) == (True, False)
+    assert asked(link, "SELECT number FROM one") == [(1,)]
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        passed_over.fetchall()
+
+
+@pytest.mark.parametrize("looks", [False, True], ids=["sent", "answered"])
+@pytest.mark.parametrize("statement", ["SELECT 1", "SELECT 1 / 0"])
+def test_a_block_that_raises_leaves_nothing(link: Link, looks: bool, statement: str) -> None:
+    link.execute("CREATE TEMPORARY TABLE one (number integer)")
+    with pytest.raises((ValueError, psycopg.DataError)), Pipeline(link) as pipeline:
+        pipeline.run("INSERT INTO one VALUES (1)", {})
+        answer = pipeline.run(statement, {})
+        if looks:
+            answer.fetchall()
+        raise ValueError
+
+    assert link.is_well()
+    assert asked(link, "SELECT number FROM one") == []
+
+
+def test_a_commit_that_fails_is_told(link: Link) -> None:
+    link.execute("CREATE TEMPORARY TABLE one (number integer UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+    with pytest.raises(psycopg.errors.UniqueViolation), Pipeline(link) as pipeline:
+        pipeline.run("INSERT INTO one VALUES (1), (1)", {})
+        commit = pipeline.sync()
+        pipeline.run("INSERT INTO one VALUES (2)", {})
+        pipeline.sync()
+        pipeline.finish()
+
+    assert not commit.is_done
+    assert link.is_well()
+    assert asked(link, "SELECT number FROM one") == [(2,)]
+
+
+def test_after_an_interrupt_nobody_uses_the_connection(link: Link) -> None:
+    with pytest.raises(KeyboardInterrupt), Pipeline(link) as pipeline:
+        pipeline.run("SELECT 1", {})
+        raise KeyboardInterrupt
+    assert not link.is_well()
+
+
+def test_a_session_that_is_ended_has_said_nothing_for_certain(link: Link) -> None:
+    with pytest.raises(psycopg.OperationalError), Pipeline(link) as pipeline:
+        pipeline.run("SELECT pg_terminate_backend(pg_backend_pid())", {})
+        commit = pipeline.sync()
+        pipeline.finish()
+    assert not commit.is_done
+    assert link.closed
+
+
+def test_no_answer_is_waited_for_longer_than_the_connection_may(link: Link) -> None:
+    link.until = time.monotonic() + 0.05
+    with pytest.raises(TooLate):
+        asked(link, "SELECT pg_sleep(60)")
+    assert link.closed
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the server is told to keep
+
+
+@pytest.fixture
+def engine(postgres: Postgres) -> Iterator[PostgresEngine]:
+    made = connect(postgres.fresh_url())
+    assert isinstance(made, PostgresEngine)
+    made.open()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def desk(engine: PostgresEngine) -> Desk:
+    return Desk(engine, Clock())
+
+
+def kept(engine: PostgresEngine) -> list[Any]:
+    assert engine._link is not None
+    return engine._link.execute("SELECT name FROM pg_prepared_statements").fetchall()
+
+
+def test_on_a_connection_of_its_own_it_prepares(desk: Desk, engine: PostgresEngine) -> None:
+    desk.put("a")
+    before = kept(engine)
+    desk.put("b")
+    assert before
+    assert kept(engine) == before
+
+
+def test_behind_a_pooler_it_prepares_nothing(
+    desk: Desk, engine: PostgresEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_engine, "is_direct", lambda link, pid: False)
+    engine.close()  # it connects anew
+    desk.put("a")
+    desk.put("b", "c")
+    assert kept(engine) == []
+
+
+SURPRISES = {
+    "forgotten": "DEALLOCATE ALL",
+    "another's": "DEALLOCATE ALL; PREPARE penstock_0 AS SELECT 1; PREPARE penstock_1 AS SELECT 1",
+    "changed": 'ALTER TABLE {schema}.known ALTER id TYPE varchar COLLATE "C"',
+}
+
+
+@pytest.mark.parametrize("surprise", SURPRISES)
+def test_what_was_kept_may_be_gone(desk: Desk, engine: PostgresEngine, surprise: str) -> None:
+    """A pooler that doesn't look like one has given the connection to somebody else; or the tables were changed."""
+    desk.put("a")
+    assert engine._link is not None
+    if surprise == "another's":
+        for words in engine._link.words.values():
+            words.is_kept = False
+    engine._link.execute(SURPRISES[surprise].format(schema=engine._place.schema).encode())
+
+    assert desk.put("b") == [Fate.ACCEPTED]
+    assert desk.put("c") == [Fate.ACCEPTED]
+    assert kept(engine) == []
+    desk.renew(A, first=True)
+    assert sorted(job.id for job in desk.claim(A)) == ["a", "b", "c"]
+    assert desk.complaints() == []
