@@ -1,9 +1,9 @@
-"""Statements in a pipeline: what they are given arrives as it was, what fails is told, and what is prepared may be lost."""
+"""Statements in a pipeline: values arrive as they were, what fails is told, and what was prepared may be lost."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -194,22 +194,31 @@ def test_behind_a_pooler_it_prepares_nothing(
     assert kept(engine) == []
 
 
-SURPRISES = {
-    "forgotten": "DEALLOCATE ALL",
-    "another's": "DEALLOCATE ALL; PREPARE penstock_0 AS SELECT 1; PREPARE penstock_1 AS SELECT 1",
-    "changed": 'ALTER TABLE {schema}.known ALTER id TYPE varchar COLLATE "C"',
-}
+def forget(link: Link) -> None:
+    link.execute("DEALLOCATE ALL")
 
 
-@pytest.mark.parametrize("surprise", SURPRISES)
-def test_what_was_kept_may_be_gone(desk: Desk, engine: PostgresEngine, surprise: str) -> None:
+def tell_another(link: Link) -> None:
+    for words in link.words.values():
+        words.is_kept = False
+
+
+def change(link: Link) -> None:
+    """As a migration might: what a statement gives is of another type now."""
+    [words] = (words for statement, words in link.words.items() if statement == postgres_engine._BEGIN)
+    name = words.name.decode()
+    link.execute(f"DEALLOCATE {name}".encode())
+    link.execute("CREATE TEMPORARY TABLE one (number integer)")
+    link.execute(f"PREPARE {name} (float8, text, boolean, bigint) AS SELECT number FROM one".encode())
+    link.execute("ALTER TABLE one ALTER number TYPE text")
+
+
+@pytest.mark.parametrize("surprise", [forget, tell_another, change])
+def test_what_was_kept_may_be_gone(desk: Desk, engine: PostgresEngine, surprise: Callable[[Link], None]) -> None:
     """A pooler that doesn't look like one has given the connection to somebody else; or the tables were changed."""
     desk.put("a")
     assert engine._link is not None
-    if surprise == "another's":
-        for words in engine._link.words.values():
-            words.is_kept = False
-    engine._link.execute(SURPRISES[surprise].format(schema=engine._place.schema).encode())
+    surprise(engine._link)
 
     assert desk.put("b") == [Fate.ACCEPTED]
     assert desk.put("c") == [Fate.ACCEPTED]
@@ -217,3 +226,26 @@ def test_what_was_kept_may_be_gone(desk: Desk, engine: PostgresEngine, surprise:
     desk.renew(A, first=True)
     assert sorted(job.id for job in desk.claim(A)) == ["a", "b", "c"]
     assert desk.complaints() == []
+
+
+def test_a_statement_is_prepared_once_though_it_is_sent_twice_at_first(link: Link) -> None:
+    link.prepares = True
+    with Pipeline(link) as pipeline:
+        answers = [pipeline.run("SELECT %(one)s::bigint", {"one": one}, prepared=True) for one in (1, 2)]
+        pipeline.sync()
+        pipeline.finish()
+    assert [answer.fetchall() for answer in answers] == [[(1,)], [(2,)]]
+
+
+def test_a_statement_that_was_passed_over_is_prepared_the_next_time(link: Link) -> None:
+    link.prepares = True
+    with pytest.raises(psycopg.errors.DivisionByZero), Pipeline(link) as pipeline:
+        pipeline.run("SELECT 1 / 0", {})
+        pipeline.run("SELECT 1", {}, prepared=True)
+        pipeline.sync()
+        pipeline.finish()
+    with Pipeline(link) as pipeline:
+        answer = pipeline.run("SELECT 1", {}, prepared=True)
+        pipeline.sync()
+        pipeline.finish()
+    assert answer.fetchall() == [(1,)]

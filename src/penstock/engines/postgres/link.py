@@ -8,6 +8,7 @@ next.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import select
 from collections.abc import Iterator, Sequence
@@ -59,10 +60,11 @@ class Words:
 
     __slots__ = ("is_kept", "name", "names", "text")
 
-    def __init__(self, text: bytes, names: Sequence[str], name: bytes) -> None:
+    def __init__(self, text: bytes, names: Sequence[str]) -> None:
         self.text = text
         self.names = names
-        self.name = name  # by which the server knows it, once
+        # By which the server may know it; never another, whoever has told it.
+        self.name = b"penstock_" + hashlib.blake2b(text, digest_size=12).hexdigest().encode()
         self.is_kept = False  # it does
 
 

@@ -1,8 +1,8 @@
 """Statements of one transaction: sent one behind the other, and answered in that order.
 
-    run ──> run ──> run ──> sync ──> server      nothing is waited for, until an answer is fetched, or all are by `finish`
+    run ──> run ──> run ──> sync ──> server      nothing is waited for, until an answer is fetched, or all by `finish`
      │       │       │       │
-    Answer  Answer  Answer  Sync <── server      one that fails: the rest up to the sync is passed over
+    Answer  Answer  Answer  Sync <── server      where one fails, the rest up to the sync is passed over
 
 All up to a sync is one transaction, without BEGIN and COMMIT: so says the protocol. It is committed when the sync is
 answered and nothing before has failed.
@@ -146,8 +146,7 @@ class Pipeline:
         text = _VALUE.sub(
             lambda found: f"${numbers.setdefault(found[1], len(numbers) + 1)}", self._link.place.sql(statement)
         )
-        words = Words(text.encode(self._link.encoding), tuple(numbers), b"penstock_%d" % len(self._link.words))
-        self._link.words[statement] = words
+        words = self._link.words[statement] = Words(text.encode(self._link.encoding), tuple(numbers))
         return words
 
     def _roll_back(self) -> None:
