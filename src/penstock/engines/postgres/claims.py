@@ -38,8 +38,8 @@ lane AS (
         WHERE state = 1 AND (job.queue, job.task) > (lane.queue, lane.task) ORDER BY job.queue, job.task LIMIT 1
     ) AS next),
 picked AS MATERIALIZED (
-    SELECT head.seq FROM lane CROSS JOIN LATERAL (
-        SELECT seq, priority, due FROM penstock.job
+    SELECT head.place FROM lane CROSS JOIN LATERAL (
+        SELECT ctid AS place, seq, priority, due FROM penstock.job
         WHERE state = 1 AND job.queue = lane.queue AND job.task = lane.task AND suspect = %(alone)s
         ORDER BY priority DESC, due, seq LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     ) AS head
@@ -50,13 +50,13 @@ picked AS MATERIALIZED (
 given AS (
     UPDATE penstock.job SET state = 2, attempt = attempt + 1, token = token + 1, worker = %(worker)s, started = {NOW},
         reason = '', progress = NULL
-    FROM picked WHERE job.seq = picked.seq
-    RETURNING job.seq, token, id, task, queue, priority, args, headers, attempt, enqueued,
+    WHERE ctid = ANY(ARRAY(SELECT place FROM picked))
+    RETURNING seq, token, id, task, queue, priority, args, headers, attempt, enqueued,
         greatest(0.0::float8, started - due) AS waited, due),
 counted AS (
-    INSERT INTO penstock.change
-    SELECT state, queue, task, sign * count(*) FROM given, (VALUES (1, -1), (2, 1)) AS moved (state, sign)
-    GROUP BY state, queue, task, sign)
+    INSERT INTO penstock.change SELECT state, queue, task, sign * jobs
+    FROM (SELECT queue, task, count(*) AS jobs FROM given GROUP BY queue, task) AS sums,
+        (VALUES (1, -1), (2, 1)) AS moved (state, sign))
 SELECT seq, token, id, task, queue, priority, args, headers, attempt, enqueued, waited FROM given
 ORDER BY priority DESC, due, seq
 """
@@ -64,7 +64,7 @@ _ABOUT: Final = f"""
 SELECT (SELECT id FROM penstock.worker WHERE id = %(worker)s),
     (SELECT min(due) - {NOW} FROM penstock.job WHERE state = 0)
 """
-_CANCELS: Final = "SELECT seq, token, reason FROM penstock.job WHERE state = 2 AND worker = %(worker)s AND cancelling"
+_CANCELS: Final = "SELECT seq, token, reason FROM penstock.job WHERE worker = %(worker)s AND cancelling"
 
 
 def claim(step: Step, claim: Claim) -> Callable[[], Claimed]:

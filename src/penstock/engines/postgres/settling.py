@@ -25,21 +25,20 @@ DONE: Final = f"""
 WITH said AS MATERIALIZED (
     SELECT * FROM unnest(%(seqs)s::bigint[], %(tokens)s::bigint[], %(rans)s::float8[], %(results)s::bytea[])
     AS s(seq, token, ran, result)),
-current AS MATERIALIZED (
-    SELECT job.seq FROM penstock.job JOIN said ON said.seq = job.seq AND said.token = job.token
-    WHERE job.state = 2 ORDER BY job.seq FOR UPDATE OF job),
 gone AS (
-    DELETE FROM penstock.job USING said, current
-    WHERE job.seq = current.seq AND said.seq = job.seq AND said.token = job.token AND job.state = 2
+    DELETE FROM penstock.job USING said
+    WHERE job.seq = ANY(ARRAY(SELECT seq FROM said)) AND job.worker IS NOT NULL
+        AND job.seq = said.seq AND job.token = said.token
     RETURNING job.*, said.ran AS said_ran, said.result AS said_result),
 kept AS (
     INSERT INTO penstock.past ({COLUMNS})
-    SELECT {", ".join(_CHANGED.get(name.strip(), name.strip()) for name in COLUMNS.split(","))} FROM gone),
+    SELECT {", ".join(_CHANGED.get(name.strip(), name.strip()) for name in COLUMNS.split(","))} FROM gone
+    RETURNING seq, token, queue, task),
 counted AS (
-    INSERT INTO penstock.change
-    SELECT moved.state, queue, task, sign * count(*) FROM gone, (VALUES (2, -1), (3, 1)) AS moved (state, sign)
-    GROUP BY moved.state, queue, task, sign)
-SELECT seq, token FROM gone
+    INSERT INTO penstock.change SELECT state, queue, task, sign * jobs
+    FROM (SELECT queue, task, count(*) AS jobs FROM kept GROUP BY queue, task) AS sums,
+        (VALUES (2, -1), (3, 1)) AS moved (state, sign))
+SELECT seq, token FROM kept
 """
 """Record that these jobs are done; gives those whose claim was current."""
 
