@@ -18,8 +18,8 @@ from penstock.engines.postgres import place
 from penstock.engines.postgres.engine import PostgresEngine
 from penstock.engines.postgres.link import Link, TooLate
 from penstock.engines.postgres.pipeline import Pipeline
-from penstock.engines.requests import Fate
-from tests.engines.kinds import A, Clock, Desk
+from penstock.engines.requests import Claim, Fate, Outcome, Settle, Settlement
+from tests.engines.kinds import WORK, A, Clock, Desk
 from tests.gates import GUARD
 from tests.postgres import Postgres
 
@@ -209,7 +209,7 @@ def change(link: Link) -> None:
     name = words.name.decode()
     link.execute(f"DEALLOCATE {name}".encode())
     link.execute("CREATE TEMPORARY TABLE one (number integer)")
-    link.execute(f"PREPARE {name} (float8, text, boolean, bigint) AS SELECT number FROM one".encode())
+    link.execute(f"PREPARE {name} (float8, text, boolean, boolean, bigint) AS SELECT number FROM one".encode())
     link.execute("ALTER TABLE one ALTER number TYPE text")
 
 
@@ -249,3 +249,37 @@ def test_a_statement_that_was_passed_over_is_prepared_the_next_time(link: Link) 
         pipeline.sync()
         pipeline.finish()
     assert answer.fetchall() == [(1,)]
+
+
+READ = """
+    SELECT sum(seq_tup_read) + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE schemaname = %(schema)s)
+    FROM pg_stat_user_tables WHERE schemaname = %(schema)s
+"""
+
+
+def read(engine: PostgresEngine) -> int:
+    """How many rows its own connection, and others in this schema, have looked at."""
+    link = engine._link
+    assert link is not None
+    link.execute("SELECT pg_stat_force_next_flush()")
+    [[rows]] = link.execute(READ, {"schema": engine._place.schema}).fetchall()
+    return int(rows)
+
+
+def test_a_plan_of_empty_tables_does_for_full_ones(desk: Desk, engine: PostgresEngine) -> None:
+    """What is prepared may be planned once, and long ago."""
+    desk.renew(A, first=True)
+    desk.put("before")
+    for table in ("job", "known", "past"):
+        engine._link.execute(f"VACUUM ANALYZE {engine._place.schema}.{table}".encode())  # type: ignore[union-attr]
+    for n in range(8):  # after five times the server may keep a plan
+        [job] = desk.put_and_claim(A, f"{n}") if n else desk.claim(A)
+        assert desk.done(job)
+        desk.engine.transact([Settle([Settlement(job.seq, job.token, Outcome.DONE)]), Claim(A, None, [WORK])])
+    desk.put(*(f"new {n}" for n in range(5000)))
+
+    before = read(engine)
+    for job in desk.claim(A, limit=10):
+        assert desk.done(job)
+    desk.put("after")
+    assert read(engine) - before < 1000

@@ -16,9 +16,10 @@ from penstock.engines.requests import Claim, Claimed, ClaimedJob
 
 DUE: Final = f"""
 WITH due AS MATERIALIZED (
-    SELECT seq FROM penstock.job WHERE state = 0 AND due <= {NOW} ORDER BY due LIMIT 5000 FOR UPDATE SKIP LOCKED),
+    SELECT ctid AS place FROM penstock.job
+    WHERE state = 0 AND due <= {NOW} ORDER BY due LIMIT 5000 FOR UPDATE SKIP LOCKED),
 ready AS (
-    UPDATE penstock.job SET state = 1 FROM due WHERE job.seq = due.seq RETURNING queue, task),
+    UPDATE penstock.job SET state = 1 WHERE ctid = ANY(ARRAY(SELECT place FROM due)) RETURNING queue, task),
 counted AS (
     INSERT INTO penstock.change
     SELECT state, queue, task, sign * count(*) FROM ready, (VALUES (0, -1), (1, 1)) AS moved (state, sign)
@@ -69,7 +70,7 @@ _CANCELS: Final = "SELECT seq, token, reason FROM penstock.job WHERE worker = %(
 
 def claim(step: Step, claim: Claim) -> Callable[[], Claimed]:
     """Give jobs to a worker; see `requests.Claim`."""
-    step.run(DUE)
+    step.run_prepared(DUE)
     if claim.alone:
         return _alone(step, claim)
     given = [_give(step, claim, tasks=list(want.tasks), limit=want.limit) for want in claim.wants]
@@ -80,7 +81,7 @@ def _give(step: Step, claim: Claim, tasks: list[str], limit: int) -> Any:
     if limit <= 0 or not tasks:
         return None
     queues = None if claim.queues is None else list(claim.queues)
-    return step.run(_GIVE, worker=claim.worker, tasks=tasks, queues=queues, alone=claim.alone, limit=limit)
+    return step.run_prepared(_GIVE, worker=claim.worker, tasks=tasks, queues=queues, alone=claim.alone, limit=limit)
 
 
 def _alone(step: Step, claim: Claim) -> Callable[[], Claimed]:
@@ -95,7 +96,8 @@ def _alone(step: Step, claim: Claim) -> Callable[[], Claimed]:
 
 
 def _answer(step: Step, claim: Claim, given: list[Any]) -> Callable[[], Claimed]:
-    about, cancels = step.run(_ABOUT, worker=claim.worker), step.run(_CANCELS, worker=claim.worker)
+    about = step.run_prepared(_ABOUT, worker=claim.worker)
+    cancels = step.run_prepared(_CANCELS, worker=claim.worker)
 
     def answer() -> Claimed:
         rows = [one if isinstance(one, list) else [] if one is None else one.fetchall() for one in given]

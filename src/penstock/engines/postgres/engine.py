@@ -54,12 +54,16 @@ _LIGHT: Final = (Renew, Progress)  # what may be forgotten if the server's machi
 
 _ON_THE_WAY: Final = 5.0  # seconds after which a transaction that has not come to the server is not to begin there
 
+# A plan that is kept may have been made when the tables were empty, and any way through them as good as another: so it
+# may only go by indexes in their order. JIT compilation is for statements that take longer than any of these may.
 _BEGIN: Final = """
 SELECT extract(epoch FROM clock_timestamp())::float8,
     1 / CASE WHEN extract(epoch FROM clock_timestamp()) > %(late)s::float8 THEN 0 ELSE 1 END,
     set_config('statement_timeout', %(milliseconds)s::text, true),
     set_config('idle_in_transaction_session_timeout', %(milliseconds)s::text, true),
     CASE WHEN %(light)s::boolean THEN set_config('synchronous_commit', 'off', true) END,
+    CASE WHEN %(prepares)s::boolean THEN set_config('enable_seqscan', 'off', true)
+        || set_config('enable_bitmapscan', 'off', true) || set_config('jit', 'off', true) END,
     pg_advisory_xact_lock(%(key)s::bigint)
 """
 _NOBODY: Final = (0, None)  # a connection of a pooler's, which may be anybody's by now
@@ -207,7 +211,7 @@ class PostgresEngine:
     def _look(self, link: Link, query: Query[T], until: float) -> T:
         with Pipeline(link) as pipeline:
             pipeline.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", {})
-            self._begin(pipeline, until, writes=False)
+            self._begin(link, pipeline, until, writes=False)
             answer = finding.answer(Step(pipeline, self._now()), query)
             pipeline.run("COMMIT", {})
             pipeline.sync()
@@ -313,7 +317,7 @@ class PostgresEngine:
 
     # Transactions
 
-    def _begin(self, pipeline: Pipeline, until: float, *, writes: bool, light: bool = False) -> Answer:
+    def _begin(self, link: Link, pipeline: Pipeline, until: float, *, writes: bool, light: bool = False) -> Answer:
         """Send what each transaction begins with. One that *writes* takes the lock, and doesn't begin late."""
         left = max(_LEAST, _SHARE * (until - clock.monotonic()))
         late = None
@@ -321,7 +325,13 @@ class PostgresEngine:
             self._begins_by = min(until, clock.monotonic() + _ON_THE_WAY)
             late = self._begins_by + self._ahead
         key = self._key if writes else None
-        values = {"milliseconds": str(int(left * 1000)), "light": light, "key": key, "late": late}
+        values = {
+            "milliseconds": str(int(left * 1000)),
+            "light": light,
+            "key": key,
+            "late": late,
+            "prepares": link.prepares,
+        }
         return pipeline.run(_BEGIN, values, prepared=True)
 
     def _write(
@@ -344,7 +354,7 @@ class PostgresEngine:
         commit: Sync | None = None
         try:
             with pipeline:
-                begun = self._begin(pipeline, until, writes=True, light=light)
+                begun = self._begin(link, pipeline, until, writes=True, light=light)
                 self._lock_claimers(step, requests, refused)
                 index = 0
                 for group in _groups(requests, at_once):
@@ -390,7 +400,7 @@ class PostgresEngine:
         """Those who claim behind something else: in the order in which a sweep locks, worker before job."""
         claimers = [it.worker for at, it in enumerate(requests) if at and isinstance(it, Claim) and at not in refused]
         if claimers:
-            step.run(
+            step.run_prepared(
                 "SELECT FROM penstock.worker WHERE id = ANY(%(workers)s::bigint[]) ORDER BY id FOR KEY SHARE",
                 workers=claimers,
             )

@@ -57,7 +57,7 @@ def settle(step: Step, settlements: Sequence[Settlement]) -> Callable[[], list[b
     if not all(it.outcome is Outcome.DONE and it.error is None for it in settlements):
         answers = _one_by_one(step, settlements)
         return lambda: answers
-    done = step.run(DONE, **values(settlements))
+    done = step.run_prepared(DONE, **values(settlements))
     step.has_news = True
     return lambda: answers_of(settlements, done.fetchall())
 
