@@ -69,7 +69,7 @@ _CANCELS: Final = "SELECT seq, token, reason FROM penstock.job WHERE worker = %(
 
 def claim(step: Step, claim: Claim) -> Callable[[], Claimed]:
     """Give jobs to a worker; see `requests.Claim`."""
-    step.run(DUE)
+    step.run_prepared(DUE)
     if claim.alone:
         return _alone(step, claim)
     given = [_give(step, claim, tasks=list(want.tasks), limit=want.limit) for want in claim.wants]
@@ -80,7 +80,7 @@ def _give(step: Step, claim: Claim, tasks: list[str], limit: int) -> Any:
     if limit <= 0 or not tasks:
         return None
     queues = None if claim.queues is None else list(claim.queues)
-    return step.run(_GIVE, worker=claim.worker, tasks=tasks, queues=queues, alone=claim.alone, limit=limit)
+    return step.run_prepared(_GIVE, worker=claim.worker, tasks=tasks, queues=queues, alone=claim.alone, limit=limit)
 
 
 def _alone(step: Step, claim: Claim) -> Callable[[], Claimed]:
@@ -95,7 +95,7 @@ def _alone(step: Step, claim: Claim) -> Callable[[], Claimed]:
 
 
 def _answer(step: Step, claim: Claim, given: list[Any]) -> Callable[[], Claimed]:
-    about, cancels = step.run(_ABOUT, worker=claim.worker), step.run(_CANCELS, worker=claim.worker)
+    about, cancels = step.run_prepared(_ABOUT, worker=claim.worker), step.run_prepared(_CANCELS, worker=claim.worker)
 
     def answer() -> Claimed:
         rows = [one if isinstance(one, list) else [] if one is None else one.fetchall() for one in given]

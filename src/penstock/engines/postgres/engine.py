@@ -60,6 +60,8 @@ SELECT extract(epoch FROM clock_timestamp())::float8,
     set_config('statement_timeout', %(milliseconds)s::text, true),
     set_config('idle_in_transaction_session_timeout', %(milliseconds)s::text, true),
     CASE WHEN %(light)s::boolean THEN set_config('synchronous_commit', 'off', true) END,
+    set_config('plan_cache_mode', 'force_generic_plan', true), set_config('jit', 'off', true),
+    set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
     pg_advisory_xact_lock(%(key)s::bigint)
 """
 _NOBODY: Final = (0, None)  # a connection of a pooler's, which may be anybody's by now
@@ -390,7 +392,7 @@ class PostgresEngine:
         """Those who claim behind something else: in the order in which a sweep locks, worker before job."""
         claimers = [it.worker for at, it in enumerate(requests) if at and isinstance(it, Claim) and at not in refused]
         if claimers:
-            step.run(
+            step.run_prepared(
                 "SELECT FROM penstock.worker WHERE id = ANY(%(workers)s::bigint[]) ORDER BY id FOR KEY SHARE",
                 workers=claimers,
             )
