@@ -62,8 +62,9 @@ SELECT extract(epoch FROM clock_timestamp())::float8,
     set_config('statement_timeout', %(milliseconds)s::text, true),
     set_config('idle_in_transaction_session_timeout', %(milliseconds)s::text, true),
     CASE WHEN %(light)s::boolean THEN set_config('synchronous_commit', 'off', true) END,
-    CASE WHEN %(prepares)s::boolean THEN set_config('enable_seqscan', 'off', true)
-        || set_config('enable_bitmapscan', 'off', true) || set_config('jit', 'off', true) END,
+    CASE WHEN %(prepares)s::boolean THEN set_config('plan_cache_mode', 'force_generic_plan', true)
+        || set_config('enable_seqscan', 'off', true) || set_config('enable_bitmapscan', 'off', true)
+        || set_config('jit', 'off', true) END,
     pg_advisory_xact_lock(%(key)s::bigint)
 """
 _NOBODY: Final = (0, None)  # a connection of a pooler's, which may be anybody's by now

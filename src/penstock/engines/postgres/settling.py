@@ -23,8 +23,10 @@ _CHANGED: Final = {
 }
 DONE: Final = f"""
 WITH said AS MATERIALIZED (
-    SELECT * FROM unnest(%(seqs)s::bigint[], %(tokens)s::bigint[], %(rans)s::float8[], %(results)s::bytea[])
-    AS s(seq, token, ran, result)),
+    SELECT seq, token, ran, result FROM ROWS FROM (
+        unnest(%(seqs)s::bigint[]), unnest(%(tokens)s::bigint[]), unnest(%(rans)s::float8[]),
+        unnest(%(results)s::bytea[]), generate_series(1, cardinality(%(seqs)s::bigint[])))
+    AS s(seq, token, ran, result, place)),
 gone AS (
     DELETE FROM penstock.job USING said
     WHERE job.seq = ANY(ARRAY(SELECT seq FROM said)) AND job.worker IS NOT NULL
