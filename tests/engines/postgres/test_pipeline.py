@@ -18,7 +18,8 @@ from penstock.engines.postgres import place
 from penstock.engines.postgres.engine import PostgresEngine
 from penstock.engines.postgres.link import Link, TooLate
 from penstock.engines.postgres.pipeline import Pipeline
-from penstock.engines.requests import Claim, Fate, Outcome, Settle, Settlement
+from penstock.engines.requests import Claim, Cut, Fate, Outcome, Settle, Settlement
+from penstock.job import JobState
 from tests.engines.kinds import WORK, A, Clock, Desk
 from tests.gates import GUARD
 from tests.postgres import Postgres
@@ -282,4 +283,20 @@ def test_a_plan_of_empty_tables_does_for_full_ones(desk: Desk, engine: PostgresE
     for job in desk.claim(A, limit=10):
         assert desk.done(job)
     desk.put("after")
+    assert read(engine) - before < 1000
+
+
+def test_what_is_rare_is_planned_for_what_it_asks(desk: Desk, engine: PostgresEngine) -> None:
+    """Named jobs are not looked for among all that ended, nor the oldest."""
+    desk.renew(A, first=True)
+    desk.put(*(f"job {n}" for n in range(5000)))
+    claims = desk.claim(A, limit=5000)
+    desk.engine.transact([Settle([Settlement(job.seq, job.token, Outcome.DONE) for job in claims])])
+    for table in ("job", "known", "past"):
+        engine._link.execute(f"VACUUM ANALYZE {engine._place.schema}.{table}".encode())  # type: ignore[union-attr]
+
+    before = read(engine)
+    assert desk.again("job 7", "job 4711", states=[JobState.DONE]) == 2
+    assert desk.cancel("job 7", "job 8") == [Cut.CANCELLED, Cut.ENDED]
+    assert desk.prune(limit=10) == 10
     assert read(engine) - before < 1000
