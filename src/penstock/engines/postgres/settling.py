@@ -21,6 +21,7 @@ _CHANGED: Final = {
     "reason": "''",
     "cancelling": "false",
 }
+# `generate_series` gives the planner a guess of a thousand; by that of `unnest`, ten, it compares each with each.
 DONE: Final = f"""
 WITH said AS MATERIALIZED (
     SELECT seq, token, ran, result FROM ROWS FROM (
