@@ -140,7 +140,7 @@ def test_an_interrupt_is_the_leaders_own_and_others_go_on(
     assert engine.asked == [[Pause("a")], [], [Pause("b")]]  # the thread has found out how the engine is
 
 
-# An interrupt at each call of a put, on the engine that can bear it
+# An interrupt at each call of a put, on the engines that can bear it
 
 
 class Interrupt:
@@ -174,8 +174,9 @@ class Interrupt:
                 raise KeyboardInterrupt
 
 
-def test_an_interrupt_at_any_call_of_a_put_leaves_nothing_in_the_way(tmp_path: Path) -> None:
-    connect = KINDS["sqlite"](tmp_path, clock.wall)
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_an_interrupt_at_any_call_of_a_put_leaves_nothing_in_the_way(tmp_path: Path, kind: str) -> None:
+    connect = KINDS[kind](tmp_path, clock.wall)
     store, other = Store(connect), connect()
     store.ask(Put([new("before")]))
     other.open()

@@ -1,6 +1,6 @@
 """Durable jobs in a PostgreSQL database, for as many machines as reach it.
 
-    transact ──> one pipeline: BEGIN, a statement for each kind of request, COMMIT ──> server      one round trip
+    transact ──> one pipeline: a statement for each kind of request, and the end ──> server      one round trip
     find ──────> a connection of its own, one snapshot
     wait ──────> news: LISTEN on a connection of its own, and a look now and then
 
@@ -9,8 +9,8 @@
     known    the id of each, in either: a second job of an id can't come to be
     change   how many jobs went from where to where, since `tally` was summed up
 
-Nothing rests on a session: no prepared statement, no setting, no lock outlives its transaction, so that a pooler may
-stand between. All times are the server's.
+Nothing rests on a session: no setting, no lock outlives its transaction, and a prepared statement may be lost. So a
+pooler may stand between. All times are the server's.
 """
 
 from penstock.engines.postgres.engine import PostgresEngine

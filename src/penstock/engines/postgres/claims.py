@@ -9,6 +9,7 @@ over what the other has locked.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from penstock.engines.postgres.step import NOW, Step
@@ -16,9 +17,10 @@ from penstock.engines.requests import Claim, Claimed, ClaimedJob
 
 DUE: Final = f"""
 WITH due AS MATERIALIZED (
-    SELECT seq FROM penstock.job WHERE state = 0 AND due <= {NOW} ORDER BY due LIMIT 5000 FOR UPDATE SKIP LOCKED),
+    SELECT ctid AS place FROM penstock.job
+    WHERE state = 0 AND due <= {NOW} ORDER BY due LIMIT 5000 FOR UPDATE SKIP LOCKED),
 ready AS (
-    UPDATE penstock.job SET state = 1 FROM due WHERE job.seq = due.seq RETURNING queue, task),
+    UPDATE penstock.job SET state = 1 WHERE ctid = ANY(ARRAY(SELECT place FROM due)) RETURNING queue, task),
 counted AS (
     INSERT INTO penstock.change
     SELECT state, queue, task, sign * count(*) FROM ready, (VALUES (0, -1), (1, 1)) AS moved (state, sign)
@@ -38,8 +40,8 @@ lane AS (
         WHERE state = 1 AND (job.queue, job.task) > (lane.queue, lane.task) ORDER BY job.queue, job.task LIMIT 1
     ) AS next),
 picked AS MATERIALIZED (
-    SELECT head.seq FROM lane CROSS JOIN LATERAL (
-        SELECT seq, priority, due FROM penstock.job
+    SELECT head.place FROM lane CROSS JOIN LATERAL (
+        SELECT ctid AS place, seq, priority, due FROM penstock.job
         WHERE state = 1 AND job.queue = lane.queue AND job.task = lane.task AND suspect = %(alone)s
         ORDER BY priority DESC, due, seq LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     ) AS head
@@ -50,13 +52,13 @@ picked AS MATERIALIZED (
 given AS (
     UPDATE penstock.job SET state = 2, attempt = attempt + 1, token = token + 1, worker = %(worker)s, started = {NOW},
         reason = '', progress = NULL
-    FROM picked WHERE job.seq = picked.seq
-    RETURNING job.seq, token, id, task, queue, priority, args, headers, attempt, enqueued,
+    WHERE ctid = ANY(ARRAY(SELECT place FROM picked))
+    RETURNING seq, token, id, task, queue, priority, args, headers, attempt, enqueued,
         greatest(0.0::float8, started - due) AS waited, due),
 counted AS (
-    INSERT INTO penstock.change
-    SELECT state, queue, task, sign * count(*) FROM given, (VALUES (1, -1), (2, 1)) AS moved (state, sign)
-    GROUP BY state, queue, task, sign)
+    INSERT INTO penstock.change SELECT state, queue, task, sign * jobs
+    FROM (SELECT queue, task, count(*) AS jobs FROM given GROUP BY queue, task) AS sums,
+        (VALUES (1, -1), (2, 1)) AS moved (state, sign))
 SELECT seq, token, id, task, queue, priority, args, headers, attempt, enqueued, waited FROM given
 ORDER BY priority DESC, due, seq
 """
@@ -64,12 +66,15 @@ _ABOUT: Final = f"""
 SELECT (SELECT id FROM penstock.worker WHERE id = %(worker)s),
     (SELECT min(due) - {NOW} FROM penstock.job WHERE state = 0)
 """
-_CANCELS: Final = "SELECT seq, token, reason FROM penstock.job WHERE state = 2 AND worker = %(worker)s AND cancelling"
+_CANCELS: Final = "SELECT seq, token, reason FROM penstock.job WHERE worker = %(worker)s AND cancelling"
+
+
+_CLAIMED: Final = partial(tuple.__new__, ClaimedJob)
 
 
 def claim(step: Step, claim: Claim) -> Callable[[], Claimed]:
     """Give jobs to a worker; see `requests.Claim`."""
-    step.run(DUE)
+    step.run_prepared(DUE)
     if claim.alone:
         return _alone(step, claim)
     given = [_give(step, claim, tasks=list(want.tasks), limit=want.limit) for want in claim.wants]
@@ -80,7 +85,7 @@ def _give(step: Step, claim: Claim, tasks: list[str], limit: int) -> Any:
     if limit <= 0 or not tasks:
         return None
     queues = None if claim.queues is None else list(claim.queues)
-    return step.run(_GIVE, worker=claim.worker, tasks=tasks, queues=queues, alone=claim.alone, limit=limit)
+    return step.run_prepared(_GIVE, worker=claim.worker, tasks=tasks, queues=queues, alone=claim.alone, limit=limit)
 
 
 def _alone(step: Step, claim: Claim) -> Callable[[], Claimed]:
@@ -95,7 +100,8 @@ def _alone(step: Step, claim: Claim) -> Callable[[], Claimed]:
 
 
 def _answer(step: Step, claim: Claim, given: list[Any]) -> Callable[[], Claimed]:
-    about, cancels = step.run(_ABOUT, worker=claim.worker), step.run(_CANCELS, worker=claim.worker)
+    about = step.run_prepared(_ABOUT, worker=claim.worker)
+    cancels = step.run_prepared(_CANCELS, worker=claim.worker)
 
     def answer() -> Claimed:
         rows = [one if isinstance(one, list) else [] if one is None else one.fetchall() for one in given]
@@ -104,6 +110,6 @@ def _answer(step: Step, claim: Claim, given: list[Any]) -> Callable[[], Claimed]
         if worker is None:
             return Claimed([[] for _ in claim.wants], known=False)
         next_due = None if next_due is None else max(0.0, next_due)
-        return Claimed([[ClaimedJob._make(row) for row in one] for one in rows], cancelled, next_due)
+        return Claimed([list(map(_CLAIMED, one)) for one in rows], cancelled, next_due)
 
     return answer

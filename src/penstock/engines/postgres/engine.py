@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar, cast
 
 import psycopg
-from psycopg import errors, pq
+from psycopg import errors
 
 from penstock import clock
 from penstock.engines import checks
@@ -22,8 +22,9 @@ from penstock.engines.engine import Joined
 from penstock.engines.postgres import changes, finding, place, puts, schema, workers
 from penstock.engines.postgres.claims import claim
 from penstock.engines.postgres.joined import JoinedTransaction
-from penstock.engines.postgres.link import AGAIN, OF_WHAT_IS_ASKED, Link, TooLate, connect, translated
+from penstock.engines.postgres.link import AGAIN, OF_WHAT_IS_ASKED, UNKEPT, Link, TooLate, connect, translated
 from penstock.engines.postgres.news import TELL, News
+from penstock.engines.postgres.pipeline import Answer, Pipeline, Sync
 from penstock.engines.postgres.settling import settle
 from penstock.engines.postgres.step import Step
 from penstock.engines.records import Query
@@ -44,21 +45,27 @@ from penstock.engines.requests import (
 from penstock.errors import OutcomeUnknown, StoreUnavailable
 
 T = TypeVar("T")
-Answer = Reply | Exception
+Said = Reply | Exception
 
 _READERS: Final = 4  # connections for looking things up that are kept
 _LEAST: Final = 0.05  # seconds that a statement may take, however little time is left
 _SHARE: Final = 0.8  # of the time that is left, for the server: so that its "no" comes before nobody knows
 _LIGHT: Final = (Renew, Progress)  # what may be forgotten if the server's machine loses its power
+_PLANNED: Final = (Put, Claim, Settle, Renew, Progress)  # what has the same good plan, whatever is asked and is there
 
 _ON_THE_WAY: Final = 5.0  # seconds after which a transaction that has not come to the server is not to begin there
 
+# A plan that is kept may have been made when the tables were empty, and any way through them as good as another: so it
+# may only go by indexes in their order. JIT compilation is for statements that take longer than any of these may.
 _BEGIN: Final = """
 SELECT extract(epoch FROM clock_timestamp())::float8,
     1 / CASE WHEN extract(epoch FROM clock_timestamp()) > %(late)s::float8 THEN 0 ELSE 1 END,
-    set_config('statement_timeout', %(milliseconds)s, true),
-    set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true),
-    CASE WHEN %(light)s THEN set_config('synchronous_commit', 'off', true) END,
+    set_config('statement_timeout', %(milliseconds)s::text, true),
+    set_config('idle_in_transaction_session_timeout', %(milliseconds)s::text, true),
+    CASE WHEN %(light)s::boolean THEN set_config('synchronous_commit', 'off', true) END,
+    CASE WHEN %(planned)s::boolean THEN set_config('plan_cache_mode', 'force_generic_plan', true)
+        || set_config('enable_seqscan', 'off', true) || set_config('enable_bitmapscan', 'off', true)
+        || set_config('jit', 'off', true) END,
     pg_advisory_xact_lock(%(key)s::bigint)
 """
 _NOBODY: Final = (0, None)  # a connection of a pooler's, which may be anybody's by now
@@ -93,7 +100,7 @@ class PostgresEngine:
     long on its way: what a pooler or a network has kept back must not be done when it was decided that it isn't.
     """
 
-    in_caller = False  # an interrupt in the middle of a pipeline comes out as an error of the connection
+    in_caller = True
 
     def __init__(self, url: str, *, now: Callable[[], float] | None = None) -> None:
         self._place = place.parse(url)
@@ -110,6 +117,7 @@ class PostgresEngine:
         self._ahead = 0.0  # seconds that its clock is ahead of clock.monotonic(), at least
         self._begins_by = 0.0  # monotonic: when the last transaction that was sent has begun, or never will
         self._left: tuple[int, Any] | None = None  # a connection that was lost, and may not have heard of it
+        self._prepares = True  # on connections of its own
         self._is_checked = False  # the schema is there, and none that is newer
         self._reading = threading.Lock()
         self._readers: list[Link] = []
@@ -132,7 +140,7 @@ class PostgresEngine:
         with translated(self._place), contextlib.closing(connect(self._place, clock.monotonic() + within)) as link:
             return schema.script(self._place, schema.version_of(link, self._place), role)
 
-    def transact(self, requests: Sequence[Request], within: float = 10.0) -> list[Answer]:
+    def transact(self, requests: Sequence[Request], within: float = 10.0) -> list[Said]:
         """Do all of *requests*; see `Engine.transact`."""
         until = clock.monotonic() + within
         refused: dict[int, Exception] = {
@@ -153,6 +161,11 @@ class PostgresEngine:
                 except AGAIN:
                     if clock.monotonic() >= until:
                         raise
+                except UNKEPT:
+                    if not link.prepares:
+                        raise
+                    self._prepares = False
+                    self._end(link)
                 except _Late as late:
                     if clock.monotonic() >= until:
                         raise StoreUnavailable(self.url, "it was too busy to begin in time") from late
@@ -164,8 +177,7 @@ class PostgresEngine:
             while True:
                 with self._reader(until) as (link, is_fresh):
                     try:
-                        with self._transaction(link, until, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
-                            return cast(T, finding.answer(Step(link, self._place, self._now()), query))
+                        return self._look(link, query, until)
                     except psycopg.OperationalError:
                         if is_fresh or not link.closed:
                             raise  # else it was lost while nobody used it
@@ -198,6 +210,16 @@ class PostgresEngine:
     def _now(self) -> float | None:
         return None if self._given_now is None else self._given_now()
 
+    def _look(self, link: Link, query: Query[T], until: float) -> T:
+        with Pipeline(link) as pipeline:
+            pipeline.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", {})
+            self._begin(link, pipeline, until, writes=False)
+            answer = finding.answer(Step(pipeline, self._now()), query)
+            pipeline.run("COMMIT", {})
+            pipeline.sync()
+            pipeline.finish()
+        return cast(T, answer)
+
     # Connections
 
     def _connected(self, until: float, *, create: bool = True) -> Link:
@@ -218,8 +240,10 @@ class PostgresEngine:
         except BaseException:
             link.drop()
             raise
+        direct = is_direct(link, who[0])
+        self._who = (who[0], who[1]) if direct else _NOBODY
+        link.prepares = direct and self._prepares
         self._link, self._is_checked = link, True
-        self._who = (who[0], who[1]) if is_direct(link, who[0]) else _NOBODY
         return link
 
     def _check(self, link: Link, *, create: bool) -> None:
@@ -230,10 +254,15 @@ class PostgresEngine:
             raise StoreUnavailable(self.url, f"it has no schema {self._place.schema}")
         schema.migrate(link, self._place)
 
+    def _end(self, link: Link) -> None:
+        """It has nothing left to do, but is of no use any more."""
+        self._link = None
+        link.drop()
+
     def _lose(self, link: Link) -> None:
         """The connection is of no use any more; what the server makes of what was sent there is seen to later."""
-        self._link = None
         self._left = self._who or self._left
+        self._link = None
         link.drop()
 
     def _decide(self, link: Link) -> None:
@@ -290,55 +319,24 @@ class PostgresEngine:
 
     # Transactions
 
-    @contextlib.contextmanager
-    def _transaction(
-        self,
-        link: Link,
-        until: float,
-        begin: str,
-        *,
-        key: int | None = None,
-        light: bool = False,
-        then: Callable[[], None] = lambda: None,
-    ) -> Iterator[None]:
-        """A transaction in one pipeline: all is sent before anything is waited for, if the block asks for nothing.
-
-        *key*: of the lock that it holds until it ends; such a one doesn't begin late. None: it changes nothing. What
-        *then* sends comes behind the commit, and nothing rests on it.
-        """
+    def _begin(
+        self, link: Link, pipeline: Pipeline, until: float, *, writes: bool, light: bool = False, planned: bool = False
+    ) -> Answer:
+        """Send what each transaction begins with. One that *writes* takes the lock, and doesn't begin late."""
         left = max(_LEAST, _SHARE * (until - clock.monotonic()))
         late = None
-        if key is not None:
+        if writes:
             self._begins_by = min(until, clock.monotonic() + _ON_THE_WAY)
             late = self._begins_by + self._ahead
-        pipeline = link.pipeline()
-        pipeline.__enter__()
-        commit: psycopg.Cursor[Any] | None = None
-        try:
-            link.execute(begin)
-            begun = link.execute(
-                _BEGIN, {"milliseconds": str(int(left * 1000)), "light": light, "key": key, "late": late}
-            )
-            yield
-            commit = link.execute("COMMIT")
-            then()
-            pipeline.__exit__(None, None, None)
-            if key is not None:
-                self._heard(begun.fetchall()[0][0])
-        except BaseException as error:
-            with contextlib.suppress(psycopg.Error):  # with the error it would only log what else is wrong
-                pipeline.__exit__(None, None, None)
-            self._roll_back(link)
-            if not isinstance(error, psycopg.Error) or commit is None or not _is_done(commit):
-                raise
-
-    def _roll_back(self, link: Link) -> None:
-        with contextlib.suppress(psycopg.Error):
-            if not link.closed and link.info.transaction_status != pq.TransactionStatus.IDLE:
-                link.until = clock.monotonic() + 1.0
-                link.execute("ROLLBACK")
-        if not link.closed and link.info.transaction_status != pq.TransactionStatus.IDLE:
-            link.drop()
+        key = self._key if writes else None
+        values = {
+            "milliseconds": str(int(left * 1000)),
+            "light": light,
+            "key": key,
+            "late": late,
+            "planned": planned,
+        }
+        return pipeline.run(_BEGIN, values, prepared=True)
 
     def _write(
         self,
@@ -348,18 +346,20 @@ class PostgresEngine:
         until: float,
         *,
         at_once: bool,
-    ) -> list[Answer]:
+    ) -> list[Said]:
+        """Do all of *requests* in one pipeline: all is sent before anything is waited for, if none has to look first.
+
+        What is told to others comes behind the commit, and nothing rests on it.
+        """
         light = bool(requests) and all(type(request) in _LIGHT for request in requests)
-        step = Step(link, self._place, self._now())
-        pending: list[Callable[[], list[Answer]]] = []
-
-        def tell() -> None:
-            # Within the transaction, its commit would hold the one lock of all that notify until the disk has it.
-            if step.has_news and self._news.may_tell():
-                step.run(TELL, channel=self._news.channel)
-
+        planned = link.prepares and all(type(request) in _PLANNED for request in requests)
+        pending: list[Callable[[], list[Said]]] = []
+        pipeline = Pipeline(link)
+        step = Step(pipeline, self._now())
+        commit: Sync | None = None
         try:
-            with self._transaction(link, until, "BEGIN", key=self._key, light=light, then=tell):
+            with pipeline:
+                begun = self._begin(link, pipeline, until, writes=True, light=light, planned=planned)
                 self._lock_claimers(step, requests, refused)
                 index = 0
                 for group in _groups(requests, at_once):
@@ -370,38 +370,47 @@ class PostgresEngine:
                         pending.append(self._sent(step, group, index, at_once))
                     index += len(group)
                 step.finish()
-            if step.has_news:
-                self._news.ring()
-            return [answer for fetch in pending for answer in fetch()]
-        except AGAIN:
-            raise
-        except errors.DivisionByZero as error:
-            self._link = None  # the next one asks the server's clock anew
-            link.drop()
-            raise _Late from error
-        except OF_WHAT_IS_ASKED as error:
-            raise BadRequest(0, error) from error
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            if not link.closed and not isinstance(error, TooLate):
-                raise  # the server has said no: nothing was done
-            self._lose(link)
-            raise OutcomeUnknown(ids_of(requests)) from error
+                commit = pipeline.sync()
+                # Within the transaction, its commit would hold the one lock of all that notify until the disk has it.
+                if step.has_news and self._news.may_tell():
+                    step.run_prepared(TELL, channel=self._news.channel)
+                    pipeline.sync()
+                pipeline.finish()
+                self._heard(begun.fetchall()[0][0])
         except BaseException as error:
-            if link.closed and not isinstance(error, BadRequest):
-                self._lose(link)
-            raise
+            if commit is None or not commit.is_done or not isinstance(error, psycopg.Error):
+                self._fail(link, requests, error)
+                raise
+        if step.has_news:
+            self._news.ring()
+        return [answer for fetch in pending for answer in fetch()]
+
+    def _fail(self, link: Link, requests: Sequence[Request], error: BaseException) -> None:
+        """What it means that a transaction has raised *error*; nothing more if it may go on as it is."""
+        if isinstance(error, AGAIN + UNKEPT):
+            return
+        if isinstance(error, errors.DivisionByZero):
+            self._end(link)  # the next one asks the server's clock anew
+            raise _Late from error
+        if isinstance(error, OF_WHAT_IS_ASKED):
+            raise BadRequest(0, error) from error
+        if not link.closed or isinstance(error, BadRequest):
+            return  # the server has said no: nothing was done
+        self._lose(link)
+        if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+            raise OutcomeUnknown(ids_of(requests)) from error
 
     @staticmethod
     def _lock_claimers(step: Step, requests: Sequence[Request], refused: dict[int, Exception]) -> None:
         """Those who claim behind something else: in the order in which a sweep locks, worker before job."""
         claimers = [it.worker for at, it in enumerate(requests) if at and isinstance(it, Claim) and at not in refused]
         if claimers:
-            step.run(
+            step.run_prepared(
                 "SELECT FROM penstock.worker WHERE id = ANY(%(workers)s::bigint[]) ORDER BY id FOR KEY SHARE",
                 workers=claimers,
             )
 
-    def _sent(self, step: Step, group: Sequence[Request], index: int, at_once: bool) -> Callable[[], list[Answer]]:
+    def _sent(self, step: Step, group: Sequence[Request], index: int, at_once: bool) -> Callable[[], list[Said]]:
         """Send a group of requests of one kind; what gives their answers later. One alone is waited for here."""
         try:
             fetch = _do(step, group)
@@ -413,7 +422,7 @@ class PostgresEngine:
             raise
         except OF_WHAT_IS_ASKED as error:
             raise BadRequest(index, ValueError(str(error))) from error
-        except (psycopg.OperationalError, psycopg.InterfaceError, *AGAIN):
+        except (psycopg.OperationalError, psycopg.InterfaceError, *AGAIN, *UNKEPT):
             raise
         except Exception as error:
             raise BadRequest(index, error) from error
@@ -431,14 +440,13 @@ def _groups(requests: Sequence[Request], at_once: bool) -> Iterator[Sequence[Req
         yield group
 
 
-def _do(step: Step, group: Sequence[Request]) -> Callable[[], list[Answer]]:
+def _do(step: Step, group: Sequence[Request]) -> Callable[[], list[Said]]:
     first = group[0]
     if isinstance(first, Put):
         asked = cast(Sequence[Put], group)
         jobs = [job for one in asked for job in one.jobs]
-        rows = step.run(puts.PUT, **puts.values(jobs))
-        step.has_news = step.has_news or bool(jobs)
-        return lambda: dealt(puts.fates(jobs, rows.fetchall()), [len(one.jobs) for one in asked])
+        answer = puts.put(step, jobs)
+        return lambda: dealt(answer(), [len(one.jobs) for one in asked])
     if isinstance(first, Settle):
         settles = cast(Sequence[Settle], group)
         answers = settle(step, [it for one in settles for it in one.settlements])
@@ -468,12 +476,6 @@ def _do_one(step: Step, request: Request) -> Callable[[], Reply]:
         case Prune():
             return changes.prune(step, request)
     raise TypeError(f"{request!r} is no request")
-
-
-def _is_done(commit: psycopg.Cursor[Any]) -> bool:
-    """Whether the server has said so."""
-    result = commit.pgresult
-    return result is not None and result.status == pq.ExecStatus.COMMAND_OK and result.command_status == b"COMMIT"
 
 
 def is_direct(link: Link, pid: int) -> bool:

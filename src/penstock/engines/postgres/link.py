@@ -8,14 +8,16 @@ next.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import select
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
-from psycopg import errors, pq
+from psycopg import adapt, errors, pq
+from psycopg.abc import Transformer
 
 from penstock import clock
 from penstock.engines.postgres.place import Place
@@ -26,6 +28,12 @@ _TICK: Final = 0.1  # seconds between two looks at the time, as a signal's handl
 AGAIN: Final = (errors.DeadlockDetected, errors.SerializationFailure)  # nothing was done; at once it may go well
 
 OF_WHAT_IS_ASKED: Final = (psycopg.DataError, errors.ProgramLimitExceeded)  # a name too long for an index, say
+
+UNKEPT: Final = (  # a statement that the server was told to keep, and hasn't, or not as it was: nothing was done
+    errors.InvalidSqlStatementName,
+    errors.DuplicatePreparedStatement,
+    errors.FeatureNotSupported,  # "cached plan must not change result type"
+)
 
 _LASTING: Final = (
     errors.UndefinedTable,
@@ -47,10 +55,28 @@ class TooLate(psycopg.OperationalError):
         super().__init__("it has not answered in time")
 
 
+class Words:
+    """A statement as one connection is told it, with `$1` for the first of *names*."""
+
+    __slots__ = ("is_kept", "name", "names", "text")
+
+    def __init__(self, text: bytes, names: Sequence[str]) -> None:
+        self.text = text
+        self.names = names
+        # By which the server may know it; never another, whoever has told it.
+        self.name = b"penstock_" + hashlib.blake2b(text, digest_size=12).hexdigest().encode()
+        self.is_kept = False  # it does
+
+
 class Link(psycopg.Connection[Any]):
     """A psycopg connection whose every call ends by `until`, clock.monotonic()."""
 
     until: float = math.inf
+    place: Place
+    encoding: str
+    prepares = False  # the server may be told to keep statements
+    words: dict[str, Words]  # by statement
+    transformer: Transformer
 
     def wait(self, gen: Any, interval: float = _TICK, timeout: float | None = None) -> Any:
         """Let *gen* go on whenever the socket is ready; see `psycopg.Connection.wait`."""
@@ -90,7 +116,8 @@ def connect(place: Place, until: float) -> Link:
     hosts = str(place.options.get("hostaddr") or place.options.get("host") or "").count(",") + 1
     options = {"connect_timeout": max(2, math.ceil(min(left, 3600) / hosts)), **place.options}  # for each of them
     link = Link.connect(**options, autocommit=True, prepare_threshold=None)
-    link.until = until
+    link.until, link.place, link.encoding = until, place, link.info.encoding
+    link.words, link.transformer = {}, adapt.Transformer(link)
     return link
 
 

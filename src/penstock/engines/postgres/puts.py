@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from penstock.engines.postgres.step import NOW, columns
+from penstock.engines.postgres.step import NOW, Step, columns
 from penstock.engines.requests import Fate, NewJob
 
 _NAMES: Final = ("ids", "queues", "tasks", "priorities", "delays", "ats", "headers", "args")
 
 PUT: Final = f"""
 WITH said AS MATERIALIZED (
-    SELECT DISTINCT ON (id) * FROM unnest(%(ids)s::text[], %(queues)s::text[], %(tasks)s::text[],
+    SELECT nextval('penstock.job_seq') AS seq, * FROM unnest(%(ids)s::text[], %(queues)s::text[], %(tasks)s::text[],
         %(priorities)s::integer[], %(delays)s::float8[], %(ats)s::float8[], %(headers)s::bytea[], %(args)s::bytea[])
-    WITH ORDINALITY AS s(id, queue, task, priority, delay, at, headers, args, place) ORDER BY id, place),
+    WITH ORDINALITY AS s(id, queue, task, priority, delay, at, headers, args, place)),
 accepted AS (
-    INSERT INTO penstock.known (id) SELECT id FROM (SELECT id FROM said ORDER BY place) AS in_order
-    ON CONFLICT (id) DO NOTHING RETURNING id, seq),
+    INSERT INTO penstock.known (id, seq) SELECT id, seq FROM said ON CONFLICT (id) DO NOTHING RETURNING seq),
 timed AS (
-    SELECT said.*, accepted.seq, {NOW} AS now, coalesce(at, {NOW} + delay) AS due
-    FROM said JOIN accepted USING (id)),
+    SELECT said.*, {NOW} AS now, coalesce(at, {NOW} + delay) AS due FROM said JOIN accepted USING (seq)),
 new AS (
     INSERT INTO penstock.job (seq, id, state, queue, task, priority, enqueued, due, headers, args)
     SELECT seq, id, CASE WHEN due <= now THEN 1 ELSE 0 END, queue, task, priority, now, greatest(due, now), headers,
         args FROM timed RETURNING state, queue, task),
 counted AS (
     INSERT INTO penstock.change SELECT state, queue, task, count(*) FROM new GROUP BY state, queue, task)
-SELECT id FROM accepted
+SELECT place FROM said LEFT JOIN accepted USING (seq) WHERE accepted.seq IS NULL
 """
-"""Accept jobs that aren't known, in the order in which they are said; gives the ids of those."""
+"""Accept jobs that aren't known, in the order in which they are said; gives the places, from 1, of those that are."""
+
+_ONE: Final = f"""
+WITH accepted AS (
+    INSERT INTO penstock.known (id) VALUES (%(id)s) ON CONFLICT (id) DO NOTHING RETURNING id, seq),
+timed AS (
+    SELECT id, seq, {NOW} AS now, coalesce(%(at)s::float8, {NOW} + %(delay)s::float8) AS due FROM accepted),
+new AS (
+    INSERT INTO penstock.job (seq, id, state, queue, task, priority, enqueued, due, headers, args)
+    SELECT seq, id, CASE WHEN due <= now THEN 1 ELSE 0 END, %(queue)s, %(task)s, %(priority)s::integer, now,
+        greatest(due, now), %(headers)s::bytea, %(args)s::bytea FROM timed RETURNING state, queue, task),
+counted AS (
+    INSERT INTO penstock.change SELECT state, queue, task, 1 FROM new)
+SELECT 1 WHERE NOT EXISTS (SELECT FROM accepted)
+"""
+"""`PUT` for one job, in half of the time."""
+
+
+def put(step: Step, jobs: Sequence[NewJob]) -> Callable[[], list[Fate]]:
+    """Accept *jobs*; what becomes of each."""
+    rows = step.run_prepared(_ONE, **jobs[0]._asdict()) if len(jobs) == 1 else step.run_prepared(PUT, **values(jobs))
+    step.has_news = step.has_news or bool(jobs)
+    return lambda: fates(jobs, rows.fetchall())
 
 
 def values(jobs: Sequence[NewJob]) -> dict[str, Any]:
@@ -43,9 +63,5 @@ def values(jobs: Sequence[NewJob]) -> dict[str, Any]:
 
 def fates(jobs: Sequence[NewJob], rows: Sequence[Sequence[Any]]) -> list[Fate]:
     """What became of *jobs*, from what `PUT` gave."""
-    accepted = {row[0] for row in rows}
-    answer = []
-    for job in jobs:
-        answer.append(Fate.ACCEPTED if job.id in accepted else Fate.KNOWN)
-        accepted.discard(job.id)  # said twice, it is known the second time
-    return answer
+    known = {row[0] for row in rows}
+    return [Fate.KNOWN if place in known else Fate.ACCEPTED for place in range(1, len(jobs) + 1)]

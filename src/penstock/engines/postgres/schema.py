@@ -72,6 +72,7 @@ CREATE TABLE penstock.job (                -- those that have not ended
 CREATE INDEX job_ready ON penstock.job (queue, task, suspect, priority DESC, due, seq) WHERE state = 1;
 CREATE INDEX job_due ON penstock.job (due) WHERE state = 0;
 CREATE INDEX job_running ON penstock.job (worker) WHERE state = 2;
+CREATE INDEX job_cancelling ON penstock.job (worker) WHERE cancelling;
 CREATE INDEX job_print ON penstock.job (print, seq) WHERE print IS NOT NULL;
 
 CREATE TABLE penstock.past (LIKE penstock.job INCLUDING DEFAULTS, PRIMARY KEY (seq))

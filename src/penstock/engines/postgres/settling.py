@@ -21,27 +21,29 @@ _CHANGED: Final = {
     "reason": "''",
     "cancelling": "false",
 }
+# `generate_series` gives the planner a guess of a thousand; by that of `unnest`, ten, it compares each with each.
 DONE: Final = f"""
 WITH said AS MATERIALIZED (
-    SELECT * FROM unnest(%(seqs)s::bigint[], %(tokens)s::bigint[], %(rans)s::float8[], %(results)s::bytea[])
-    AS s(seq, token, ran, result)),
-current AS MATERIALIZED (
-    SELECT job.seq FROM penstock.job JOIN said ON said.seq = job.seq AND said.token = job.token
-    WHERE job.state = 2 ORDER BY job.seq FOR UPDATE OF job),
+    SELECT seq, token, ran, result FROM ROWS FROM (
+        unnest(%(seqs)s::bigint[]), unnest(%(tokens)s::bigint[]), unnest(%(rans)s::float8[]),
+        unnest(%(results)s::bytea[]), generate_series(1, cardinality(%(seqs)s::bigint[])))
+    AS s(seq, token, ran, result, place)),
 gone AS (
-    DELETE FROM penstock.job USING said, current
-    WHERE job.seq = current.seq AND said.seq = job.seq AND said.token = job.token AND job.state = 2
+    DELETE FROM penstock.job USING said
+    WHERE job.seq = ANY(ARRAY(SELECT seq FROM said)) AND job.worker IS NOT NULL
+        AND job.seq = said.seq AND job.token = said.token
     RETURNING job.*, said.ran AS said_ran, said.result AS said_result),
 kept AS (
     INSERT INTO penstock.past ({COLUMNS})
-    SELECT {", ".join(_CHANGED.get(name.strip(), name.strip()) for name in COLUMNS.split(","))} FROM gone),
+    SELECT {", ".join(_CHANGED.get(name.strip(), name.strip()) for name in COLUMNS.split(","))} FROM gone
+    RETURNING seq, token, queue, task),
 counted AS (
-    INSERT INTO penstock.change
-    SELECT moved.state, queue, task, sign * count(*) FROM gone, (VALUES (2, -1), (3, 1)) AS moved (state, sign)
-    GROUP BY moved.state, queue, task, sign)
-SELECT seq, token FROM gone
+    INSERT INTO penstock.change SELECT state, queue, task, sign * jobs
+    FROM (SELECT queue, task, count(*) AS jobs FROM kept GROUP BY queue, task) AS sums,
+        (VALUES (2, -1), (3, 1)) AS moved (state, sign))
+SELECT seq, token FROM said WHERE (seq, token) NOT IN (SELECT seq, token FROM kept)
 """
-"""Record that these jobs are done; gives those whose claim was current."""
+"""Record that these jobs are done; gives those whose claim was not current."""
 
 _CURRENT: Final = f"{HELD} WHERE seq = ANY(%(seqs)s::bigint[]) AND state = 2 ORDER BY seq FOR UPDATE"
 _NAMES: Final = ("seqs", "tokens", "rans", "results")
@@ -58,18 +60,18 @@ def settle(step: Step, settlements: Sequence[Settlement]) -> Callable[[], list[b
     if not all(it.outcome is Outcome.DONE and it.error is None for it in settlements):
         answers = _one_by_one(step, settlements)
         return lambda: answers
-    done = step.run(DONE, **values(settlements))
+    done = step.run_prepared(DONE, **values(settlements))
     step.has_news = True
     return lambda: answers_of(settlements, done.fetchall())
 
 
 def answers_of(settlements: Sequence[Settlement], rows: Sequence[Sequence[Any]]) -> list[bool]:
     """For each of *settlements* whether its claim was current, from what `DONE` gave."""
-    current = {tuple(row) for row in rows}
+    stale = {tuple(row) for row in rows}
     answers = []
-    for it in settlements:
-        answers.append((it.seq, it.token) in current)
-        current.discard((it.seq, it.token))  # said twice, it is stale the second time
+    for seq, token, *_ in settlements:
+        answers.append((seq, token) not in stale)
+        stale.add((seq, token))  # said twice, it is stale the second time
     return answers
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import psycopg
-
 from penstock.engines import rules
-from penstock.engines.postgres.place import Place
+from penstock.engines.postgres.pipeline import Answer, Pipeline
 from penstock.engines.requests import Error
 
 NOW: Final = "coalesce(%(now)s::float8, extract(epoch from now())::float8)"
@@ -43,17 +41,21 @@ class Step:
     very end, and all in one order, so that none waits for one that waits for it.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any], place: Place, now: float | None) -> None:
-        self._connection = connection
-        self._place = place
+    def __init__(self, pipeline: Pipeline, now: float | None) -> None:
+        self._pipeline = pipeline
         self.now = now
         self.has_news = False  # something that others may be waiting for
         self._failures: dict[str, _Failures] = {}  # by print
 
-    def run(self, statement: str, **values: Any) -> psycopg.Cursor[Any]:
+    def run(self, statement: str, **values: Any) -> Answer:
         """Send *statement*, whose `%(now)s` is the time; its rows are fetched from what this returns."""
-        cursor = self._connection.cursor(binary=True)
-        return cursor.execute(self._place.sql(statement).encode(), {"now": self.now, **values})
+        values["now"] = self.now
+        return self._pipeline.run(statement, values)
+
+    def run_prepared(self, statement: str, **values: Any) -> Answer:
+        """As `run`. Its plan may be made once, being a good one whatever the tables hold later."""
+        values["now"] = self.now
+        return self._pipeline.run(statement, values, prepared=True)
 
     def rows(self, statement: str, **values: Any) -> list[Any]:
         """The rows of *statement*, waited for."""

@@ -29,7 +29,7 @@ ON CONFLICT (id) DO UPDATE SET until = excluded.until RETURNING id
 """
 _CANCELS: Final = """
 SELECT worker, seq, token, reason FROM penstock.job
-WHERE state = 2 AND worker = ANY(%(workers)s::bigint[]) AND cancelling
+WHERE worker = ANY(%(workers)s::bigint[]) AND cancelling
 """
 _LATE: Final = f"SELECT id FROM penstock.worker WHERE until < {NOW} ORDER BY id FOR UPDATE SKIP LOCKED"
 _SUSPECTS: Final = "SELECT count(*) FROM penstock.job WHERE state = 1 AND suspect"
