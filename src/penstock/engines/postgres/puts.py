@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ PUT: Final = f"""
 WITH said AS MATERIALIZED (
     SELECT nextval('penstock.job_seq') AS seq, * FROM unnest(%(ids)s::text[], %(queues)s::text[], %(tasks)s::text[],
         %(priorities)s::integer[], %(delays)s::float8[], %(ats)s::float8[], %(headers)s::bytea[], %(args)s::bytea[])
-    WITH ORDINALITY AS s(id, queue, task, priority, delay, at, headers, args, place)),
+    AS s(id, queue, task, priority, delay, at, headers, args)),
 accepted AS (
     INSERT INTO penstock.known (id, seq) SELECT id, seq FROM said ON CONFLICT (id) DO NOTHING RETURNING seq),
 timed AS (
@@ -25,9 +26,9 @@ new AS (
         args FROM timed RETURNING state, queue, task),
 counted AS (
     INSERT INTO penstock.change SELECT state, queue, task, count(*) FROM new GROUP BY state, queue, task)
-SELECT place FROM said LEFT JOIN accepted USING (seq) WHERE accepted.seq IS NULL
+SELECT id FROM said LEFT JOIN accepted USING (seq) WHERE accepted.seq IS NULL
 """
-"""Accept jobs that aren't known, in the order in which they are said; gives the places, from 1, of those that are."""
+"""Accept jobs that aren't known, in the order in which they are said; gives the ids of the others, each as often."""
 
 _ONE: Final = f"""
 WITH accepted AS (
@@ -40,7 +41,7 @@ new AS (
         greatest(due, now), %(headers)s::bytea, %(args)s::bytea FROM timed RETURNING state, queue, task),
 counted AS (
     INSERT INTO penstock.change SELECT state, queue, task, 1 FROM new)
-SELECT 1 WHERE NOT EXISTS (SELECT FROM accepted)
+SELECT %(id)s WHERE NOT EXISTS (SELECT FROM accepted)
 """
 """`PUT` for one job, in half of the time."""
 
@@ -63,5 +64,10 @@ def values(jobs: Sequence[NewJob]) -> dict[str, Any]:
 
 def fates(jobs: Sequence[NewJob], rows: Sequence[Sequence[Any]]) -> list[Fate]:
     """What became of *jobs*, from what `PUT` gave."""
-    known = {row[0] for row in rows}
-    return [Fate.KNOWN if place in known else Fate.ACCEPTED for place in range(1, len(jobs) + 1)]
+    known = Counter(row[0] for row in rows)
+    answer = [Fate.ACCEPTED] * len(jobs)
+    for place in reversed(range(len(jobs) if known else 0)):  # of one that is said twice, the second was refused
+        if known[jobs[place].id]:
+            known[jobs[place].id] -= 1
+            answer[place] = Fate.KNOWN
+    return answer
