@@ -129,7 +129,7 @@ class Postgres:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                **self._for_nobody(),
+                **as_nobody(self.folder),
             )
         end = time.monotonic() + PATIENCE
         while not self._is_ready(self._process):
@@ -177,9 +177,6 @@ class Postgres:
 
     def _make(self) -> None:
         """A database cluster, in the folder, of the user `postgres`."""
-        options = self._for_nobody()
-        if "user" in options:
-            shutil.chown(self.folder, options["user"], options["group"])
         how = ("-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
         made = subprocess.run(
             [self._programs / "initdb", *how],
@@ -187,7 +184,7 @@ class Postgres:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             timeout=PATIENCE,
-            **options,
+            **as_nobody(self.folder),
         )
         if made.returncode != 0:
             raise RuntimeError(f"initdb failed:\n{made.stderr.decode(errors='replace')[-2000:]}")
@@ -201,17 +198,6 @@ class Postgres:
         }
         for name, value in settings.items():
             yield from ("-c", f"{name}={value}")
-
-    def _for_nobody(self) -> dict[str, Any]:
-        """How `subprocess` starts something of the server: in a folder that it may read, and not as root."""
-        options: dict[str, Any] = {
-            "cwd": self.folder,
-            "env": {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(self.folder), "LC_ALL": "C"},
-        }
-        if os.getuid() == 0:
-            nobody = pwd.getpwnam("nobody")
-            options |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-        return options
 
     def _is_ready(self, process: subprocess.Popen[bytes]) -> bool:
         """True if it takes connections; it writes that down for `pg_ctl`."""
@@ -230,6 +216,19 @@ class Postgres:
         except subprocess.TimeoutExpired:
             self.kill()
         self._process = None
+
+
+def as_nobody(folder: Path) -> dict[str, Any]:
+    """How `subprocess` starts what refuses to be run by root: in a *folder* of its own."""
+    options: dict[str, Any] = {
+        "cwd": folder,
+        "env": {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(folder), "LC_ALL": "C"},
+    }
+    if os.getuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        shutil.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        options |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    return options
 
 
 def free_port() -> int:

@@ -22,7 +22,7 @@ from penstock.engines.engine import Joined
 from penstock.engines.postgres import changes, finding, place, puts, schema, workers
 from penstock.engines.postgres.claims import claim
 from penstock.engines.postgres.joined import JoinedTransaction
-from penstock.engines.postgres.link import AGAIN, OF_WHAT_IS_ASKED, Link, TooLate, connect, translated
+from penstock.engines.postgres.link import AGAIN, OF_WHAT_IS_ASKED, Link, TooLate, connect, is_direct, translated
 from penstock.engines.postgres.news import TELL, News
 from penstock.engines.postgres.settling import settle
 from penstock.engines.postgres.step import Step
@@ -474,11 +474,6 @@ def _is_done(commit: psycopg.Cursor[Any]) -> bool:
     """Whether the server has said so."""
     result = commit.pgresult
     return result is not None and result.status == pq.ExecStatus.COMMAND_OK and result.command_status == b"COMMIT"
-
-
-def is_direct(link: Link, pid: int) -> bool:
-    """Whether *pid*, which the server says is its end of *link*, is what it said at the start: a pooler has its own."""
-    return link.info.backend_pid == pid
 
 
 _engines: weakref.WeakSet[PostgresEngine] = weakref.WeakSet()
