@@ -47,7 +47,9 @@ class NoPostgres(Exception):
 def programs() -> Path:
     """The folder of `initdb` and `postgres`, of the newest version there is."""
     found = shutil.which("initdb")  # Debian keeps them off the PATH
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_version)
+    folders = (
+        [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_version)
+    )
     folders = [folder for folder in folders if (folder / "initdb").exists()]
     if not folders:
         raise NoPostgres
@@ -86,9 +88,11 @@ class Postgres:
             self.close()
             raise
 
-    def url(self, schema: str = "penstock", *, port: int | None = None, database: str = "postgres") -> str:
+    def url(
+        self, schema: str = "penstock", *, port: int | None = None, database: str = "postgres", user: str = "postgres"
+    ) -> str:
         """Its URL for `App`. *port*: of a proxy before it."""
-        return f"postgresql://postgres@127.0.0.1:{port or self.port}/{database}?schema={schema}"
+        return f"postgresql://{user}@127.0.0.1:{port or self.port}/{database}?schema={schema}"
 
     def fresh_schema(self) -> str:
         """The name of a schema that nobody has used: a test's own place, for nothing."""
@@ -177,9 +181,11 @@ class Postgres:
 
     def _make(self) -> None:
         """A database cluster, in the folder, of the user `postgres`."""
-        how = ("-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+
+    def _run(self, program: str, *how: str) -> None:
         made = subprocess.run(
-            [self._programs / "initdb", *how],
+            [self._programs / program, "-D", "data", *how],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -187,7 +193,7 @@ class Postgres:
             **as_nobody(self.folder),
         )
         if made.returncode != 0:
-            raise RuntimeError(f"initdb failed:\n{made.stderr.decode(errors='replace')[-2000:]}")
+            raise RuntimeError(f"{program} failed:\n{made.stderr.decode(errors='replace')[-2000:]}")
 
     def _options(self) -> Iterator[str]:
         settings = {
@@ -205,7 +211,7 @@ class Postgres:
             lines = (self.folder / "data" / "postmaster.pid").read_text().splitlines()
         except OSError:
             return False
-        return len(lines) > 7 and lines[0] == str(process.pid) and lines[7].strip() == "ready"
+        return len(lines) > 7 and lines[0] == str(process.pid) and lines[7].strip() in ("ready", "standby")
 
     def _end(self, number: int) -> None:
         if self._process is None:
@@ -216,6 +222,34 @@ class Postgres:
         except subprocess.TimeoutExpired:
             self.kill()
         self._process = None
+
+
+class Standby(Postgres):
+    """A server that repeats all that *primary* does, until it is promoted; one that is synchronous.
+
+    What *primary* acknowledges, it has; *primary* acknowledges nothing while it is away.
+    """
+
+    NAME: Final = "standby"
+
+    def __init__(self, primary: Postgres, *, settings: Mapping[str, str] | None = None) -> None:
+        self._primary = primary
+        super().__init__(settings=settings)
+        primary.ask(f"ALTER SYSTEM SET synchronous_standby_names = '{self.NAME}'")
+        primary.ask("SELECT pg_reload_conf()")
+        end = time.monotonic() + PATIENCE
+        while not primary.ask("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"):
+            assert time.monotonic() < end, f"it is not synchronous\n{self.log[-2000:]}"
+            time.sleep(0.01)
+
+    def promote(self) -> None:
+        """From now on it is a server like any other."""
+        [[done]] = self.ask("SELECT pg_promote()")
+        assert done, "it stays a standby"
+
+    def _make(self) -> None:
+        primary = f"host=127.0.0.1 port={self._primary.port} user=postgres application_name={self.NAME}"
+        self._run("pg_basebackup", "-d", primary, "-R", "-X", "stream", "-c", "fast", "--no-sync")
 
 
 def as_nobody(folder: Path) -> dict[str, Any]:

@@ -308,7 +308,7 @@ class Child:
         self._line.say(**{"is": "ready", "worker": worker, "keep_failed": app.keep_failed, **word})
 
     def _find_out(self) -> None:
-        """The answer to a claim never came: take what the store says is held here."""
+        """It may be held here and nobody knows of it: take what the store says is."""
         try:
             claims = self._app.store.find(HeldBy(self._holding.worker))
         except StoreUnavailable as error:
@@ -415,6 +415,7 @@ class Child:
             self._store_is_down = False
             log.warning("the store %s is back", self._app.store.engine.url)
             self._line.say(**{"is": "working"})
+            self._holding.look_again()
 
 
 def new_worker() -> int:

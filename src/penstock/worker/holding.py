@@ -180,6 +180,13 @@ class Holding(Generic[K]):
         for held, _ in self._sent:
             held.was_told = True
 
+    def look_again(self) -> None:
+        """The store was away. It may have come back as its own standby, or from a backup, and know less than it said.
+
+        A job that was settled may be held again then: it is to be run once more, as nobody else would while we live.
+        """
+        self._is_unsure = True
+
     @property
     def is_unsure(self) -> bool:
         """Whether there may be jobs of its worker that it knows nothing of.

@@ -64,12 +64,13 @@ SELECT extract(epoch FROM clock_timestamp())::float8,
 _NOBODY: Final = (0, None)  # a connection of a pooler's, which may be anybody's by now
 # The connection that was lost, and whoever is in the middle of one of our transactions.
 _OTHERS: Final = """
-FROM pg_stat_activity WHERE pid = %(pid)s AND backend_start = %(since)s OR pid IN (
+FROM pg_stat_activity WHERE (pid = %(pid)s AND backend_start = %(since)s OR pid IN (
     SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND classid::bigint << 32 | objid::bigint = %(key)s)
+    AND classid::bigint << 32 | objid::bigint = %(key)s))
 """
-_END_OTHERS: Final = f"SELECT pg_terminate_backend(pid) {_OTHERS}"
+# One that waits for a standby has committed: to end it would only show all what may be gone after a fail-over.
+_END_OTHERS: Final = f"SELECT pg_terminate_backend(pid) {_OTHERS} AND wait_event IS DISTINCT FROM 'SyncRep'"
 _ARE_THERE: Final = f"SELECT {_OTHERS}"
 _WHO: Final = """
 SELECT pid, backend_start, extract(epoch FROM clock_timestamp())::float8 FROM pg_stat_activity
