@@ -38,7 +38,7 @@ def primary() -> Iterator[Postgres]:
 
 @pytest.fixture
 def standby(primary: Postgres) -> Iterator[Standby]:
-    with Standby(primary, settings=WAITS_FOR_STANDBY) as server:
+    with closing(Standby(primary, settings=WAITS_FOR_STANDBY)) as server:
         yield server
 
 

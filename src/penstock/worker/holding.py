@@ -181,9 +181,10 @@ class Holding(Generic[K]):
             held.was_told = True
 
     def look_again(self) -> None:
-        """The store was away. It may have come back as its own standby, or from a backup, and know less than it said.
+        """The store may be its own standby by now, or a backup, and know less than it has said.
 
-        A job that was settled may be held again then: it is to be run once more, as nobody else would while we live.
+        A job that was settled is held again then: it is to be run once more, as nobody else would while we live. Not
+        to be said while something is asked.
         """
         self._is_unsure = True
 
