@@ -114,6 +114,11 @@ class Postgres:
             cursor = connection.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 
+    def give(self, folder: Path) -> None:
+        """Let it write to *folder*."""
+        owner = self.folder.stat()
+        os.chown(folder, owner.st_uid, owner.st_gid)
+
     def processes(self) -> list[int]:
         """Its processes, one for each connection among them."""
         return [] if self._process is None else [self._process.pid, *_children(self._process.pid)]
