@@ -16,6 +16,7 @@ from hypothesis import settings
 
 from penstock.pool.executor import AnyPool
 from tests.needs import needed, needed_postgres, postgres_or_skip
+from tests.pgbouncer import close_shared_pooler
 from tests.postgres import Postgres, close_shared
 
 LINGER = 5.0  # seconds that threads may take to end after their test; joined, not slept
@@ -63,8 +64,9 @@ def leaves_nothing_running(accounts_balance: None) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def ends_postgres() -> Iterator[None]:
-    """The server that tests share ends with the last of them."""
+    """The server that tests share, and the pooler before it, end with the last of them."""
     yield
+    close_shared_pooler()
     close_shared()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.pgbouncer import NoPgBouncer, PgBouncer, shared_pooler
 from tests.postgres import NoPostgres, Postgres, shared
 
 
@@ -27,12 +28,19 @@ def needed_postgres() -> Postgres:
         return shared()
 
 
+def needed_pgbouncer() -> PgBouncer:
+    """The pooler before it, which tests share, too."""
+    needed_postgres()
+    with postgres_or_skip():
+        return shared_pooler()
+
+
 @contextlib.contextmanager
 def postgres_or_skip() -> Iterator[None]:
-    """Around what starts a PostgreSQL."""
+    """Around what starts a PostgreSQL, or a pooler before it."""
     try:
         yield
-    except NoPostgres as error:
+    except (NoPostgres, NoPgBouncer) as error:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))

@@ -47,7 +47,9 @@ class NoPostgres(Exception):
 def programs() -> Path:
     """The folder of `initdb` and `postgres`, of the newest version there is."""
     found = shutil.which("initdb")  # Debian keeps them off the PATH
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_version)
+    folders = (
+        [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_version)
+    )
     folders = [folder for folder in folders if (folder / "initdb").exists()]
     if not folders:
         raise NoPostgres
@@ -86,9 +88,11 @@ class Postgres:
             self.close()
             raise
 
-    def url(self, schema: str = "penstock", *, port: int | None = None, database: str = "postgres") -> str:
+    def url(
+        self, schema: str = "penstock", *, port: int | None = None, database: str = "postgres", user: str = "postgres"
+    ) -> str:
         """Its URL for `App`. *port*: of a proxy before it."""
-        return f"postgresql://postgres@127.0.0.1:{port or self.port}/{database}?schema={schema}"
+        return f"postgresql://{user}@127.0.0.1:{port or self.port}/{database}?schema={schema}"
 
     def fresh_schema(self) -> str:
         """The name of a schema that nobody has used: a test's own place, for nothing."""
@@ -110,6 +114,11 @@ class Postgres:
             cursor = connection.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 
+    def give(self, folder: Path) -> None:
+        """Let it write to *folder*."""
+        owner = self.folder.stat()
+        os.chown(folder, owner.st_uid, owner.st_gid)
+
     def processes(self) -> list[int]:
         """Its processes, one for each connection among them."""
         return [] if self._process is None else [self._process.pid, *_children(self._process.pid)]
@@ -129,7 +138,7 @@ class Postgres:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                **self._for_nobody(),
+                **as_nobody(self.folder),
             )
         end = time.monotonic() + PATIENCE
         while not self._is_ready(self._process):
@@ -177,20 +186,19 @@ class Postgres:
 
     def _make(self) -> None:
         """A database cluster, in the folder, of the user `postgres`."""
-        options = self._for_nobody()
-        if "user" in options:
-            shutil.chown(self.folder, options["user"], options["group"])
-        how = ("-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        self._run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+
+    def _run(self, program: str, *how: str) -> None:
         made = subprocess.run(
-            [self._programs / "initdb", *how],
+            [self._programs / program, "-D", "data", *how],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             timeout=PATIENCE,
-            **options,
+            **as_nobody(self.folder),
         )
         if made.returncode != 0:
-            raise RuntimeError(f"initdb failed:\n{made.stderr.decode(errors='replace')[-2000:]}")
+            raise RuntimeError(f"{program} failed:\n{made.stderr.decode(errors='replace')[-2000:]}")
 
     def _options(self) -> Iterator[str]:
         settings = {
@@ -202,24 +210,13 @@ class Postgres:
         for name, value in settings.items():
             yield from ("-c", f"{name}={value}")
 
-    def _for_nobody(self) -> dict[str, Any]:
-        """How `subprocess` starts something of the server: in a folder that it may read, and not as root."""
-        options: dict[str, Any] = {
-            "cwd": self.folder,
-            "env": {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(self.folder), "LC_ALL": "C"},
-        }
-        if os.getuid() == 0:
-            nobody = pwd.getpwnam("nobody")
-            options |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-        return options
-
     def _is_ready(self, process: subprocess.Popen[bytes]) -> bool:
         """True if it takes connections; it writes that down for `pg_ctl`."""
         try:
             lines = (self.folder / "data" / "postmaster.pid").read_text().splitlines()
         except OSError:
             return False
-        return len(lines) > 7 and lines[0] == str(process.pid) and lines[7].strip() == "ready"
+        return len(lines) > 7 and lines[0] == str(process.pid) and lines[7].strip() in ("ready", "standby")
 
     def _end(self, number: int) -> None:
         if self._process is None:
@@ -230,6 +227,47 @@ class Postgres:
         except subprocess.TimeoutExpired:
             self.kill()
         self._process = None
+
+
+class Standby(Postgres):
+    """A server that repeats all that *primary* does, until it is promoted; one that is synchronous.
+
+    What *primary* acknowledges, it has; *primary* acknowledges nothing while it is away.
+    """
+
+    NAME: Final = "standby"
+
+    def __init__(self, primary: Postgres, *, settings: Mapping[str, str] | None = None) -> None:
+        self._primary = primary
+        super().__init__(settings=settings)
+        primary.ask(f"ALTER SYSTEM SET synchronous_standby_names = '{self.NAME}'")
+        primary.ask("SELECT pg_reload_conf()")
+        end = time.monotonic() + PATIENCE
+        while not primary.ask("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"):
+            assert time.monotonic() < end, f"it is not synchronous\n{self.log[-2000:]}"
+            time.sleep(0.01)
+
+    def promote(self) -> None:
+        """From now on it is a server like any other."""
+        [[done]] = self.ask("SELECT pg_promote()")
+        assert done, "it stays a standby"
+
+    def _make(self) -> None:
+        primary = f"host=127.0.0.1 port={self._primary.port} user=postgres application_name={self.NAME}"
+        self._run("pg_basebackup", "-d", primary, "-R", "-X", "stream", "-c", "fast", "--no-sync")
+
+
+def as_nobody(folder: Path) -> dict[str, Any]:
+    """How `subprocess` starts what refuses to be run by root: in a *folder* of its own."""
+    options: dict[str, Any] = {
+        "cwd": folder,
+        "env": {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(folder), "LC_ALL": "C"},
+    }
+    if os.getuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        shutil.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        options |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    return options
 
 
 def free_port() -> int:

@@ -7,8 +7,9 @@ from typing import NoReturn
 
 import pytest
 
-from tests import postgres
-from tests.needs import needed, needed_postgres
+from tests import pgbouncer, postgres
+from tests.needs import needed, needed_pgbouncer, needed_postgres
+from tests.postgres import Postgres
 
 
 def test_what_is_there_is_given() -> None:
@@ -39,6 +40,23 @@ def test_where_ci_runs_they_fail(no_postgresql: None, monkeypatch: pytest.Monkey
     monkeypatch.setenv("CI", "true")
     with pytest.raises(postgres.NoPostgres):
         needed_postgres()
+
+
+def test_where_there_is_no_pooler_the_tests_that_need_it_are_skipped_and_fail_where_ci_runs(
+    postgres: Postgres, no_pgbouncer: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="PgBouncer is not installed; `make test` as root does that"):
+        needed_pgbouncer()
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pgbouncer.NoPgBouncer):
+        needed_pgbouncer()
+
+
+@pytest.fixture
+def no_pgbouncer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.needs.shared_pooler", lambda: pgbouncer.PgBouncer(0))
+    monkeypatch.setattr("shutil.which", lambda *args, **options: None)
 
 
 @pytest.fixture

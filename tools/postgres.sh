@@ -1,6 +1,6 @@
 #!/bin/sh
-# See to it that there is a PostgreSQL, which some tests start for themselves; say so if there can't be one, and go on:
-# those tests are skipped then, or fail where CI runs. No server is started here, and no database made.
+# See to it that there are a PostgreSQL and a PgBouncer, which some tests start for themselves; say so if there can't be
+# one, and go on: those tests are skipped then, or fail where CI runs. No server is started here, and no database made.
 # postgres.sh
 set -eu
 
@@ -10,9 +10,14 @@ is_there() {
     for program in /usr/lib/postgresql/*/bin/initdb; do [ -x "$program" ] && return; done
     return 1
 }
-sorry() { say "there is no PostgreSQL here, and $1: tests that need one can't run (Debian: apt-get install postgresql)."; exit 0; }
+is_pooler_there() { PATH="$PATH:/usr/sbin" command -v pgbouncer >/dev/null 2>&1; }
+missing() {
+    is_there || printf 'PostgreSQL'
+    is_pooler_there || { is_there && printf 'PgBouncer' || printf ' and PgBouncer'; }
+}
+sorry() { say "there is no $(missing) here, and $1: tests that need one can't run (Debian: apt-get install postgresql pgbouncer)."; exit 0; }
 
-is_there && exit
+is_there && is_pooler_there && exit
 [ "$(id -u)" = 0 ] || sorry "only root can install it"
 command -v apt-get >/dev/null 2>&1 || sorry "no apt-get to install it with"
 
@@ -24,16 +29,35 @@ apt() {
         -o DPkg::Lock::Timeout=60 "$@" </dev/null >/dev/null 2>&1
 }
 
-# Debian's package would make a cluster and have the machine start it: asked not to, for as long as this takes.
+# Debian's packages would make a cluster, and have the machine start it and the pooler, now and whenever it boots: asked
+# not to, for as long as this takes.
 asked=/etc/postgresql-common/createcluster.conf
-install() {
+policy=/usr/sbin/policy-rc.d
+restore() {
+    [ ! -e "$asked.before-penstock" ] || mv "$asked.before-penstock" "$asked"
+    [ -z "${ours:-}" ] || rm -f "$policy"
+}
+trap restore EXIT
+install_server() {
     apt install --no-install-recommends postgresql-common || return
     [ -e "$asked.before-penstock" ] || cp -p "$asked" "$asked.before-penstock"
-    trap 'mv "$asked.before-penstock" "$asked"' EXIT
     echo 'create_main_cluster = false' >>"$asked"
     apt install --no-install-recommends postgresql
 }
+install_pooler() {
+    if [ ! -e "$policy" ]; then
+        ours=1
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod +x "$policy"
+    fi
+    apt install --no-install-recommends pgbouncer || return
+    systemctl disable pgbouncer >/dev/null 2>&1 || true
+}
+install() {
+    is_there || install_server || return
+    is_pooler_there || install_pooler
+}
 
-say "installing PostgreSQL for the tests (apt-get)"
+say "installing $(missing) for the tests (apt-get)"
 install || { apt update && install; } || true
-is_there || sorry "apt-get could not install it"
+is_there && is_pooler_there || sorry "apt-get could not install it"

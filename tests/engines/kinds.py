@@ -54,7 +54,7 @@ from penstock.engines.requests import (
     Want,
 )
 from penstock.job import JobState
-from tests.needs import needed, needed_postgres
+from tests.needs import needed, needed_pgbouncer, needed_postgres
 
 T = TypeVar("T")
 
@@ -104,10 +104,19 @@ def postgres(folder: Path, now: Callable[[], float]) -> Connect:
     return lambda: PostgresEngine(url, now=now)
 
 
+def pooled(folder: Path, now: Callable[[], float]) -> Connect:
+    """PostgreSQL behind a pooler that gives each transaction another connection."""
+    url = needed_postgres().url(needed_postgres().fresh_schema(), port=needed_pgbouncer().port)
+    from penstock.engines.postgres import PostgresEngine
+
+    return lambda: PostgresEngine(url, now=now)
+
+
 KINDS: Final[dict[str, Callable[[Path, Callable[[], float]], Connect]]] = {
     "memory": memory,
     "sqlite": sqlite,
     "postgres": postgres,
+    "pooled": pooled,
 }
 
 

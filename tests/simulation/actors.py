@@ -122,6 +122,7 @@ class Child:
         self.bell = Signal()
         self.waiting: deque[Held[str]] = deque()  # for one of the slots
         self.busy = 0
+        self.was_away = False
         self.board: set[int] = set()  # seqs of jobs that have begun: what the supervisor can see after its death
         self.world.spawn(self.process, f"{self.process.name}/claims", self.claims())
 
@@ -142,8 +143,12 @@ class Child:
             except (StoreUnavailable, OutcomeUnknown) as error:
                 if isinstance(error, OutcomeUnknown):
                     self.holding.unknown()
+                self.was_away = True
                 yield self.scene.backoff()
                 continue
+            if self.was_away:
+                self.was_away = False
+                self.holding.look_again()
             taken, claimed = self.holding.answered(replies)
             self.start(taken)
             if self.holding.is_unsure:

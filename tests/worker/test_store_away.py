@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +11,7 @@ import pytest
 
 from penstock.engines.records import Complaints, Counts
 from penstock.job import JobState
+from tests.disk import small_disk
 from tests.gates import GUARD
 from tests.worker.service import STORE, House, house, until
 
@@ -122,39 +120,17 @@ def test_a_service_that_never_reached_its_store_stops_soon(home: House, monkeypa
     assert "0 done, 0 abandoned" in service.log
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder of two megabytes."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if made.returncode:
-        if os.environ.get("CI") and os.geteuid() == 0:
-            pytest.fail(f"no small disk could be made: {made.stderr}")
-        pytest.skip(f"no small disk could be made: {made.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_outcomes_are_kept_while_the_disk_is_full_and_told_when_there_is_room(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with house(small_disk, monkeypatch) as home:
+    with small_disk(tmp_path / "small", megabytes=2) as disk, house(disk.folder, monkeypatch) as home:
         service = home.work("--threads", "2")
         first, second = home.duty.held.enqueue("gate"), home.duty.held.enqueue("gate")
         home.begun(2)
-        filling = small_disk / "filling"
-        free = shutil.disk_usage(small_disk).free
-        with filling.open("wb", buffering=0) as file:
-            while free > 0:
-                free -= file.write(bytes(min(free, 1 << 16)))
+        disk.fill()
         (home.folder / "gate").symlink_to("/")  # needs no room of its own
         service.logged("can't be used now")
-        filling.unlink()
+        disk.make_room()
         assert [first.result(GUARD), second.result(GUARD)] == ["gate", "gate"]
         assert service.stop() == 0
         assert len(home.marks("begins")) == 2

@@ -108,6 +108,7 @@ class Child:
         self._stuck_since = 0.0  # monotonic: no job was stuck before
         self._look_at = 0.0  # monotonic: when to look for jobs that wait here in vain
         self._ask_at = 0.0  # when the store may be asked for nothing but cancellations again
+        self._compare_at = 0.0  # when it is to be asked what is held here, though nothing is unknown
 
     # Its life
 
@@ -271,6 +272,9 @@ class Child:
             taken, claimed = self._holding.answered(replies)
             self._board.keep(self._holding.account())
         self._start(taken)
+        if clock.monotonic() >= self._compare_at:
+            self._compare_at = clock.monotonic() + self._settings.lease
+            self._holding.look_again()
         if self._holding.is_unsure:
             self._find_out()
         self._find_the_doubted()
@@ -308,7 +312,7 @@ class Child:
         self._line.say(**{"is": "ready", "worker": worker, "keep_failed": app.keep_failed, **word})
 
     def _find_out(self) -> None:
-        """The answer to a claim never came: take what the store says is held here."""
+        """It may be held here and nobody knows of it: take what the store says is."""
         try:
             claims = self._app.store.find(HeldBy(self._holding.worker))
         except StoreUnavailable as error:
@@ -415,6 +419,7 @@ class Child:
             self._store_is_down = False
             log.warning("the store %s is back", self._app.store.engine.url)
             self._line.say(**{"is": "working"})
+            self._compare_at = 0.0
 
 
 def new_worker() -> int:

@@ -180,6 +180,14 @@ class Holding(Generic[K]):
         for held, _ in self._sent:
             held.was_told = True
 
+    def look_again(self) -> None:
+        """The store may be its own standby by now, or a backup, and know less than it has said.
+
+        A job that was settled is held again then: it is to be run once more, as nobody else would while we live. Not
+        to be said while something is asked.
+        """
+        self._is_unsure = True
+
     @property
     def is_unsure(self) -> bool:
         """Whether there may be jobs of its worker that it knows nothing of.

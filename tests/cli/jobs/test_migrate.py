@@ -174,7 +174,7 @@ def test_the_printed_script_makes_a_store_for_a_role_and_changes_nothing_by_itse
     script = capsys.readouterr().out
     assert postgres.ask("SELECT 1 FROM pg_namespace WHERE nspname = %s", schema_of(url)) == []
     psql = [
-        str((programs() / "initdb").resolve().with_name("psql")),
+        str(programs() / "psql"),
         "-X",
         "-q",
         "-v",

@@ -7,18 +7,20 @@ import contextlib
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg.rows import dict_row
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from penstock import App
+from penstock import App, StoreInvalid
 from penstock.engines.records import Search
 from penstock.engines.requests import Beat, Claim, Claimed, Death, Outcome, Renew, Settle, Settlement, Sweep, Want
 from penstock.job import JobState
@@ -117,6 +119,96 @@ def test_there_never_was_a_job_that_is_rolled_back(
     assert app.store.find(Search()) == []
 
 
+AWay = Callable[[Postgres], AbstractAsyncContextManager[Any]]
+
+
+@asynccontextmanager
+async def async_psycopg(server: Postgres) -> AsyncIterator[Any]:
+    async with await psycopg.AsyncConnection.connect(plain(server)) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def async_alchemy(server: Postgres, driver: str, **options: Any) -> AsyncIterator[Any]:
+    engine = create_async_engine(f"postgresql+{driver}://postgres@127.0.0.1:{server.port}/postgres", **options)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+def async_connection(driver: str) -> AWay:
+    @asynccontextmanager
+    async def way(server: Postgres) -> AsyncIterator[Any]:
+        async with async_alchemy(server, driver) as engine, engine.begin() as connection:
+            yield connection
+
+    return way
+
+
+def async_session(driver: str) -> AWay:
+    @asynccontextmanager
+    async def way(server: Postgres) -> AsyncIterator[Any]:
+        async with async_alchemy(server, driver) as engine, AsyncSession(engine) as session, session.begin():
+            yield session
+
+    return way
+
+
+AWAYS: dict[str, AWay] = {
+    "psycopg": async_psycopg,
+    "sqlalchemy-psycopg": async_connection("psycopg"),
+    "sqlalchemy-asyncpg": async_connection("asyncpg"),
+    "session-psycopg": async_session("psycopg"),
+    "session-asyncpg": async_session("asyncpg"),
+}
+
+
+@pytest.mark.parametrize("way", AWAYS.values(), ids=AWAYS)
+def test_jobs_of_coroutines_are_there_with_the_commit(app: App, postgres: Postgres, way: AWay) -> None:
+    task = app.tasks["double"]
+
+    async def put() -> list[Any]:
+        async with way(postgres) as connection:
+            one = await task.options(connection=connection, headers={"a": "b"}, delay=0.0).aenqueue(1)
+            two = await task.options(connection=connection).aenqueue_many([(2,), (3,)])
+            assert app.store.find(Search()) == []
+        return [one, *two]
+
+    assert [handle.state for handle in asyncio.run(put())] == [JobState.READY] * 3
+
+
+@pytest.mark.parametrize("way", AWAYS.values(), ids=AWAYS)
+def test_there_never_was_a_job_of_a_coroutine_that_is_rolled_back(app: App, postgres: Postgres, way: AWay) -> None:
+    async def put() -> None:
+        async with way(postgres) as connection:
+            await app.tasks["double"].options(connection=connection).aenqueue(1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(put())
+    assert app.store.find(Search()) == []
+
+
+@pytest.mark.parametrize("way", AWAYS.values(), ids=AWAYS)
+def test_a_job_of_a_coroutine_is_done_with_the_commit(app: App, postgres: Postgres, way: AWay) -> None:
+    handle = app.tasks["double"].enqueue(1)
+    app.store.ask(Renew([Beat(7, first=True, info=b"{}")], 30.0))
+    [claimed] = app.store.ask(Claim(7, None, [Want(frozenset({"double"}), 1)]))
+    assert isinstance(claimed, Claimed)
+    [[job]] = claimed.jobs
+    settle = Settle((Settlement(job.seq, job.token, Outcome.DONE, result=b"2"),))
+
+    async def complete() -> list[Any]:
+        async with way(postgres) as connection:
+            answers = await app.store.join(connection).atransact((settle, settle))
+            assert handle.state is JobState.RUNNING
+        return list(answers)
+
+    assert asyncio.run(complete()) == [[True], [False]]
+    assert handle.state is JobState.DONE
+
+
 def test_a_coroutine_joins_with_its_own_kind_of_connection(app: App, postgres: Postgres) -> None:
     task = app.tasks["double"]
 
@@ -139,6 +231,73 @@ def test_a_connection_that_commits_each_statement_is_refused(app: App, postgres:
         app.tasks["double"].options(connection=connection).enqueue(1)
 
 
+def test_a_connection_of_sqlalchemy_that_commits_each_statement_is_refused(app: App, postgres: Postgres) -> None:
+    task = app.tasks["double"]
+    with alchemy(postgres) as engine:
+        each = engine.execution_options(isolation_level="AUTOCOMMIT")
+        with each.connect() as connection, pytest.raises(ValueError, match="AUTOCOMMIT"):
+            task.options(connection=connection).enqueue(1)
+        with Session(each) as session, pytest.raises(ValueError, match="AUTOCOMMIT"):
+            task.options(connection=session).enqueue(1)
+
+    async def put(driver: str) -> None:
+        async with async_alchemy(postgres, driver, isolation_level="AUTOCOMMIT") as engine:
+            async with engine.connect() as connection:
+                with pytest.raises(ValueError, match="AUTOCOMMIT"):
+                    await task.options(connection=connection).aenqueue(1)
+            async with AsyncSession(engine) as session:
+                with pytest.raises(ValueError, match="AUTOCOMMIT"):
+                    await task.options(connection=session).aenqueue(1)
+
+    asyncio.run(put("psycopg"))
+    asyncio.run(put("asyncpg"))
+    assert app.store.find(Search()) == []
+
+
+def test_a_connection_of_sqlalchemy_to_another_database_is_refused(app: App, tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/other.db")
+    task = app.tasks["double"]
+    with engine.begin() as connection, pytest.raises(TypeError, match="is to sqlite, and the jobs are in PostgreSQL"):
+        task.options(connection=connection).enqueue(1)
+    with Session(engine) as session, pytest.raises(TypeError, match="is to sqlite, and the jobs are in PostgreSQL"):
+        task.options(connection=session).enqueue(1)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_who_joins_before_there_are_tables_is_told_what_makes_them(
+    postgres: Postgres, way: Callable[[Postgres], AbstractContextManager[Any]]
+) -> None:
+    app = App(postgres.fresh_url())
+    task = app.task(name="double")(double)
+    with (
+        contextlib.closing(app),
+        pytest.raises(StoreInvalid, match=r"no schema penstock_\d+, which `penstock migrate` makes"),
+        way(postgres) as connection,
+    ):
+        task.options(connection=connection).enqueue(1)
+
+
+@pytest.mark.parametrize("way", AWAYS.values(), ids=AWAYS)
+def test_a_coroutine_that_joins_before_there_are_tables_is_told_what_makes_them(postgres: Postgres, way: AWay) -> None:
+    app = App(postgres.fresh_url())
+    task = app.task(name="double")(double)
+
+    async def put() -> None:
+        async with way(postgres) as connection:
+            await task.options(connection=connection).aenqueue(1)
+
+    with contextlib.closing(app), pytest.raises(StoreInvalid, match="`penstock migrate` makes"):
+        asyncio.run(put())
+
+
+def test_another_error_of_the_server_is_that_of_the_users_own_library(app: App, postgres: Postgres) -> None:
+    with alchemy(postgres) as engine, engine.connect() as connection:
+        connection.execute(text("SET TRANSACTION READ ONLY"))
+        with pytest.raises(SQLAlchemyError, match="read-only"):
+            app.tasks["double"].options(connection=connection).enqueue(1)
+
+
 def test_what_is_no_connection_is_refused(app: App) -> None:
     with pytest.raises(TypeError, match="is no connection"):
         app.tasks["double"].options(connection=object()).enqueue(1)
@@ -151,6 +310,7 @@ PLACES = range(5)  # before the first statement of the task's transaction, betwe
 @contextmanager
 def till(postgres: Postgres, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> Iterator[Any]:
     """An app that enqueues what `till.py` has, and what starts a service for it."""
+    needed("django")
     database = f"till_{postgres.fresh_schema()}"
     postgres.ask(f"CREATE DATABASE {database}")
     url = f"postgresql://postgres@127.0.0.1:{postgres.port}/{database}"
@@ -185,7 +345,10 @@ def test_what_a_task_writes_is_there_once_wherever_it_breaks(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with till(postgres, tmp_path, monkeypatch, "--queues", "default") as (module, service, ask):
-        tasks = (module.pay_on_a_thread, module.pay_async, module.pay_apart)
+        tasks = (
+            module.pay_on_a_thread, module.pay_async, module.pay_apart,
+            module.pay_in_a_session, module.pay_in_an_async_session, module.pay_in_django,
+        )  # fmt: skip
         jobs = [(task, place, how) for task in tasks for place in PLACES for how in ("raise", "cut")]
         handles = [task.enqueue(place, how) for task, place, how in jobs]
         paid_once(handles, [place for _, place, _ in jobs], ask)
@@ -196,11 +359,13 @@ def test_what_a_task_writes_is_there_once_wherever_it_breaks(
         assert f"{len(jobs)} done, {again} to run again later, 0 abandoned" in service.log
 
 
+@pytest.mark.parametrize("way", ["pay_on_a_thread", "pay_in_a_session", "pay_in_django"])
 def test_what_a_task_writes_is_there_once_wherever_its_process_is_killed(
-    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     with till(postgres, tmp_path, monkeypatch, "--queues", "default", "--threads", "1") as (module, service, ask):
-        handles = [module.pay_on_a_thread.enqueue(place, "kill") for place in PLACES]
+        task = getattr(module, way)
+        handles = [task.enqueue(place, "kill") for place in PLACES]
         paid_once(handles, list(PLACES), ask)
         service.stop()
         paid_once(handles, list(PLACES), ask)

@@ -7,8 +7,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
+import django
 import psycopg
+from django.conf import settings
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 
 from penstock import App, Retry, acomplete, complete, current_job
 
@@ -19,7 +26,11 @@ app = App(os.environ["TILL_JOBS"])
 TABLES = "CREATE TABLE paid (job text NOT NULL); CREATE TABLE broke (job text PRIMARY KEY, pid bigint NOT NULL)"
 
 
-def break_once(at: int, place: int, how: str, pid: int) -> None:
+ALCHEMY = DATABASE.replace("postgresql:", "postgresql+psycopg:")
+PAID, PID = text("INSERT INTO paid VALUES (:job)"), text("SELECT pg_backend_pid()")
+
+
+def break_once(at: int, place: int, how: str, pid: int | None) -> None:
     """If this is the *place*, and for the first time."""
     job = current_job()
     assert job is not None
@@ -73,6 +84,74 @@ async def pay_async(place: int, how: str) -> int:
         await acomplete(connection, place)
         break_once(3, place, how, pid)
     break_once(4, place, how, pid)
+    return place
+
+
+@app.task(name="pay_in_a_session", retry=Retry(5, wait=0))
+def pay_in_a_session(place: int, how: str) -> int:
+    with Session(create_engine(ALCHEMY, poolclass=NullPool)) as session:
+        pid = session.scalar(PID)
+        break_once(0, place, how, pid)
+        session.execute(PAID, {"job": job_id()})
+        break_once(1, place, how, pid)
+        thank.options(connection=session).enqueue()
+        break_once(2, place, how, pid)
+        complete(session, place)
+        break_once(3, place, how, pid)
+        session.commit()
+    break_once(4, place, how, pid)
+    return place
+
+
+@app.task(name="pay_in_an_async_session", retry=Retry(5, wait=0))
+async def pay_in_an_async_session(place: int, how: str) -> int:
+    async with AsyncSession(create_async_engine(ALCHEMY, poolclass=NullPool)) as session:
+        pid = await session.scalar(PID)
+        break_once(0, place, how, pid)
+        await session.execute(PAID, {"job": job_id()})
+        break_once(1, place, how, pid)
+        await thank.options(connection=session).aenqueue()
+        break_once(2, place, how, pid)
+        await acomplete(session, place)
+        break_once(3, place, how, pid)
+        await session.commit()
+    break_once(4, place, how, pid)
+    return place
+
+
+def set_up_django() -> None:
+    """Once in a process that works, and in none that only enqueues: Django is configured for all of a process."""
+    parts = conninfo_to_dict(DATABASE)
+    place = {name.upper(): parts[name] for name in ("host", "port", "user")}
+    engine = {"ENGINE": "django.db.backends.postgresql", "NAME": parts["dbname"]}
+    with _setting_up:
+        if not settings.configured:
+            settings.configure(DATABASES={"default": {**engine, **place}})
+            django.setup()
+
+
+_setting_up = threading.Lock()
+
+
+@app.task(name="pay_in_django", retry=Retry(5, wait=0))
+def pay_in_django(place: int, how: str) -> int:
+    set_up_django()
+    from django.db import connection, transaction
+
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            [pid] = cursor.fetchone()
+            break_once(0, place, how, pid)
+            cursor.execute("INSERT INTO paid VALUES (%s)", (job_id(),))
+            break_once(1, place, how, pid)
+            thank.options(connection=connection).enqueue()
+            break_once(2, place, how, pid)
+            complete(connection, place)
+            break_once(3, place, how, pid)
+        break_once(4, place, how, pid)
+    finally:
+        connection.close()
     return place
 
 

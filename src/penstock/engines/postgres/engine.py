@@ -22,7 +22,16 @@ from penstock.engines.engine import Joined
 from penstock.engines.postgres import changes, finding, place, puts, schema, workers
 from penstock.engines.postgres.claims import claim
 from penstock.engines.postgres.joined import JoinedTransaction
-from penstock.engines.postgres.link import AGAIN, OF_WHAT_IS_ASKED, UNKEPT, Link, TooLate, connect, translated
+from penstock.engines.postgres.link import (
+    AGAIN,
+    OF_WHAT_IS_ASKED,
+    UNKEPT,
+    Link,
+    TooLate,
+    connect,
+    is_direct,
+    translated,
+)
 from penstock.engines.postgres.news import TELL, News
 from penstock.engines.postgres.pipeline import Answer, Pipeline, Sync
 from penstock.engines.postgres.settling import settle
@@ -71,12 +80,13 @@ SELECT extract(epoch FROM clock_timestamp())::float8,
 _NOBODY: Final = (0, None)  # a connection of a pooler's, which may be anybody's by now
 # The connection that was lost, and whoever is in the middle of one of our transactions.
 _OTHERS: Final = """
-FROM pg_stat_activity WHERE pid = %(pid)s AND backend_start = %(since)s OR pid IN (
+FROM pg_stat_activity WHERE (pid = %(pid)s AND backend_start = %(since)s OR pid IN (
     SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND classid::bigint << 32 | objid::bigint = %(key)s)
+    AND classid::bigint << 32 | objid::bigint = %(key)s))
 """
-_END_OTHERS: Final = f"SELECT pg_terminate_backend(pid) {_OTHERS}"
+# One that waits for a standby has committed: to end it would only show all what may be gone after a fail-over.
+_END_OTHERS: Final = f"SELECT pg_terminate_backend(pid) {_OTHERS} AND wait_event IS DISTINCT FROM 'SyncRep'"
 _ARE_THERE: Final = f"SELECT {_OTHERS}"
 _WHO: Final = """
 SELECT pid, backend_start, extract(epoch FROM clock_timestamp())::float8 FROM pg_stat_activity
@@ -476,11 +486,6 @@ def _do_one(step: Step, request: Request) -> Callable[[], Reply]:
         case Prune():
             return changes.prune(step, request)
     raise TypeError(f"{request!r} is no request")
-
-
-def is_direct(link: Link, pid: int) -> bool:
-    """Whether *pid*, which the server says is its end of *link*, is what it said at the start: a pooler has its own."""
-    return link.info.backend_pid == pid
 
 
 _engines: weakref.WeakSet[PostgresEngine] = weakref.WeakSet()

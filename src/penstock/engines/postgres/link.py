@@ -121,6 +121,11 @@ def connect(place: Place, until: float) -> Link:
     return link
 
 
+def is_direct(link: Link, pid: int) -> bool:
+    """Whether *pid*, which the server says is its end of *link*, is what it said at the start: a pooler has its own."""
+    return link.info.backend_pid == pid
+
+
 @contextmanager
 def translated(place: Place) -> Iterator[None]:
     """A block whose errors of the server come out as ours."""

@@ -2,9 +2,12 @@
 
     commit ──NOTIFY──> server ──> the listener's connection ──> every bell of this process
 
-A hint, and no more: a pooler may swallow it, a connection may be dead without anybody knowing. So the listener says
-something to itself every few seconds. While it doesn't hear that, whoever waits looks for himself at least once a
-second; else at least once in ten.
+A hint, and no more: a connection may be dead without anybody knowing. So the listener says something to itself every
+few seconds. While it doesn't hear that, whoever waits looks for himself at least once a second; else at least once in
+ten.
+
+Behind a pooler nobody listens: the LISTEN would stay with a connection that is everybody's. Whoever is given that one
+would be told the news of all others, and the listener what it says to itself there, and nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from psycopg import sql
 
 from penstock import clock
 from penstock.engines.bell import Bell
-from penstock.engines.postgres.link import Link, connect
+from penstock.engines.postgres.link import Link, connect, is_direct
 from penstock.engines.postgres.place import Place
 
 TELL: Final = "SELECT pg_notify(%(channel)s, '')"
@@ -128,12 +131,15 @@ class News:
 
     def _hear(self, link: Link) -> None:
         link.until = clock.monotonic() + _PATIENCE
-        link.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self.channel)))
-        mine, said_at, next_at = "", 0.0, 0.0
+        [[pid]] = link.execute("SELECT pg_backend_pid()").fetchall()
+        mine, said_at, next_at = "", 0.0, math.inf
+        if is_direct(link, pid):
+            link.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self.channel)))
+            next_at = 0.0
         while not self._stop.is_set():
             now = clock.monotonic()
             if mine and now - said_at > _PATIENCE:
-                self._hears = False  # a pooler, perhaps; or the network swallows what is said
+                self._hears = False  # the network swallows what is said, perhaps
                 mine = ""
             if not mine and now >= next_at:
                 mine, said_at, next_at = secrets.token_hex(8), now, now + _TEST
