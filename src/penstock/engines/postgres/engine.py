@@ -64,7 +64,7 @@ SELECT extract(epoch FROM clock_timestamp())::float8,
 _NOBODY: Final = (0, None)  # a connection of a pooler's, which may be anybody's by now
 # The connection that was lost, and whoever is in the middle of one of our transactions.
 _OTHERS: Final = """
-FROM pg_stat_activity WHERE pid = %(pid)s AND backend_start = %(since)s OR pid IN (
+FROM pg_stat_activity WHERE pid = %(pid)s AND extract(epoch FROM backend_start) = %(since)s OR pid IN (
     SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND classid::bigint << 32 | objid::bigint = %(key)s)
@@ -72,7 +72,7 @@ FROM pg_stat_activity WHERE pid = %(pid)s AND backend_start = %(since)s OR pid I
 _END_OTHERS: Final = f"SELECT pg_terminate_backend(pid) {_OTHERS}"
 _ARE_THERE: Final = f"SELECT {_OTHERS}"
 _WHO: Final = """
-SELECT pid, backend_start, extract(epoch FROM clock_timestamp())::float8 FROM pg_stat_activity
+SELECT pid, extract(epoch FROM backend_start), extract(epoch FROM clock_timestamp())::float8 FROM pg_stat_activity
 WHERE pid = pg_backend_pid()
 """
 
@@ -123,8 +123,9 @@ class PostgresEngine:
 
     def migrate(self, role: str | None = None, within: float = 600.0) -> tuple[int, int]:
         """Make or migrate the store; see `Migrating.migrate`."""
-        with translated(self._place), contextlib.closing(connect(self._place, clock.monotonic() + within)) as link:
-            before = schema.migrate(link, self._place, role)
+        until = clock.monotonic() + within
+        with translated(self._place), contextlib.closing(connect(self._place, until)) as link:
+            before = schema.migrate(link, self._place, until, role)
             return before, max(before, len(schema.MIGRATIONS))
 
     def script(self, role: str | None = None, within: float = 10.0) -> str:
@@ -228,7 +229,7 @@ class PostgresEngine:
             return
         if not create and not version:
             raise StoreUnavailable(self.url, f"it has no schema {self._place.schema}")
-        schema.migrate(link, self._place)
+        schema.migrate(link, self._place, link.until)
 
     def _lose(self, link: Link) -> None:
         """The connection is of no use any more; what the server makes of what was sent there is seen to later."""

@@ -27,6 +27,8 @@ AGAIN: Final = (errors.DeadlockDetected, errors.SerializationFailure)  # nothing
 
 OF_WHAT_IS_ASKED: Final = (psycopg.DataError, errors.ProgramLimitExceeded)  # a name too long for an index, say
 
+_HOLDS_ALL: Final = ("UTF8", "SQL_ASCII", None)  # SQL_ASCII takes bytes as they are; None: a pooler that doesn't say
+
 _LASTING: Final = (
     errors.UndefinedTable,
     errors.UndefinedColumn,
@@ -83,14 +85,22 @@ class Link(psycopg.Connection[Any]):
 
 
 def connect(place: Place, until: float) -> Link:
-    """A new connection, each statement of which is committed unless it is in a transaction. Raises psycopg's errors."""
+    """A new connection, each statement of which is committed unless it is in a transaction. Raises psycopg's errors.
+
+    `StoreInvalid` if the database can't hold each text: the words of an error, say, which a worker has to tell.
+    """
     left = until - clock.monotonic()
     if left <= 0:
         raise TooLate
     hosts = str(place.options.get("hostaddr") or place.options.get("host") or "").count(",") + 1
     options = {"connect_timeout": max(2, math.ceil(min(left, 3600) / hosts)), **place.options}  # for each of them
+    options["client_encoding"] = "utf8"  # whatever the role, or the environment, has
     link = Link.connect(**options, autocommit=True, prepare_threshold=None)
     link.until = until
+    encoding = link.info.parameter_status("server_encoding")
+    if encoding not in _HOLDS_ALL:
+        link.drop()
+        raise StoreInvalid(place.url, f"its encoding is {encoding}: a database in UTF8 is needed, to hold any text")
     return link
 
 

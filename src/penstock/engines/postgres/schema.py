@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from psycopg import sql
 
+from penstock import clock
 from penstock.engines.postgres.place import Place
 from penstock.errors import StoreInvalid
 from penstock.job import JobState
@@ -145,6 +146,15 @@ CREATE TABLE penstock.store (              -- one row
 INSERT INTO penstock.store VALUES (1, 0, NULL, 0);
 """
 
+# IF NOT EXISTS alone asks for the right to create schemas, also where somebody who has it has made this one.
+_SCHEMA: Final = """\
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = '{schema}') THEN
+        CREATE SCHEMA IF NOT EXISTS {name};
+    END IF;
+END $$;
+"""
+
 MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
 """What leads from version n to n + 1. Forward only; one that was ever released is never changed."""
 
@@ -159,16 +169,16 @@ def script(place: Place, version: int = 0, role: str | None = None) -> str:
 
 
 def _steps(place: Place, version: int) -> list[str]:
-    steps = [f"CREATE SCHEMA IF NOT EXISTS {place.schema};\n"]
+    steps = [_SCHEMA.format(schema=place.schema, name=place.name)] if version == 0 else []
     for number, step in enumerate(MIGRATIONS[version:], version + 1):
         steps.append(place.sql(f"{step.strip()}\nUPDATE penstock.store SET version = {number};\n"))
-    return steps if len(steps) > 1 else []
+    return steps
 
 
 def _rights(place: Place, role: str | None) -> list[str]:
     if role is None:
         return []
-    return [RIGHTS.format(schema=place.schema, role=sql.Identifier(role).as_string())]
+    return [RIGHTS.format(schema=place.name, role=sql.Identifier(role).as_string())]
 
 
 def version_of(connection: Any, place: Place) -> int:
@@ -190,13 +200,16 @@ def version_of(connection: Any, place: Place) -> int:
     return int(version)
 
 
-def migrate(connection: Any, place: Place, role: str | None = None) -> int:
-    """Make it a store of today's version, or leave it as it was; the version that it had.
+def migrate(connection: Any, place: Place, until: float, role: str | None = None) -> int:
+    """Make it a store of today's version by *until*, or leave it as it was; the version that it had.
 
     Any number may try at once: one does it. *role* gets the rights to use it.
     """
+    milliseconds = max(1, int((until - clock.monotonic()) * 1000))
     connection.execute("BEGIN")
     try:
+        # What a role may take for its queries is no measure for this.
+        connection.execute("SELECT set_config('statement_timeout', %s, true)", (str(milliseconds),))
         connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK, place.schema))
         version = version_of(connection, place)
         for step in [*_steps(place, version), *_rights(place, role)]:
