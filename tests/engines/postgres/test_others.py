@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -12,7 +12,19 @@ import pytest
 from penstock.engines import connect
 from penstock.engines.postgres import engine, news, workers
 from penstock.engines.records import Failed
-from penstock.engines.requests import Fate, NewJob, Outcome, Pause, Put, Settle, Settlement
+from penstock.engines.requests import (
+    Cancel,
+    ClaimedJob,
+    Fate,
+    NewJob,
+    Outcome,
+    Pause,
+    Progress,
+    Put,
+    Request,
+    Settle,
+    Settlement,
+)
 from tests.engines.kinds import A, B, Clock, Desk, new, oops
 from tests.gates import GUARD, in_thread
 from tests.postgres import Postgres
@@ -63,6 +75,30 @@ def test_a_renewal_does_not_wait_for_a_sweep(desk: Desk, postgres: Postgres, sch
         sweep.execute(f"UPDATE {schema}.store SET pulse = pulse")
 
         assert list(in_thread(desk.renew, A).result(GUARD).lost) == []
+
+
+OF_ONE: dict[str, Callable[[ClaimedJob], Request]] = {
+    "cancel": lambda job: Cancel([job.id]),
+    "settle": lambda job: Settle([Settlement(job.seq, job.token, Outcome.DONE)]),
+    "progress": lambda job: Progress(job.seq, job.token, 1.0),
+}
+
+
+@pytest.mark.parametrize("first", OF_ONE)
+@pytest.mark.parametrize("then", OF_ONE)
+def test_a_transaction_locks_jobs_in_one_order_whatever_it_asks(
+    desk: Desk, postgres: Postgres, schema: str, first: str, then: str
+) -> None:
+    """Else two of them could wait for each other, until the server ends one after a second."""
+    a, b = desk.put_and_claim(A, "a", "b")
+    waits = f"wait_event_type = 'Lock' AND query LIKE '%%{schema}%%' AND %s"
+
+    with transaction(postgres) as other:
+        other.execute(f"SELECT FROM {schema}.job WHERE id = 'a' FOR UPDATE")
+        answers = in_thread(desk.ask_all, OF_ONE[first](b), OF_ONE[then](a))
+        until(lambda: postgres.ask(f"SELECT 1 FROM pg_stat_activity WHERE {waits}", True) != [])
+        other.execute(f"SELECT FROM {schema}.job WHERE id = 'b' FOR UPDATE NOWAIT")
+    assert not [answer for answer in answers.result(GUARD) if isinstance(answer, Exception)]
 
 
 def test_those_who_count_failures_of_the_same_kinds_never_wait_for_each_other(

@@ -49,6 +49,7 @@ Answer = Reply | Exception
 _READERS: Final = 4  # connections for looking things up that are kept
 _LEAST: Final = 0.05  # seconds that a statement may take, however little time is left
 _SHARE: Final = 0.8  # of the time that is left, for the server: so that its "no" comes before nobody knows
+_OF_KNOWN_JOBS: Final = (Settle, Cancel, Progress)  # which wait for whoever else is at those jobs
 _LIGHT: Final = (Renew, Progress)  # what may be forgotten if the server's machine loses its power
 
 _ON_THE_WAY: Final = 5.0  # seconds after which a transaction that has not come to the server is not to begin there
@@ -361,7 +362,7 @@ class PostgresEngine:
 
         try:
             with self._transaction(link, until, "BEGIN", key=self._key, light=light, then=tell):
-                self._lock_claimers(step, requests, refused)
+                self._lock_in_order(step, requests, refused, at_once)
                 index = 0
                 for group in _groups(requests, at_once):
                     if index in refused:
@@ -393,14 +394,21 @@ class PostgresEngine:
             raise
 
     @staticmethod
-    def _lock_claimers(step: Step, requests: Sequence[Request], refused: dict[int, Exception]) -> None:
-        """Those who claim behind something else: in the order in which a sweep locks, worker before job."""
+    def _lock_in_order(step: Step, requests: Sequence[Request], refused: dict[int, Exception], at_once: bool) -> None:
+        """What several of them wait for, in the order of all who do: a worker before jobs, and these by number."""
+        if len(requests) == 1:
+            return
         claimers = [it.worker for at, it in enumerate(requests) if at and isinstance(it, Claim) and at not in refused]
         if claimers:
             step.run(
                 "SELECT FROM penstock.worker WHERE id = ANY(%(workers)s::bigint[]) ORDER BY id FOR KEY SHARE",
                 workers=claimers,
             )
+        if any(isinstance(it, _OF_KNOWN_JOBS) for it in requests):
+            asked = [it for at, it in enumerate(requests) if at not in refused]
+            groups = [group for group in _groups(asked, at_once) if isinstance(group[0], _OF_KNOWN_JOBS)]
+            if len(groups) > 1:
+                _lock_jobs(step, [it for group in groups for it in group])
 
     def _sent(self, step: Step, group: Sequence[Request], index: int, at_once: bool) -> Callable[[], list[Answer]]:
         """Send a group of requests of one kind; what gives their answers later. One alone is waited for here."""
@@ -424,12 +432,29 @@ def _groups(requests: Sequence[Request], at_once: bool) -> Iterator[Sequence[Req
     """Neighbours that can be done by one statement."""
     group: list[Request] = []
     for request in requests:
-        if group and not (at_once and type(request) is type(group[0]) and isinstance(request, Put | Settle)):
+        if group and not (at_once and type(request) is type(group[0]) and isinstance(request, Put | Settle | Cancel)):
             yield group
             group = []
         group.append(request)
     if group:
         yield group
+
+
+def _lock_jobs(step: Step, requests: Sequence[Request]) -> None:
+    seqs, ids = list[int](), list[str]()
+    for request in requests:
+        match request:
+            case Settle(settlements):
+                seqs += (it.seq for it in settlements)
+            case Progress():
+                seqs.append(request.seq)
+            case Cancel():
+                ids += request.ids
+    step.run(
+        "SELECT FROM penstock.job WHERE seq = ANY(%(seqs)s::bigint[] || ARRAY("
+        "SELECT seq FROM penstock.known WHERE id = ANY(%(ids)s::text[]))) ORDER BY seq FOR UPDATE",
+        seqs=seqs, ids=ids,
+    )  # fmt: skip
 
 
 def _do(step: Step, group: Sequence[Request]) -> Callable[[], list[Answer]]:
@@ -444,6 +469,10 @@ def _do(step: Step, group: Sequence[Request]) -> Callable[[], list[Answer]]:
         settles = cast(Sequence[Settle], group)
         answers = settle(step, [it for one in settles for it in one.settlements])
         return lambda: dealt(answers(), [len(one.settlements) for one in settles])
+    if isinstance(first, Cancel):
+        cancels = cast(Sequence[Cancel], group)
+        cuts = dealt(changes.cancel(step, cancels), [len(one.ids) for one in cancels])
+        return lambda: cuts
     one = _do_one(step, first)
     return lambda: [one()]
 
@@ -457,9 +486,6 @@ def _do_one(step: Step, request: Request) -> Callable[[], Reply]:
         case Sweep():
             swept = workers.sweep(step, request)
             return lambda: swept
-        case Cancel():
-            cuts = changes.cancel(step, request)
-            return lambda: cuts
         case Pause():
             return changes.pause(step, request)
         case Again():
