@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -10,8 +11,9 @@ import psycopg
 import pytest
 
 from penstock.engines import connect
-from penstock.engines.postgres import engine, news, workers
-from penstock.engines.records import Failed
+from penstock.engines.postgres import engine, finding, news, workers
+from penstock.engines.postgres.step import Step
+from penstock.engines.records import ByIds, Failed, Query
 from penstock.engines.requests import (
     Cancel,
     ClaimedJob,
@@ -25,6 +27,7 @@ from penstock.engines.requests import (
     Settle,
     Settlement,
 )
+from penstock.errors import StoreUnavailable
 from tests.engines.kinds import A, B, Clock, Desk, new, oops
 from tests.gates import GUARD, in_thread
 from tests.postgres import Postgres
@@ -156,3 +159,44 @@ def test_names_too_long_for_an_index_are_refused_alone(desk: Desk) -> None:
     assert [answer for answer in answers if not isinstance(answer, ValueError)] == [[Fate.ACCEPTED], [Fate.ACCEPTED]]
     assert [index for index, answer in enumerate(answers) if isinstance(answer, ValueError)] == [1, 2, 3]
     assert desk.searched() == ["c", "a"]
+
+
+def test_however_many_look_at_once_a_process_has_few_connections(
+    desk: Desk, postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most, looking, gate = 0, 0, threading.Lock()
+    answer = finding.answer
+
+    def counted(step: Step, query: Query[Any]) -> Any:
+        nonlocal most, looking
+        with gate:
+            looking += 1
+            most = max(most, looking)
+        try:
+            step.rows("SELECT pg_sleep(0.02)")
+            return answer(step, query)
+        finally:
+            with gate:
+                looking -= 1
+
+    monkeypatch.setattr(finding, "answer", counted)
+    desk.put("a")
+    looks = [in_thread(desk.records, "a") for _ in range(20)]
+
+    assert all(look.result(GUARD) for look in looks)
+    assert most <= 4
+
+
+def test_who_finds_no_connection_free_to_look_waits_no_longer_than_it_may(
+    desk: Desk, postgres: Postgres, schema: str
+) -> None:
+    desk.put("a")
+    with transaction(postgres) as other:
+        other.execute(f"LOCK TABLE {schema}.known IN ACCESS EXCLUSIVE MODE")
+        looks = [in_thread(desk.records, "a") for _ in range(4)]
+        waits = f"wait_event_type = 'Lock' AND query LIKE '%%{schema}%%' AND %s"
+        until(lambda: postgres.ask(f"SELECT count(*) FROM pg_stat_activity WHERE {waits}", True) == [(4,)])
+
+        with pytest.raises(StoreUnavailable):
+            in_thread(lambda: desk.engine.find(ByIds(("a",)), within=0.05)).result(GUARD)
+    assert all(look.result(GUARD) for look in looks)

@@ -46,7 +46,7 @@ from penstock.errors import OutcomeUnknown, StoreUnavailable
 T = TypeVar("T")
 Answer = Reply | Exception
 
-_READERS: Final = 4  # connections for looking things up that are kept
+_READERS: Final = 4  # connections for looking things up; who finds none free waits
 _LEAST: Final = 0.05  # seconds that a statement may take, however little time is left
 _SHARE: Final = 0.8  # of the time that is left, for the server: so that its "no" comes before nobody knows
 _OF_KNOWN_JOBS: Final = (Settle, Cancel, Progress)  # which wait for whoever else is at those jobs
@@ -89,9 +89,10 @@ class PostgresEngine:
     server's, for tests.
 
     Locks: `_writing` guards the connection that writes, and what is known of the one before; `_reading` the idle ones
-    for looking things up, a leaf. A transaction holds an advisory lock of this engine's own until it ends: should its
-    outcome be unknown, the next one waits there until the server has decided it. And the server lets none begin that is
-    long on its way: what a pooler or a network has kept back must not be done when it was decided that it isn't.
+    for looking things up, a leaf; `_places` says how many there may be. A transaction holds an advisory lock of this
+    engine's own until it ends: should its outcome be unknown, the next one waits there until the server has decided it.
+    And the server lets none begin that is long on its way: what a pooler or a network has kept back must not be done
+    when it was decided that it isn't.
     """
 
     in_caller = False  # an interrupt in the middle of a pipeline comes out as an error of the connection
@@ -114,6 +115,7 @@ class PostgresEngine:
         self._is_checked = False  # the schema is there, and none that is newer
         self._reading = threading.Lock()
         self._readers: list[Link] = []
+        self._places = threading.Semaphore(_READERS)  # of readers, idle or not
         self._news = News(self._place)
 
     def open(self, within: float = 10.0, *, create: bool = True) -> None:
@@ -266,6 +268,16 @@ class PostgresEngine:
 
     @contextlib.contextmanager
     def _reader(self, until: float) -> Iterator[tuple[Link, bool]]:
+        if not self._places.acquire(timeout=max(0.0, until - clock.monotonic())):
+            raise TooLate
+        try:
+            with self._idle_reader(until) as found:
+                yield found
+        finally:
+            self._places.release()
+
+    @contextlib.contextmanager
+    def _idle_reader(self, until: float) -> Iterator[tuple[Link, bool]]:
         link = None
         with self._reading:
             while self._readers and link is None:
@@ -284,7 +296,7 @@ class PostgresEngine:
             yield link, is_fresh
         finally:
             with self._reading:
-                if link.is_well() and len(self._readers) < _READERS:
+                if link.is_well():
                     self._readers.append(link)
                     link = None
             if link is not None:
