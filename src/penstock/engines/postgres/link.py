@@ -110,7 +110,7 @@ def translated(place: Place) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        said = str(error).strip() or type(error).__name__
+        said = " ".join(str(error).split()) or type(error).__name__  # libpq's words come in several lines
         if isinstance(error, _LASTING):
             raise StoreInvalid(place.url, said) from error
         if isinstance(error, errors.ReadOnlySqlTransaction):
