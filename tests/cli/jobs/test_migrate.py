@@ -33,7 +33,9 @@ from penstock.engines.requests import (
 )
 from penstock.errors import StoreError, StoreInvalid
 from penstock.job import JobState
+from tests.gates import GUARD, in_thread
 from tests.postgres import Postgres, programs
+from tests.worker.service import until
 
 Captured = pytest.CaptureFixture[str]
 
@@ -245,6 +247,26 @@ def test_a_migration_may_take_longer_than_a_role_may_for_a_statement(
     monkeypatch.setattr(schema, "MIGRATIONS", ("SELECT pg_sleep(0.3);\n" + schema.MIGRATIONS[0],))
 
     assert main(["migrate", f"{postgres.fresh_url()}&options=-cstatement_timeout%3D100"]) == 0, capsys.readouterr().err
+
+
+def test_a_migration_that_has_to_wait_for_somebody_holds_nobody_up(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction of a user's, which has enqueued and stays open, say: behind it all would wait for the migration."""
+    url = postgres.fresh_url()
+    with contextlib.closing(connect(url)) as engine, postgres.connect() as other:
+        engine.open()
+        steps = (*schema.MIGRATIONS, "ALTER TABLE penstock.job ADD COLUMN note text;")
+        monkeypatch.setattr(schema, "MIGRATIONS", steps)
+        with other.transaction():
+            other.execute(f"LOCK TABLE {schema_of(url)}.job IN ROW EXCLUSIVE MODE")
+            migrating = in_thread(main, ["migrate", url])
+            waits = f"wait_event_type = 'Lock' AND query LIKE '%%{schema_of(url)}%%' AND %s"
+            until(lambda: postgres.ask(f"SELECT 1 FROM pg_stat_activity WHERE {waits}", True) != [])
+
+            assert engine.transact([Put([NewJob("a", "work")])], GUARD / 2) == [[Fate.ACCEPTED]]
+        assert migrating.result(GUARD) == 0
+    assert version(postgres, url) == len(steps)
 
 
 def test_a_role_that_there_is_not_is_said_and_nothing_is_made(postgres: Postgres, capsys: Captured) -> None:

@@ -8,9 +8,11 @@ which the code before can't live gets the number of the next hundred: that code 
 
 from __future__ import annotations
 
+import random
+import time
 from typing import Any, Final
 
-from psycopg import sql
+from psycopg import errors, sql
 
 from penstock import clock
 from penstock.engines.postgres.place import Place
@@ -159,6 +161,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
 """What leads from version n to n + 1. Forward only; one that was ever released is never changed."""
 
 _AGE: Final = 100  # versions, of which all work side by side
+_LOCKED: Final = 1.0  # seconds that it waits for a table which somebody uses: all who come then wait behind it
 _LOCK: Final = 0x50454E53  # "PENS": of who migrates
 
 
@@ -205,12 +208,23 @@ def migrate(connection: Any, place: Place, until: float, role: str | None = None
 
     Any number may try at once: one does it. *role* gets the rights to use it.
     """
+    while True:
+        try:
+            return _migrate(connection, place, until, role)
+        except errors.LockNotAvailable:
+            if clock.monotonic() >= until:
+                raise
+            time.sleep(random.uniform(1.0, 2.0) * _LOCKED)  # those whom it held up go first
+
+
+def _migrate(connection: Any, place: Place, until: float, role: str | None) -> int:
     milliseconds = max(1, int((until - clock.monotonic()) * 1000))
     connection.execute("BEGIN")
     try:
         # What a role may take for its queries is no measure for this.
         connection.execute("SELECT set_config('statement_timeout', %s, true)", (str(milliseconds),))
         connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK, place.schema))
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", (str(int(_LOCKED * 1000)),))
         version = version_of(connection, place)
         for step in [*_steps(place, version), *_rights(place, role)]:
             connection.execute(step)
