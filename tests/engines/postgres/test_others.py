@@ -28,7 +28,7 @@ from penstock.engines.requests import (
     Settlement,
 )
 from penstock.errors import StoreUnavailable
-from tests.engines.kinds import A, B, Clock, Desk, new, oops
+from tests.engines.kinds import DONE, READY, RUNNING, A, B, Clock, Desk, new, oops
 from tests.gates import GUARD, in_thread
 from tests.postgres import Postgres
 from tests.worker.service import until
@@ -78,6 +78,36 @@ def test_a_renewal_does_not_wait_for_a_sweep(desk: Desk, postgres: Postgres, sch
         sweep.execute(f"UPDATE {schema}.store SET pulse = pulse")
 
         assert list(in_thread(desk.renew, A).result(GUARD).lost) == []
+
+
+def hanging(desk: Desk, other: psycopg.Connection[Any], job: ClaimedJob) -> None:
+    """Let *job* be completed in a transaction of *other*, which stays open."""
+    other.execute("SELECT 1")
+    settle = Settle([Settlement(job.seq, job.token, Outcome.DONE)])
+    assert desk.engine.join(other).transact([settle]) == [[True]]
+
+
+@pytest.mark.parametrize("how", ["commit", "rollback"])
+def test_a_completion_that_hangs_keeps_no_sweep_from_the_jobs_of_lost_workers(
+    desk: Desk, postgres: Postgres, schema: str, how: str
+) -> None:
+    """As of a machine that has frozen in the middle of it: the server may keep its transaction for hours."""
+    [a, b] = desk.put_and_claim(A, "a", "b")
+    desk.put_and_claim(B, "c", "d")
+    with postgres.connect() as other:
+        other.autocommit = False
+        hanging(desk, other, a)
+        postgres.ask(f"UPDATE {schema}.worker SET until = 0")
+
+        assert sorted(desk.sweep().lost) == sorted([A, B])
+        assert [desk.state(id) for id in "abcd"] == [RUNNING, READY, READY, READY]
+        assert [desk.record(id).crashes for id in "bcd"] == [0, 0, 0], "none of them was alone"
+        assert not desk.done(b), "it is somebody else's now"
+        assert desk.sweep().returned == 0
+        getattr(other, how)()
+
+    assert desk.sweep().returned == (how == "rollback")
+    assert desk.state("a") == (DONE if how == "commit" else READY)
 
 
 OF_ONE: dict[str, Callable[[ClaimedJob], Request]] = {
