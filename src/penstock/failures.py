@@ -95,15 +95,16 @@ def describe(error: BaseException, task: str) -> Description:
     parts = [type(error).__module__, type(error).__qualname__]
     parts += [f"{_short(at[0])}:{at[2]}" if isinstance(at, tuple) else str(at) for at in fingerprint[1:]]
     return Description(
-        type=_unicode(type(error).__qualname__),
-        message=_unicode(_message(error)),
-        where=_unicode(where),
-        traceback=_unicode(_shortened((_traceback(error) or "") + stack)),
-        print=hashlib.sha256(_unicode("\n".join(parts)).encode()).hexdigest()[:12],
+        type=as_unicode(type(error).__qualname__),
+        message=as_unicode(_message(error)),
+        where=as_unicode(where),
+        traceback=as_unicode(_shortened((_traceback(error) or "") + stack)),
+        print=hashlib.sha256(as_unicode("\n".join(parts)).encode()).hexdigest()[:12],
     )
 
 
-def _unicode(text: str) -> str:
+def as_unicode(text: str) -> str:
+    """*text* with what is no Unicode escaped: half a pair, as of an odd file name."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -18,7 +18,20 @@ from penstock.engines import store as store_
 from penstock.engines.bell import Bell
 from penstock.engines.memory import MemoryEngine
 from penstock.engines.records import ByIds, Query, States
-from penstock.engines.requests import Again, Cancel, Claim, Fate, NewJob, Pause, Put, Request, Want
+from penstock.engines.requests import (
+    Again,
+    Cancel,
+    Claim,
+    Fate,
+    NewJob,
+    Outcome,
+    Pause,
+    Put,
+    Request,
+    Settle,
+    Settlement,
+    Want,
+)
 from penstock.engines.store import Store
 from penstock.errors import OutcomeUnknown, StoreError, StoreInvalid, StoreUnavailable
 from penstock.job import JobState
@@ -228,6 +241,18 @@ def test_what_is_larger_than_a_transaction_should_be_goes_alone(held: Held, engi
     for it in asking:
         it.result(GUARD)
     assert [len(requests) for requests in engine.asked] == [1, 1, 1, 1]
+
+
+def test_large_arguments_and_results_share_a_transaction_with_few_others(held: Held, engine: ScriptedEngine) -> None:
+    """A thousand of a megabyte are more than a server takes at once, and their copies more than a process should."""
+    large = bytes(1024 * 1024)
+    put, settle = Put([new("a", args=large)]), Settle([Settlement(1, 1, Outcome.DONE, result=large)])
+    asking = [held.ask(put if n % 2 else settle) for n in range(20)]
+    held.open()
+
+    for it in asking:
+        it.result(GUARD)
+    assert [len(requests) for requests in engine.asked] == [1, 7, 7, 6]
 
 
 def test_claims_count_as_many_rows_as_they_may_give(held: Held, engine: ScriptedEngine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Final
 
 from penstock.engines.engine import Engine
@@ -13,6 +14,7 @@ SCHEMES: Final = {  # what a URL begins with: where its engine is, and the extra
     "postgres": ("penstock.engines.postgres:PostgresEngine", "postgres"),
     "sqlite": ("penstock.engines.sqlite:SQLiteEngine", "sqlite"),
 }
+_SECRET: Final = re.compile("((?:ssl)?password)=[^&]*")
 
 
 def connect(url: str) -> Engine:
@@ -49,8 +51,13 @@ def scheme_of(url: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """*url* as it may be shown."""
+    """*url* as it may be shown; also one with a password that is not written as it should be in a URL."""
     head, separator, rest = url.partition("://")
-    place, at, host = rest.rpartition("@")
-    user, colon, _ = place.partition(":")
-    return f"{head}{separator}{user}:***@{host}" if at and colon else url
+    place, mark, query = rest.partition("?")
+    if "@" in query and "@" not in place and re.search(r":(?!\d*([/,]|$))", place):
+        place, mark, query = rest, "", ""  # what stands behind the colon is no port
+    names, at, host = place.rpartition("@")
+    user, colon, _ = names.partition(":")
+    if at and colon:
+        place = f"{user}:***@{host}"
+    return head + separator + place + mark + _SECRET.sub(r"\1=***", query)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Final
 
+from penstock.engines.records import Attempts, Begins, ByIds, Query, Search, States
 from penstock.engines.requests import (
     Again,
     Cancel,
@@ -44,6 +46,30 @@ def why_refused(request: Request) -> TypeError | ValueError | None:
     except (TypeError, ValueError) as error:
         return error
     return None
+
+
+def findable(query: Query[Any]) -> Query[Any]:
+    """*query* in words that a database takes: what no store can have (a NUL, half a pair) becomes what none has."""
+    match query:
+        case ByIds() | States():
+            if not all(map(_is_findable, query.ids)):
+                return replace(query, ids=[id if _is_findable(id) else "" for id in query.ids])
+        case Attempts():
+            if not _is_findable(query.id):
+                return Attempts("")
+        case Begins():
+            if not _is_findable(query.prefix):
+                return Begins("", 0)
+        case Search():
+            if not all(_is_findable(text) for text in (query.queue, query.task, query.print) if text is not None):
+                return Search(limit=0)
+    return query
+
+
+def _is_findable(text: str) -> bool:
+    if text.isascii():
+        return "\0" not in text
+    return "\0" not in text and text == text.encode(errors="ignore").decode()
 
 
 def _put(put: Put) -> None:

@@ -46,6 +46,7 @@ from penstock.errors import OutcomeUnknown, StoreError, StoreInvalid, StoreUnava
 T = TypeVar("T")
 
 _ROWS: Final = 1_000  # jobs in one transaction, about: what comes behind them waits no longer than that takes
+_ROW: Final = 8 * 1024  # bytes of arguments or results that are as much as a job more
 _WITHIN: Final = 30.0  # seconds that a transaction may wait for the store
 _LONGEST: Final = 24 * 3600.0
 _SHARE: Final = 0.9  # of its callers' time that an engine has: so that its answer comes before they give up
@@ -124,9 +125,9 @@ class _Patience:
 def _rows(request: Request) -> int:
     match request:
         case Put(jobs):
-            return len(jobs)
+            return len(jobs) + sum(len(job.args) for job in jobs) // _ROW
         case Settle(settlements):
-            return len(settlements)
+            return len(settlements) + sum(len(it.result) for it in settlements if it.result) // _ROW
         case Claim():
             return sum(want.limit for want in request.wants)
     return 1

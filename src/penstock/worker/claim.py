@@ -15,10 +15,12 @@ from penstock.app.completing import Completing
 from penstock.engines.requests import Progress
 from penstock.engines.store import Store
 from penstock.errors import StoreError
+from penstock.failures import as_unicode
 from penstock.job import Job
 from penstock.pool.terms import JobTerms
 
 _BETWEEN: Final = 0.5  # seconds between two words on one job's progress
+_LONGEST_NOTE: Final = 1_000  # characters
 
 _telling = threading.Lock()  # guards `_next` of all claims; a leaf, held for a comparison
 
@@ -41,8 +43,10 @@ class StoreClaim(Completing):
             if now < self._next and done != total:
                 return
             self._next = now + _BETWEEN
+        if len(note) > _LONGEST_NOTE:
+            note = note[:_LONGEST_NOTE] + "…"
         try:
-            self.store.post(Progress(self.seq, self.token, done, total, note))
+            self.store.post(Progress(self.seq, self.token, done, total, as_unicode(note)))
         except StoreError:
             return  # it is a word on the way; the outcome is what must not be lost
 

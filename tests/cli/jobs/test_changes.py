@@ -154,6 +154,15 @@ def test_cancel_says_what_it_did_to_each(desk: Desk) -> None:
     ]
 
 
+@pytest.mark.parametrize("command", [["cancel", "\udcff"], ["cancel", "a", "--reason", "\udcff"], ["pause", "\udcff"]])
+def test_what_is_no_text_is_refused(desk: Desk, command: list[str]) -> None:
+    """Bytes of a command line that are no UTF-8 come as halves of pairs."""
+    told = desk.run(*command)
+
+    assert told.code == 2
+    assert "must be Unicode" in told.err.splitlines()[-1]
+
+
 def test_a_queue_is_paused_and_goes_on(desk: Desk) -> None:
     desk.arrive()
     desk.put(queue="mail")

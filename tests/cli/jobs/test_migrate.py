@@ -13,6 +13,7 @@ import pytest
 from penstock.cli import main
 from penstock.engines import connect
 from penstock.engines.engine import Engine
+from penstock.engines.postgres import schema
 from penstock.engines.records import Complaints, States
 from penstock.engines.requests import (
     Beat,
@@ -32,7 +33,9 @@ from penstock.engines.requests import (
 )
 from penstock.errors import StoreError, StoreInvalid
 from penstock.job import JobState
+from tests.gates import GUARD, in_thread
 from tests.postgres import Postgres, programs
+from tests.worker.service import until
 
 Captured = pytest.CaptureFixture[str]
 
@@ -155,14 +158,14 @@ def test_a_store_that_is_too_new_is_refused_and_left_alone(postgres: Postgres, c
 
 def test_a_schema_of_another_program_is_refused_and_left_alone(postgres: Postgres, capsys: Captured) -> None:
     url = postgres.fresh_url()
-    schema = schema_of(url)
-    postgres.ask(f"CREATE SCHEMA {schema}")
-    postgres.ask(f"CREATE TABLE {schema}.orders (id integer)")
+    where = schema_of(url)
+    postgres.ask(f"CREATE SCHEMA {where}")
+    postgres.ask(f"CREATE TABLE {where}.orders (id integer)")
 
     assert main(["migrate", url]) == 3
 
-    assert f"its schema {schema} is another program's; ?schema= names another one" in capsys.readouterr().err
-    assert postgres.ask("SELECT tablename FROM pg_tables WHERE schemaname = %s", schema) == [("orders",)]
+    assert f"its schema {where} is another program's; ?schema= names another one" in capsys.readouterr().err
+    assert postgres.ask("SELECT tablename FROM pg_tables WHERE schemaname = %s", where) == [("orders",)]
 
 
 def test_the_printed_script_makes_a_store_for_a_role_and_changes_nothing_by_itself(
@@ -208,9 +211,9 @@ def test_a_role_with_its_rights_can_do_all_but_change_the_tables(postgres: Postg
 
     import psycopg
 
-    schema = schema_of(url)
+    where = schema_of(url)
     with psycopg.connect(host="127.0.0.1", port=postgres.port, user=role, dbname="postgres", autocommit=True) as it:
-        for statement in (f"DROP TABLE {schema}.job", f"CREATE TABLE {schema}.mine ()", f"TRUNCATE {schema}.job"):
+        for statement in (f"DROP TABLE {where}.job", f"CREATE TABLE {where}.mine ()", f"TRUNCATE {where}.job"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 it.execute(statement)
 
@@ -225,6 +228,45 @@ def test_a_role_without_rights_makes_no_store_and_is_told_so(postgres: Postgres,
     with pytest.raises(StoreInvalid, match="permission denied"):
         engine.open()
     engine.close()
+
+
+def test_who_owns_a_schema_makes_the_tables_though_it_may_create_no_schemas(
+    postgres: Postgres, role: str, capsys: Captured
+) -> None:
+    url = postgres.fresh_url()
+    postgres.ask(f"CREATE SCHEMA {schema_of(url)} AUTHORIZATION {quoted(role)}")
+
+    assert main(["migrate", of_role(url)]) == 0, capsys.readouterr().err
+
+    postgres.ask(f"DROP SCHEMA {schema_of(url)} CASCADE")
+
+
+def test_a_migration_may_take_longer_than_a_role_may_for_a_statement(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(schema, "MIGRATIONS", ("SELECT pg_sleep(0.3);\n" + schema.MIGRATIONS[0],))
+
+    assert main(["migrate", f"{postgres.fresh_url()}&options=-cstatement_timeout%3D100"]) == 0, capsys.readouterr().err
+
+
+def test_a_migration_that_has_to_wait_for_somebody_holds_nobody_up(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction of a user's, which has enqueued and stays open, say: behind it all would wait for the migration."""
+    url = postgres.fresh_url()
+    with contextlib.closing(connect(url)) as engine, postgres.connect() as other:
+        engine.open()
+        steps = (*schema.MIGRATIONS, "ALTER TABLE penstock.job ADD COLUMN note text;")
+        monkeypatch.setattr(schema, "MIGRATIONS", steps)
+        with other.transaction():
+            other.execute(f"LOCK TABLE {schema_of(url)}.job IN ROW EXCLUSIVE MODE")
+            migrating = in_thread(main, ["migrate", url])
+            waits = f"wait_event_type = 'Lock' AND query LIKE '%%{schema_of(url)}%%' AND %s"
+            until(lambda: postgres.ask(f"SELECT 1 FROM pg_stat_activity WHERE {waits}", True) != [])
+
+            assert engine.transact([Put([NewJob("a", "work")])], GUARD / 2) == [[Fate.ACCEPTED]]
+        assert migrating.result(GUARD) == 0
+    assert version(postgres, url) == len(steps)
 
 
 def test_a_role_that_there_is_not_is_said_and_nothing_is_made(postgres: Postgres, capsys: Captured) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from penstock.engines.requests import (
+    Cancel,
     Cut,
     Outcome,
 )
@@ -103,3 +104,14 @@ def test_a_cancelled_job_that_goes_to_another_worker_is_none_of_the_first_ones_b
 
     assert list(desk.renew(A, B).cancels) == []
     assert list(desk.take(A).cancels) == []
+
+
+def test_many_who_cancel_at_once_are_told_what_it_did_to_each(desk: Desk) -> None:
+    [a] = desk.put_and_claim(A, "a")
+    desk.put("b", "c")
+
+    cuts = desk.ask_all(Cancel(["a", "b"], "first"), Cancel(["b", "x", "a"], "second"), Cancel(["c"], "third"))
+
+    assert cuts == [[Cut.ASKED, Cut.CANCELLED], [Cut.ENDED, Cut.UNKNOWN, Cut.ASKED], [Cut.CANCELLED]]
+    assert [desk.record(id).reason for id in ("a", "b", "c")] == ["first", "first", "third"]
+    assert desk.done(a)

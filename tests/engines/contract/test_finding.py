@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from penstock.engines.records import Search
+from penstock.engines.records import Attempts, Begins, ByIds, Search, States
 from penstock.engines.requests import (
     Outcome,
 )
@@ -188,3 +188,16 @@ def test_all_ways_to_find_a_job_agree(desk: Desk, now: Clock) -> None:
     for record in desk.find(Search()):
         assert desk.record(record.id) == record
         assert desk.state(record.id) is record.state
+
+
+@pytest.mark.parametrize("text", ["a\0", "\ud800", "a\udcff"])
+def test_what_no_store_can_have_is_not_found(desk: Desk, text: str) -> None:
+    """A NUL, or half a pair: what the command line makes of bytes that are no text."""
+    desk.put("a")
+
+    assert [record and record.id for record in desk.find(ByIds([text, "a"]))] == [None, "a"]
+    assert desk.find(States([text, "a"])) == [None, READY]
+    assert desk.find(Begins(text, 5)) == []
+    assert desk.find(Attempts(text)) == []
+    for search in (Search(queue=text), Search(task=text), Search(print=text)):
+        assert desk.find(search) == []

@@ -379,7 +379,9 @@ def test_while_the_server_is_away_calls_say_so_in_time(own_postgres: Postgres, o
         lambda: desk.engine.find(Counts(), 0.5),
         lambda: connect(desk.engine.url).open(0.5),
     ):
-        assert isinstance(in_time(act, within=0.5), errors.StoreUnavailable)
+        said = in_time(act, within=0.5)
+        assert isinstance(said, errors.StoreUnavailable)
+        assert len(str(said).splitlines()) == 1  # a line of a log is one
     own_postgres.start()
     assert again(lambda: desk.put("b")) == [Fate.ACCEPTED]
     assert sorted(desk.searched()) == ["a", "b"]

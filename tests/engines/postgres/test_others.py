@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -10,10 +11,24 @@ import psycopg
 import pytest
 
 from penstock.engines import connect
-from penstock.engines.postgres import engine, news, workers
-from penstock.engines.records import Failed
-from penstock.engines.requests import Fate, NewJob, Outcome, Pause, Put, Settle, Settlement
-from tests.engines.kinds import A, B, Clock, Desk, new, oops
+from penstock.engines.postgres import engine, finding, news, workers
+from penstock.engines.postgres.step import Step
+from penstock.engines.records import ByIds, Failed, Query
+from penstock.engines.requests import (
+    Cancel,
+    ClaimedJob,
+    Fate,
+    NewJob,
+    Outcome,
+    Pause,
+    Progress,
+    Put,
+    Request,
+    Settle,
+    Settlement,
+)
+from penstock.errors import StoreUnavailable
+from tests.engines.kinds import DONE, READY, RUNNING, A, B, Clock, Desk, new, oops
 from tests.gates import GUARD, in_thread
 from tests.postgres import Postgres
 from tests.worker.service import until
@@ -63,6 +78,60 @@ def test_a_renewal_does_not_wait_for_a_sweep(desk: Desk, postgres: Postgres, sch
         sweep.execute(f"UPDATE {schema}.store SET pulse = pulse")
 
         assert list(in_thread(desk.renew, A).result(GUARD).lost) == []
+
+
+def hanging(desk: Desk, other: psycopg.Connection[Any], job: ClaimedJob) -> None:
+    """Let *job* be completed in a transaction of *other*, which stays open."""
+    other.execute("SELECT 1")
+    settle = Settle([Settlement(job.seq, job.token, Outcome.DONE)])
+    assert desk.engine.join(other).transact([settle]) == [[True]]
+
+
+@pytest.mark.parametrize("how", ["commit", "rollback"])
+def test_a_completion_that_hangs_keeps_no_sweep_from_the_jobs_of_lost_workers(
+    desk: Desk, postgres: Postgres, schema: str, how: str
+) -> None:
+    """As of a machine that has frozen in the middle of it: the server may keep its transaction for hours."""
+    [a, b] = desk.put_and_claim(A, "a", "b")
+    desk.put_and_claim(B, "c", "d")
+    with postgres.connect() as other:
+        other.autocommit = False
+        hanging(desk, other, a)
+        postgres.ask(f"UPDATE {schema}.worker SET until = 0")
+
+        assert sorted(desk.sweep().lost) == sorted([A, B])
+        assert [desk.state(id) for id in "abcd"] == [RUNNING, READY, READY, READY]
+        assert [desk.record(id).crashes for id in "bcd"] == [0, 0, 0], "none of them was alone"
+        assert not desk.done(b), "it is somebody else's now"
+        assert desk.sweep().returned == 0
+        getattr(other, how)()
+
+    assert desk.sweep().returned == (how == "rollback")
+    assert desk.state("a") == (DONE if how == "commit" else READY)
+
+
+OF_ONE: dict[str, Callable[[ClaimedJob], Request]] = {
+    "cancel": lambda job: Cancel([job.id]),
+    "settle": lambda job: Settle([Settlement(job.seq, job.token, Outcome.DONE)]),
+    "progress": lambda job: Progress(job.seq, job.token, 1.0),
+}
+
+
+@pytest.mark.parametrize("first", OF_ONE)
+@pytest.mark.parametrize("then", OF_ONE)
+def test_a_transaction_locks_jobs_in_one_order_whatever_it_asks(
+    desk: Desk, postgres: Postgres, schema: str, first: str, then: str
+) -> None:
+    """Else two of them could wait for each other, until the server ends one after a second."""
+    a, b = desk.put_and_claim(A, "a", "b")
+    waits = f"wait_event_type = 'Lock' AND query LIKE '%%{schema}%%' AND %s"
+
+    with transaction(postgres) as other:
+        other.execute(f"SELECT FROM {schema}.job WHERE id = 'a' FOR UPDATE")
+        answers = in_thread(desk.ask_all, OF_ONE[first](b), OF_ONE[then](a))
+        until(lambda: postgres.ask(f"SELECT 1 FROM pg_stat_activity WHERE {waits}", True) != [])
+        other.execute(f"SELECT FROM {schema}.job WHERE id = 'b' FOR UPDATE NOWAIT")
+    assert not [answer for answer in answers.result(GUARD) if isinstance(answer, Exception)]
 
 
 def test_those_who_count_failures_of_the_same_kinds_never_wait_for_each_other(
@@ -120,3 +189,44 @@ def test_names_too_long_for_an_index_are_refused_alone(desk: Desk) -> None:
     assert [answer for answer in answers if not isinstance(answer, ValueError)] == [[Fate.ACCEPTED], [Fate.ACCEPTED]]
     assert [index for index, answer in enumerate(answers) if isinstance(answer, ValueError)] == [1, 2, 3]
     assert desk.searched() == ["c", "a"]
+
+
+def test_however_many_look_at_once_a_process_has_few_connections(
+    desk: Desk, postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most, looking, gate = 0, 0, threading.Lock()
+    answer = finding.answer
+
+    def counted(step: Step, query: Query[Any]) -> Any:
+        nonlocal most, looking
+        with gate:
+            looking += 1
+            most = max(most, looking)
+        try:
+            step.rows("SELECT pg_sleep(0.02)")
+            return answer(step, query)
+        finally:
+            with gate:
+                looking -= 1
+
+    monkeypatch.setattr(finding, "answer", counted)
+    desk.put("a")
+    looks = [in_thread(desk.records, "a") for _ in range(20)]
+
+    assert all(look.result(GUARD) for look in looks)
+    assert most <= 4
+
+
+def test_who_finds_no_connection_free_to_look_waits_no_longer_than_it_may(
+    desk: Desk, postgres: Postgres, schema: str
+) -> None:
+    desk.put("a")
+    with transaction(postgres) as other:
+        other.execute(f"LOCK TABLE {schema}.known IN ACCESS EXCLUSIVE MODE")
+        looks = [in_thread(desk.records, "a") for _ in range(4)]
+        waits = f"wait_event_type = 'Lock' AND query LIKE '%%{schema}%%' AND %s"
+        until(lambda: postgres.ask(f"SELECT count(*) FROM pg_stat_activity WHERE {waits}", True) == [(4,)])
+
+        with pytest.raises(StoreUnavailable):
+            in_thread(lambda: desk.engine.find(ByIds(("a",)), within=0.05)).result(GUARD)
+    assert all(look.result(GUARD) for look in looks)

@@ -99,8 +99,10 @@ def refuse_memory(url: str) -> None:
 
 
 def do(engine: Engine, request: Request) -> Reply:
-    """The answer to *request* alone."""
+    """The answer to *request* alone. Raises `click.UsageError` for one that no store does: its name is no text."""
     (answer,) = engine.transact([request])
+    if isinstance(answer, ValueError):
+        raise click.UsageError(one_line(str(answer)))
     if isinstance(answer, Exception):
         raise answer
     return answer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from penstock.engines import rules
@@ -18,11 +18,12 @@ WHERE seq = ANY(ARRAY(SELECT seq FROM penstock.known WHERE id = ANY(%(ids)s::tex
 """
 _KNOWN: Final = "SELECT id FROM penstock.known WHERE id = ANY(%(ids)s::text[])"
 _CANCEL: Final = f"""
-UPDATE penstock.job SET state = 5, ended = {NOW}, reason = %(reason)s, suspect = false
-WHERE seq = ANY(%(seqs)s::bigint[])
+UPDATE penstock.job SET state = 5, ended = {NOW}, reason = said.reason, suspect = false
+FROM unnest(%(seqs)s::bigint[], %(reasons)s::text[]) AS said (seq, reason) WHERE job.seq = said.seq
 """
 _ASK: Final = """
-UPDATE penstock.job SET cancelling = true, reason = %(reason)s WHERE seq = ANY(%(seqs)s::bigint[]) AND NOT cancelling
+UPDATE penstock.job SET cancelling = true, reason = said.reason
+FROM unnest(%(seqs)s::bigint[], %(reasons)s::text[]) AS said (seq, reason) WHERE job.seq = said.seq AND NOT cancelling
 """
 _AGAIN: Final = f"""
 WITH found AS MATERIALIZED (
@@ -77,28 +78,34 @@ _EACH: Final = f"""
 """
 
 
-def cancel(step: Step, request: Cancel) -> list[Cut]:
-    """Cancel jobs; what that did to each."""
-    ids = list(request.ids)
+def cancel(step: Step, requests: Sequence[Cancel]) -> list[Cut]:
+    """Cancel jobs; what that did to each, of all requests."""
+    reasons: dict[str, str] = {}  # by id: the first one stays
+    for request in requests:
+        for id in request.ids:
+            reasons.setdefault(id, request.reason)
+    ids = list(reasons)
     live = {row[1]: row for row in step.rows(_LIVE, ids=ids)}
     known = {row[0] for row in step.rows(_KNOWN, ids=ids)}
     waiting = [row for row in live.values() if row[2] != RUNNING]
-    running = [row[0] for row in live.values() if row[2] == RUNNING]
-    reason = storable(request.reason)
+    running = [row for row in live.values() if row[2] == RUNNING]
+
+    def said(rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+        return {"seqs": [row[0] for row in rows], "reasons": [storable(reasons[row[1]]) for row in rows]}
+
     if waiting:
-        seqs = [row[0] for row in waiting]
-        step.run(_CANCEL, seqs=seqs, reason=reason)
-        step.run(MOVE_TO_PAST, seqs=seqs)
+        step.run(_CANCEL, **said(waiting))
+        step.run(MOVE_TO_PAST, seqs=[row[0] for row in waiting])
         step.count(
             change
             for _, _, state, queue, task in waiting
             for change in ((state, queue, task, -1), (CANCELLED, queue, task, 1))
         )
     if running:
-        step.run(_ASK, seqs=running, reason=reason)
+        step.run(_ASK, **said(running))
     step.has_news = step.has_news or bool(live)
     cuts, cut = [], set[str]()
-    for id in ids:
+    for id in (id for request in requests for id in request.ids):
         row = live.get(id)
         if row is None:
             cuts.append(Cut.ENDED if id in known else Cut.UNKNOWN)

@@ -56,9 +56,10 @@ from penstock.errors import OutcomeUnknown, StoreUnavailable
 T = TypeVar("T")
 Said = Reply | Exception
 
-_READERS: Final = 4  # connections for looking things up that are kept
+_READERS: Final = 4  # connections for looking things up; who finds none free waits
 _LEAST: Final = 0.05  # seconds that a statement may take, however little time is left
 _SHARE: Final = 0.8  # of the time that is left, for the server: so that its "no" comes before nobody knows
+_OF_KNOWN_JOBS: Final = (Settle, Cancel, Progress)  # which wait for whoever else is at those jobs
 _LIGHT: Final = (Renew, Progress)  # what may be forgotten if the server's machine loses its power
 _PLANNED: Final = (Put, Claim, Settle, Renew, Progress)  # what has the same good plan, whatever is asked and is there
 
@@ -80,7 +81,7 @@ SELECT extract(epoch FROM clock_timestamp())::float8,
 _NOBODY: Final = (0, None)  # a connection of a pooler's, which may be anybody's by now
 # The connection that was lost, and whoever is in the middle of one of our transactions.
 _OTHERS: Final = """
-FROM pg_stat_activity WHERE (pid = %(pid)s AND backend_start = %(since)s OR pid IN (
+FROM pg_stat_activity WHERE (pid = %(pid)s AND extract(epoch FROM backend_start) = %(since)s OR pid IN (
     SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND classid::bigint << 32 | objid::bigint = %(key)s))
@@ -89,7 +90,7 @@ FROM pg_stat_activity WHERE (pid = %(pid)s AND backend_start = %(since)s OR pid 
 _END_OTHERS: Final = f"SELECT pg_terminate_backend(pid) {_OTHERS} AND wait_event IS DISTINCT FROM 'SyncRep'"
 _ARE_THERE: Final = f"SELECT {_OTHERS}"
 _WHO: Final = """
-SELECT pid, backend_start, extract(epoch FROM clock_timestamp())::float8 FROM pg_stat_activity
+SELECT pid, extract(epoch FROM backend_start), extract(epoch FROM clock_timestamp())::float8 FROM pg_stat_activity
 WHERE pid = pg_backend_pid()
 """
 
@@ -105,9 +106,10 @@ class PostgresEngine:
     server's, for tests.
 
     Locks: `_writing` guards the connection that writes, and what is known of the one before; `_reading` the idle ones
-    for looking things up, a leaf. A transaction holds an advisory lock of this engine's own until it ends: should its
-    outcome be unknown, the next one waits there until the server has decided it. And the server lets none begin that is
-    long on its way: what a pooler or a network has kept back must not be done when it was decided that it isn't.
+    for looking things up, a leaf; `_places` says how many there may be. A transaction holds an advisory lock of this
+    engine's own until it ends: should its outcome be unknown, the next one waits there until the server has decided it.
+    And the server lets none begin that is long on its way: what a pooler or a network has kept back must not be done
+    when it was decided that it isn't.
     """
 
     in_caller = True
@@ -131,6 +133,7 @@ class PostgresEngine:
         self._is_checked = False  # the schema is there, and none that is newer
         self._reading = threading.Lock()
         self._readers: list[Link] = []
+        self._places = threading.Semaphore(_READERS)  # of readers, idle or not
         self._news = News(self._place)
 
     def open(self, within: float = 10.0, *, create: bool = True) -> None:
@@ -141,8 +144,9 @@ class PostgresEngine:
 
     def migrate(self, role: str | None = None, within: float = 600.0) -> tuple[int, int]:
         """Make or migrate the store; see `Migrating.migrate`."""
-        with translated(self._place), contextlib.closing(connect(self._place, clock.monotonic() + within)) as link:
-            before = schema.migrate(link, self._place, role)
+        until = clock.monotonic() + within
+        with translated(self._place), contextlib.closing(connect(self._place, until)) as link:
+            before = schema.migrate(link, self._place, until, role)
             return before, max(before, len(schema.MIGRATIONS))
 
     def script(self, role: str | None = None, within: float = 10.0) -> str:
@@ -262,7 +266,7 @@ class PostgresEngine:
             return
         if not create and not version:
             raise StoreUnavailable(self.url, f"it has no schema {self._place.schema}")
-        schema.migrate(link, self._place)
+        schema.migrate(link, self._place, link.until)
 
     def _end(self, link: Link) -> None:
         """It has nothing left to do, but is of no use any more."""
@@ -303,6 +307,16 @@ class PostgresEngine:
 
     @contextlib.contextmanager
     def _reader(self, until: float) -> Iterator[tuple[Link, bool]]:
+        if not self._places.acquire(timeout=max(0.0, until - clock.monotonic())):
+            raise TooLate
+        try:
+            with self._idle_reader(until) as found:
+                yield found
+        finally:
+            self._places.release()
+
+    @contextlib.contextmanager
+    def _idle_reader(self, until: float) -> Iterator[tuple[Link, bool]]:
         link = None
         with self._reading:
             while self._readers and link is None:
@@ -321,7 +335,7 @@ class PostgresEngine:
             yield link, is_fresh
         finally:
             with self._reading:
-                if link.is_well() and len(self._readers) < _READERS:
+                if link.is_well():
                     self._readers.append(link)
                     link = None
             if link is not None:
@@ -370,7 +384,7 @@ class PostgresEngine:
         try:
             with pipeline:
                 begun = self._begin(link, pipeline, until, writes=True, light=light, planned=planned)
-                self._lock_claimers(step, requests, refused)
+                self._lock_in_order(step, requests, refused, at_once)
                 index = 0
                 for group in _groups(requests, at_once):
                     if index in refused:
@@ -411,14 +425,21 @@ class PostgresEngine:
             raise OutcomeUnknown(ids_of(requests)) from error
 
     @staticmethod
-    def _lock_claimers(step: Step, requests: Sequence[Request], refused: dict[int, Exception]) -> None:
-        """Those who claim behind something else: in the order in which a sweep locks, worker before job."""
+    def _lock_in_order(step: Step, requests: Sequence[Request], refused: dict[int, Exception], at_once: bool) -> None:
+        """What several of them wait for, in the order of all who do: a worker before jobs, and these by number."""
+        if len(requests) == 1:
+            return
         claimers = [it.worker for at, it in enumerate(requests) if at and isinstance(it, Claim) and at not in refused]
         if claimers:
             step.run_prepared(
                 "SELECT FROM penstock.worker WHERE id = ANY(%(workers)s::bigint[]) ORDER BY id FOR KEY SHARE",
                 workers=claimers,
             )
+        if any(isinstance(it, _OF_KNOWN_JOBS) for it in requests):
+            asked = [it for at, it in enumerate(requests) if at not in refused]
+            groups = [group for group in _groups(asked, at_once) if isinstance(group[0], _OF_KNOWN_JOBS)]
+            if len(groups) > 1:
+                _lock_jobs(step, [it for group in groups for it in group])
 
     def _sent(self, step: Step, group: Sequence[Request], index: int, at_once: bool) -> Callable[[], list[Said]]:
         """Send a group of requests of one kind; what gives their answers later. One alone is waited for here."""
@@ -442,12 +463,29 @@ def _groups(requests: Sequence[Request], at_once: bool) -> Iterator[Sequence[Req
     """Neighbours that can be done by one statement."""
     group: list[Request] = []
     for request in requests:
-        if group and not (at_once and type(request) is type(group[0]) and isinstance(request, Put | Settle)):
+        if group and not (at_once and type(request) is type(group[0]) and isinstance(request, Put | Settle | Cancel)):
             yield group
             group = []
         group.append(request)
     if group:
         yield group
+
+
+def _lock_jobs(step: Step, requests: Sequence[Request]) -> None:
+    seqs, ids = list[int](), list[str]()
+    for request in requests:
+        match request:
+            case Settle(settlements):
+                seqs += (it.seq for it in settlements)
+            case Progress():
+                seqs.append(request.seq)
+            case Cancel():
+                ids += request.ids
+    step.run(
+        "SELECT FROM penstock.job WHERE seq = ANY(%(seqs)s::bigint[] || ARRAY("
+        "SELECT seq FROM penstock.known WHERE id = ANY(%(ids)s::text[]))) ORDER BY seq FOR UPDATE",
+        seqs=seqs, ids=ids,
+    )  # fmt: skip
 
 
 def _do(step: Step, group: Sequence[Request]) -> Callable[[], list[Said]]:
@@ -461,6 +499,10 @@ def _do(step: Step, group: Sequence[Request]) -> Callable[[], list[Said]]:
         settles = cast(Sequence[Settle], group)
         answers = settle(step, [it for one in settles for it in one.settlements])
         return lambda: dealt(answers(), [len(one.settlements) for one in settles])
+    if isinstance(first, Cancel):
+        cancels = cast(Sequence[Cancel], group)
+        cuts = dealt(changes.cancel(step, cancels), [len(one.ids) for one in cancels])
+        return lambda: cuts
     one = _do_one(step, first)
     return lambda: [one()]
 
@@ -474,9 +516,6 @@ def _do_one(step: Step, request: Request) -> Callable[[], Reply]:
         case Sweep():
             swept = workers.sweep(step, request)
             return lambda: swept
-        case Cancel():
-            cuts = changes.cancel(step, request)
-            return lambda: cuts
         case Pause():
             return changes.pause(step, request)
         case Again():

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from penstock.engines import checks
 from penstock.engines.postgres.schema import CODES, STATES
 from penstock.engines.postgres.step import NOW, Step
 from penstock.engines.records import (
@@ -104,7 +105,7 @@ SELECT 'job ' || seq || ' is in no place, or in two' FROM (
 
 def answer(step: Step, query: Query[Any]) -> Any:
     """The answer to *query*."""
-    match query:
+    match checks.findable(query):
         case ByIds(ids):
             found = {row[1]: _record(row) for row in step.rows(_BY_IDS, ids=list(ids))}
             return [found.get(id) for id in ids]
@@ -114,8 +115,8 @@ def answer(step: Step, query: Query[Any]) -> Any:
         case Begins(prefix, limit):
             rows = step.rows(_BEGINS, prefix=prefix, after=_after(prefix), limit=max(0, limit))
             return [_record(row) for row in rows]
-        case Search():
-            return _search(step, query)
+        case Search() as search:
+            return _search(step, search)
         case HeldBy(worker):
             return [ClaimedJob._make(row) for row in step.rows(_HELD, worker=worker)]
         case Attempts(id):

@@ -35,6 +35,8 @@ UNKEPT: Final = (  # a statement that the server was told to keep, and hasn't, o
     errors.FeatureNotSupported,  # "cached plan must not change result type"
 )
 
+_HOLDS_ALL: Final = ("UTF8", "SQL_ASCII", None)  # SQL_ASCII takes bytes as they are; None: a pooler that doesn't say
+
 _LASTING: Final = (
     errors.UndefinedTable,
     errors.UndefinedColumn,
@@ -109,13 +111,21 @@ class Link(psycopg.Connection[Any]):
 
 
 def connect(place: Place, until: float) -> Link:
-    """A new connection, each statement of which is committed unless it is in a transaction. Raises psycopg's errors."""
+    """A new connection, each statement of which is committed unless it is in a transaction. Raises psycopg's errors.
+
+    `StoreInvalid` if the database can't hold each text: the words of an error, say, which a worker has to tell.
+    """
     left = until - clock.monotonic()
     if left <= 0:
         raise TooLate
     hosts = str(place.options.get("hostaddr") or place.options.get("host") or "").count(",") + 1
     options = {"connect_timeout": max(2, math.ceil(min(left, 3600) / hosts)), **place.options}  # for each of them
+    options["client_encoding"] = "utf8"  # whatever the role, or the environment, has
     link = Link.connect(**options, autocommit=True, prepare_threshold=None)
+    encoding = link.info.parameter_status("server_encoding")
+    if encoding not in _HOLDS_ALL:
+        link.drop()
+        raise StoreInvalid(place.url, f"its encoding is {encoding}: a database in UTF8 is needed, to hold any text")
     link.until, link.place, link.encoding = until, place, link.info.encoding
     link.words, link.transformer = {}, adapt.Transformer(link)
     return link
@@ -132,7 +142,7 @@ def translated(place: Place) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        said = str(error).strip() or type(error).__name__
+        said = " ".join(str(error).split()) or type(error).__name__  # libpq's words come in several lines
         if isinstance(error, _LASTING):
             raise StoreInvalid(place.url, said) from error
         if isinstance(error, errors.ReadOnlySqlTransaction):

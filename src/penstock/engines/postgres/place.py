@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import unquote_plus
 
-_HOW: Final = "postgresql://user@host/database is one"
-_SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,59}")
+from penstock.engines import without_password
+
+_HOW: Final = "postgresql://user@host/database is one; within a password are / @ % ? and spaces %2F %40 %25 %3F %20"
+_SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,53}")  # with `penstock_` before it, it is still the name of a channel
 _OURS: Final = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 _DEFAULT: Final = "penstock"
 
@@ -21,9 +23,14 @@ class Place:
     options: dict[str, Any]
     schema: str
 
+    @property
+    def name(self) -> str:
+        """The schema as SQL names it: quoted, since it may be a word of SQL's own, as `user` is."""
+        return f'"{self.schema}"'
+
     def sql(self, statement: str) -> str:
         """*statement*, which names things as `penstock.job`, for this schema."""
-        return statement if self.schema == _DEFAULT else statement.replace("penstock.", f"{self.schema}.")
+        return statement if self.schema == _DEFAULT else statement.replace("penstock.", f"{self.name}.")
 
 
 def parse(url: str) -> Place:
@@ -32,20 +39,24 @@ def parse(url: str) -> Place:
     from psycopg.conninfo import conninfo_to_dict
 
     head, _, query = url.partition("?")
-    given = parse_qsl(query, keep_blank_values=True)
-    schema = dict(given).get("schema", _DEFAULT)
-    rest = urlencode([(name, value) for name, value in given if name != "schema"])
+    schema, rest = _DEFAULT, []
+    for given in filter(None, query.split("&")):  # as it stands: libpq reads a + in another way than the web does
+        name, _, value = given.partition("=")
+        if name == "schema":
+            schema = unquote_plus(value)
+        else:
+            rest.append(given)
     if not _SCHEMA.fullmatch(schema) or schema.startswith("pg_"):
-        raise ValueError(f"{schema!r} can't be the schema of a store: small letters, digits and _, and no digit first")
+        raise ValueError(
+            f"{schema!r} can't be the schema of a store: small letters, digits and _, no digit first, 54 at most"
+        )
+    shown = without_password(url)
     try:
-        told = conninfo_to_dict(f"{head}?{rest}" if rest else head)
+        told = conninfo_to_dict(f"{head}?{'&'.join(rest)}" if rest else head)
     except psycopg.ProgrammingError as error:
-        raise ValueError(f"{_shown(url)!r} names no database: {str(error).strip()}; {_HOW}") from None
+        why = re.sub('".*"', "…", str(error).strip())  # what libpq quotes may be the password
+        raise ValueError(f"{shown!r} names no database: {why}; {_HOW}") from None
+    if not re.fullmatch(r"[\d,]*", str(told.get("port") or "")) or "@" in str(told.get("host") or ""):
+        raise ValueError(f"the port in {shown!r} is no number, or its host no name; {_HOW}")
     options = {"target_session_attrs": "read-write", "application_name": "penstock", **_OURS, **told}
-    return Place(_shown(url), options, schema)
-
-
-def _shown(url: str) -> str:
-    """*url* without the passwords that it may have, also among its options."""
-    url = re.sub(r"(?<=://)([^/@?]*?):[^/@?]*@", r"\1:***@", url)
-    return re.sub(r"(?<=[?&])((?:ssl)?password)=[^&]*", r"\1=***", url)
+    return Place(shown, options, schema)

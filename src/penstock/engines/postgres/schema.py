@@ -8,10 +8,13 @@ which the code before can't live gets the number of the next hundred: that code 
 
 from __future__ import annotations
 
+import random
+import time
 from typing import Any, Final
 
-from psycopg import sql
+from psycopg import errors, sql
 
+from penstock import clock
 from penstock.engines.postgres.place import Place
 from penstock.errors import StoreInvalid
 from penstock.job import JobState
@@ -146,10 +149,20 @@ CREATE TABLE penstock.store (              -- one row
 INSERT INTO penstock.store VALUES (1, 0, NULL, 0);
 """
 
+# IF NOT EXISTS alone asks for the right to create schemas, also where somebody who has it has made this one.
+_SCHEMA: Final = """\
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = '{schema}') THEN
+        CREATE SCHEMA IF NOT EXISTS {name};
+    END IF;
+END $$;
+"""
+
 MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
 """What leads from version n to n + 1. Forward only; one that was ever released is never changed."""
 
 _AGE: Final = 100  # versions, of which all work side by side
+_LOCKED: Final = 1.0  # seconds that it waits for a table which somebody uses: all who come then wait behind it
 _LOCK: Final = 0x50454E53  # "PENS": of who migrates
 
 
@@ -160,16 +173,16 @@ def script(place: Place, version: int = 0, role: str | None = None) -> str:
 
 
 def _steps(place: Place, version: int) -> list[str]:
-    steps = [f"CREATE SCHEMA IF NOT EXISTS {place.schema};\n"]
+    steps = [_SCHEMA.format(schema=place.schema, name=place.name)] if version == 0 else []
     for number, step in enumerate(MIGRATIONS[version:], version + 1):
         steps.append(place.sql(f"{step.strip()}\nUPDATE penstock.store SET version = {number};\n"))
-    return steps if len(steps) > 1 else []
+    return steps
 
 
 def _rights(place: Place, role: str | None) -> list[str]:
     if role is None:
         return []
-    return [RIGHTS.format(schema=place.schema, role=sql.Identifier(role).as_string())]
+    return [RIGHTS.format(schema=place.name, role=sql.Identifier(role).as_string())]
 
 
 def version_of(connection: Any, place: Place) -> int:
@@ -191,14 +204,28 @@ def version_of(connection: Any, place: Place) -> int:
     return int(version)
 
 
-def migrate(connection: Any, place: Place, role: str | None = None) -> int:
-    """Make it a store of today's version, or leave it as it was; the version that it had.
+def migrate(connection: Any, place: Place, until: float, role: str | None = None) -> int:
+    """Make it a store of today's version by *until*, or leave it as it was; the version that it had.
 
     Any number may try at once: one does it. *role* gets the rights to use it.
     """
+    while True:
+        try:
+            return _migrate(connection, place, until, role)
+        except errors.LockNotAvailable:
+            if clock.monotonic() >= until:
+                raise
+            time.sleep(random.uniform(1.0, 2.0) * _LOCKED)  # those whom it held up go first
+
+
+def _migrate(connection: Any, place: Place, until: float, role: str | None) -> int:
+    milliseconds = max(1, int((until - clock.monotonic()) * 1000))
     connection.execute("BEGIN")
     try:
+        # What a role may take for its queries is no measure for this.
+        connection.execute("SELECT set_config('statement_timeout', %s, true)", (str(milliseconds),))
         connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK, place.schema))
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", (str(int(_LOCKED * 1000)),))
         version = version_of(connection, place)
         for step in [*_steps(place, version), *_rights(place, role)]:
             connection.execute(step)

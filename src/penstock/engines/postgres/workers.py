@@ -32,6 +32,17 @@ SELECT worker, seq, token, reason FROM penstock.job
 WHERE worker = ANY(%(workers)s::bigint[]) AND cancelling
 """
 _LATE: Final = f"SELECT id FROM penstock.worker WHERE until < {NOW} ORDER BY id FOR UPDATE SKIP LOCKED"
+# A job that its worker is completing in a transaction of its own, on a machine that has frozen since, say, may be
+# locked for hours: nobody waits for it. It stays when its worker goes, and a sweep takes it once it can.
+_LEFT: Final = """
+WITH RECURSIVE holder AS (
+    SELECT min(worker) AS id FROM penstock.job WHERE state = 2
+    UNION ALL
+    SELECT (SELECT min(worker) FROM penstock.job WHERE state = 2 AND worker > holder.id) FROM holder
+    WHERE id IS NOT NULL)
+SELECT id FROM holder WHERE id IS NOT NULL AND id NOT IN (SELECT id FROM penstock.worker) ORDER BY id
+"""
+_OF_WORKER: Final = "WHERE state = 2 AND worker = %(worker)s ORDER BY seq"
 _SUSPECTS: Final = "SELECT count(*) FROM penstock.job WHERE state = 1 AND suspect"
 _FOLDED: Final = 50_000  # changes that one sweep sums up: those of hours without a service are not for one deadline
 _FOLD: Final = """
@@ -71,9 +82,10 @@ def sweep(step: Step, sweep: Sweep) -> Swept:
         late = [worker for (worker,) in step.rows(_LATE) if worker not in deaths]
     moves: list[rules.Move] = []
     changes: list[tuple[int, str, str, int]] = []
+    left = [worker for (worker,) in step.rows(_LEFT) if worker not in deaths]
     for death in deaths.values():
         _take_back(step, death, False, sweep.crashes, moves, changes)
-    for worker in late:
+    for worker in sorted({*late, *left}):
         _take_back(step, Death(worker, "its lease ran out"), True, sweep.crashes, moves, changes)
     step.count(changes)
     step.run(_FOLD, limit=_FOLDED)
@@ -95,10 +107,13 @@ def _take_back(
 ) -> None:
     # Who claims for this worker has its row locked until that is committed: now nobody can any more.
     step.run("DELETE FROM penstock.worker WHERE id = %(worker)s", worker=death.worker)
-    rows = step.rows(f"{HELD} WHERE state = 2 AND worker = %(worker)s ORDER BY seq FOR UPDATE", worker=death.worker)
-    held = [Held(*row) for row in rows]
+    how = "FOR UPDATE SKIP LOCKED" if lost else "FOR UPDATE"  # of one that has ended, transactions end with it
+    held = [Held(*row) for row in step.rows(f"{HELD} {_OF_WORKER} {how}", worker=death.worker)]
     victims = [rules.Victim(job.seq, job.crashes, job.cancelled) for job in held]
-    for job, move in zip(held, rules.taken_back(death, victims, lost=lost, limit=limit), strict=True):
+    if lost:  # what is left there was begun, too
+        seqs = {row[0] for row in step.rows(f"SELECT seq FROM penstock.job {_OF_WORKER}", worker=death.worker)}
+        victims += [rules.Victim(seq, 0, None) for seq in sorted(seqs - {job.seq for job in held})]
+    for job, move in zip(held, rules.taken_back(death, victims, lost=lost, limit=limit), strict=False):
         error = rules.laid_to_it(move, death, job.task)
         if error is not None:
             step.count_failure(job.id, job.task, error)

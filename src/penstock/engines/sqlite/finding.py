@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import apsw
 
+from penstock.engines import checks
 from penstock.engines.records import (
     Attempt,
     Attempts,
@@ -66,7 +67,7 @@ class Finding:
 
     def answer(self, query: Query[Any]) -> Any:
         """The answer to *query*."""
-        match query:
+        match checks.findable(query):
             case ByIds(ids):
                 rows: Iterable[Any] = self._db.execute(
                     f"SELECT {_ALL} FROM job WHERE {_IN_IDS}", (json.dumps(list(ids)),)
@@ -79,8 +80,8 @@ class Finding:
             case Begins(prefix, limit):
                 rows = self._db.execute(_BEGINS, (prefix, _after(prefix), max(0, limit)))
                 return [self._record(row) for row in rows]
-            case Search():
-                return self._search(query)
+            case Search() as search:
+                return self._search(search)
             case HeldBy(worker):
                 return self._held(worker)
             case Attempts(id):
