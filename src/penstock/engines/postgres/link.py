@@ -142,7 +142,8 @@ def translated(place: Place) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        said = " ".join(str(error).split()) or type(error).__name__  # libpq's words come in several lines
+        words = error.diag.message_primary or str(error)  # libpq's come in several lines
+        said = " ".join(words.split()) or type(error).__name__
         if isinstance(error, _LASTING):
             raise StoreInvalid(place.url, said) from error
         if isinstance(error, errors.ReadOnlySqlTransaction):
