@@ -25,7 +25,7 @@ from penstock.worker.board import Account
 K = TypeVar("K")
 
 _SOON: Final = 0.02  # seconds: what is claimed ahead should begin within that
-_MOST_AHEAD: Final = 256
+_MOST_AHEAD: Final = 512
 _WEIGHT: Final = 0.2  # of the last job in the mean of how long they run
 _CRASHED: Final = Outcome.CRASHED  # looking up an enum's member costs as much as the rest of a step
 _ENDS: Final = {JobState.FAILED: Outcome.FAILED, JobState.CANCELLED: Outcome.CANCELLED}

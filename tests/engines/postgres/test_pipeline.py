@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +19,10 @@ from penstock.engines.postgres import place
 from penstock.engines.postgres.engine import PostgresEngine
 from penstock.engines.postgres.link import Link, TooLate
 from penstock.engines.postgres.pipeline import Pipeline
-from penstock.engines.requests import Claim, Fate, Outcome, Settle, Settlement
+from penstock.engines.postgres.settling import DONE
+from penstock.engines.postgres.workers import SUSPECTS
+from penstock.engines.requests import Claim, Cut, Fate, Outcome, Settle, Settlement
+from penstock.job import JobState
 from tests.engines.kinds import WORK, A, Clock, Desk
 from tests.gates import GUARD
 from tests.postgres import Postgres
@@ -283,3 +287,52 @@ def test_a_plan_of_empty_tables_does_for_full_ones(desk: Desk, engine: PostgresE
         assert desk.done(job)
     desk.put("after")
     assert read(engine) - before < 1000
+
+
+def test_what_is_rare_is_planned_for_what_it_asks(desk: Desk, engine: PostgresEngine) -> None:
+    """Named jobs are not looked for among all that ended, nor the oldest."""
+    desk.renew(A, first=True)
+    desk.put(*(f"job {n}" for n in range(5000)))
+    claims = desk.claim(A, limit=5000)
+    desk.engine.transact([Settle([Settlement(job.seq, job.token, Outcome.DONE) for job in claims])])
+    for table in ("job", "known", "past"):
+        engine._link.execute(f"VACUUM ANALYZE {engine._place.schema}.{table}".encode())  # type: ignore[union-attr]
+
+    before = read(engine)
+    assert desk.again("job 7", "job 4711", states=[JobState.DONE]) == 2
+    assert desk.cancel("job 7", "job 8") == [Cut.CANCELLED, Cut.ENDED]
+    assert desk.prune(limit=10) == 10
+    assert read(engine) - before < 1000
+
+
+def test_a_kept_plan_does_not_compare_each_end_with_each(desk: Desk, engine: PostgresEngine) -> None:
+    """A plan that is kept knows nothing of how many there are: a few, by the server's guess."""
+    link = engine._link
+    assert link is not None
+    names = dict.fromkeys(re.findall(r"%\((\w+)\)s", DONE))
+    places = {name: place for place, name in enumerate(names, 1)}
+    text = re.sub(r"%\((\w+)\)s", lambda found: f"${places[found[1]]}", engine._place.sql(DONE))
+    desk.put(*(f"job {n}" for n in range(5000)))
+    link.execute(engine._place.sql("VACUUM ANALYZE penstock.job").encode())
+    link.execute(f"PREPARE ends AS {text}".encode())
+    link.execute("SET plan_cache_mode = force_generic_plan")
+    lines = link.execute(f"EXPLAIN EXECUTE ends ({', '.join(['NULL'] * len(places))})".encode()).fetchall()
+    assert not any("Join Filter" in line for (line,) in lines), lines
+
+
+def test_what_was_cancelled_is_not_looked_for_among_all_that_a_worker_holds(desk: Desk, engine: PostgresEngine) -> None:
+    desk.renew(A, first=True)
+    desk.put(*(f"job {n}" for n in range(5_000)))
+    desk.claim(A, limit=5_000)
+
+    before = read(engine)
+    desk.claim(A, limit=0)
+    desk.renew(A)
+    assert read(engine) - before < 1000
+
+
+def test_suspects_are_not_looked_for_among_all_that_wait(desk: Desk, engine: PostgresEngine) -> None:
+    """Numbers of rows that were read don't show it: an index is read in which there are none that match."""
+    desk.put(*(f"job {n}" for n in range(5_000)))
+    plan = engine._link.execute(engine._place.sql(f"EXPLAIN {SUSPECTS}").encode()).fetchall()  # type: ignore[union-attr]
+    assert any("job_suspect" in line for (line,) in plan), plan

@@ -14,7 +14,7 @@ from penstock.engines.requests import Again, Cancel, Cut, Pause, Progress, Prune
 
 _LIVE: Final = """
 SELECT seq, id, state, queue, task FROM penstock.job
-WHERE seq IN (SELECT seq FROM penstock.known WHERE id = ANY(%(ids)s::text[])) ORDER BY seq FOR UPDATE
+WHERE seq = ANY(ARRAY(SELECT seq FROM penstock.known WHERE id = ANY(%(ids)s::text[]))) ORDER BY seq FOR UPDATE
 """
 _KNOWN: Final = "SELECT id FROM penstock.known WHERE id = ANY(%(ids)s::text[])"
 _CANCEL: Final = f"""

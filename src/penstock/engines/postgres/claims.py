@@ -9,6 +9,7 @@ over what the other has locked.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from penstock.engines.postgres.step import NOW, Step
@@ -68,6 +69,9 @@ SELECT (SELECT id FROM penstock.worker WHERE id = %(worker)s),
 _CANCELS: Final = "SELECT seq, token, reason FROM penstock.job WHERE worker = %(worker)s AND cancelling"
 
 
+_CLAIMED: Final = partial(tuple.__new__, ClaimedJob)
+
+
 def claim(step: Step, claim: Claim) -> Callable[[], Claimed]:
     """Give jobs to a worker; see `requests.Claim`."""
     step.run_prepared(DUE)
@@ -106,6 +110,6 @@ def _answer(step: Step, claim: Claim, given: list[Any]) -> Callable[[], Claimed]
         if worker is None:
             return Claimed([[] for _ in claim.wants], known=False)
         next_due = None if next_due is None else max(0.0, next_due)
-        return Claimed([[ClaimedJob._make(row) for row in one] for one in rows], cancelled, next_due)
+        return Claimed([list(map(_CLAIMED, one)) for one in rows], cancelled, next_due)
 
     return answer

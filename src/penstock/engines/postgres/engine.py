@@ -51,6 +51,7 @@ _READERS: Final = 4  # connections for looking things up that are kept
 _LEAST: Final = 0.05  # seconds that a statement may take, however little time is left
 _SHARE: Final = 0.8  # of the time that is left, for the server: so that its "no" comes before nobody knows
 _LIGHT: Final = (Renew, Progress)  # what may be forgotten if the server's machine loses its power
+_PLANNED: Final = (Put, Claim, Settle, Renew, Progress)  # what has the same good plan, whatever is asked and is there
 
 _ON_THE_WAY: Final = 5.0  # seconds after which a transaction that has not come to the server is not to begin there
 
@@ -62,7 +63,7 @@ SELECT extract(epoch FROM clock_timestamp())::float8,
     set_config('statement_timeout', %(milliseconds)s::text, true),
     set_config('idle_in_transaction_session_timeout', %(milliseconds)s::text, true),
     CASE WHEN %(light)s::boolean THEN set_config('synchronous_commit', 'off', true) END,
-    CASE WHEN %(prepares)s::boolean THEN set_config('plan_cache_mode', 'force_generic_plan', true)
+    CASE WHEN %(planned)s::boolean THEN set_config('plan_cache_mode', 'force_generic_plan', true)
         || set_config('enable_seqscan', 'off', true) || set_config('enable_bitmapscan', 'off', true)
         || set_config('jit', 'off', true) END,
     pg_advisory_xact_lock(%(key)s::bigint)
@@ -318,7 +319,9 @@ class PostgresEngine:
 
     # Transactions
 
-    def _begin(self, link: Link, pipeline: Pipeline, until: float, *, writes: bool, light: bool = False) -> Answer:
+    def _begin(
+        self, link: Link, pipeline: Pipeline, until: float, *, writes: bool, light: bool = False, planned: bool = False
+    ) -> Answer:
         """Send what each transaction begins with. One that *writes* takes the lock, and doesn't begin late."""
         left = max(_LEAST, _SHARE * (until - clock.monotonic()))
         late = None
@@ -331,7 +334,7 @@ class PostgresEngine:
             "light": light,
             "key": key,
             "late": late,
-            "prepares": link.prepares,
+            "planned": planned,
         }
         return pipeline.run(_BEGIN, values, prepared=True)
 
@@ -349,13 +352,14 @@ class PostgresEngine:
         What is told to others comes behind the commit, and nothing rests on it.
         """
         light = bool(requests) and all(type(request) in _LIGHT for request in requests)
+        planned = link.prepares and all(type(request) in _PLANNED for request in requests)
         pending: list[Callable[[], list[Said]]] = []
         pipeline = Pipeline(link)
         step = Step(pipeline, self._now())
         commit: Sync | None = None
         try:
             with pipeline:
-                begun = self._begin(link, pipeline, until, writes=True, light=light)
+                begun = self._begin(link, pipeline, until, writes=True, light=light, planned=planned)
                 self._lock_claimers(step, requests, refused)
                 index = 0
                 for group in _groups(requests, at_once):

@@ -33,7 +33,9 @@ from penstock.engines.postgres.link import Link, TooLate, Words
 _VALUE: Final = re.compile(r"%\((\w+)\)s")
 _GOOD: Final = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 _TEXT, _BINARY = pq.Format.TEXT, pq.Format.BINARY
-_BYTEA: Final = 17  # the number of that type
+_BYTEA, _FLOAT8 = 17, 701  # the numbers of those types
+_HEAD: Final = struct.Struct("!iiIii")  # of an array: dimensions, NULLs, type, length, the first's number
+_FLOAT: Final = struct.Struct("!id").pack
 _LENGTH: Final = struct.Struct("!i").pack
 _NULL: Final = _LENGTH(-1)
 _END: Final = ("FATAL", "PANIC")  # an error behind which nothing comes
@@ -226,6 +228,8 @@ def _array(values: Sequence[Any], encoding: str) -> tuple[bytes, pq.Format]:
     some = next((value for value in values if value is not None), None)
     if isinstance(some, bytes):
         return _binary_array(values), _BINARY
+    if isinstance(some, float) and None not in values:
+        return _HEAD.pack(1, 0, _FLOAT8, len(values), 1) + b"".join([_FLOAT(8, value) for value in values]), _BINARY
     if not isinstance(some, str):
         return f"{{{','.join(map(_number, values))}}}".encode(), _TEXT
     if None in values:
@@ -248,7 +252,7 @@ def _checked(text: str) -> str:
 
 
 def _binary_array(values: Sequence[bytes | None]) -> bytes:
-    parts = [struct.pack("!iiIii", 1, 1, _BYTEA, len(values), 1)]  # dimensions, NULLs, type, length, the first's number
+    parts = [_HEAD.pack(1, 1, _BYTEA, len(values), 1)]
     for value in values:
         if value is None:
             parts.append(_NULL)

@@ -21,6 +21,7 @@ _CHANGED: Final = {
     "reason": "''",
     "cancelling": "false",
 }
+# `generate_series` gives the planner a guess of a thousand; by that of `unnest`, ten, it compares each with each.
 DONE: Final = f"""
 WITH said AS MATERIALIZED (
     SELECT seq, token, ran, result FROM ROWS FROM (
@@ -40,9 +41,9 @@ counted AS (
     INSERT INTO penstock.change SELECT state, queue, task, sign * jobs
     FROM (SELECT queue, task, count(*) AS jobs FROM kept GROUP BY queue, task) AS sums,
         (VALUES (2, -1), (3, 1)) AS moved (state, sign))
-SELECT seq, token FROM kept
+SELECT seq, token FROM said WHERE (seq, token) NOT IN (SELECT seq, token FROM kept)
 """
-"""Record that these jobs are done; gives those whose claim was current."""
+"""Record that these jobs are done; gives those whose claim was not current."""
 
 _CURRENT: Final = f"{HELD} WHERE seq = ANY(%(seqs)s::bigint[]) AND state = 2 ORDER BY seq FOR UPDATE"
 _NAMES: Final = ("seqs", "tokens", "rans", "results")
@@ -66,11 +67,11 @@ def settle(step: Step, settlements: Sequence[Settlement]) -> Callable[[], list[b
 
 def answers_of(settlements: Sequence[Settlement], rows: Sequence[Sequence[Any]]) -> list[bool]:
     """For each of *settlements* whether its claim was current, from what `DONE` gave."""
-    current = {tuple(row) for row in rows}
+    stale = {tuple(row) for row in rows}
     answers = []
-    for it in settlements:
-        answers.append((it.seq, it.token) in current)
-        current.discard((it.seq, it.token))  # said twice, it is stale the second time
+    for seq, token, *_ in settlements:
+        answers.append((seq, token) not in stale)
+        stale.add((seq, token))  # said twice, it is stale the second time
     return answers
 
 

@@ -32,7 +32,7 @@ SELECT worker, seq, token, reason FROM penstock.job
 WHERE worker = ANY(%(workers)s::bigint[]) AND cancelling
 """
 _LATE: Final = f"SELECT id FROM penstock.worker WHERE until < {NOW} ORDER BY id FOR UPDATE SKIP LOCKED"
-_SUSPECTS: Final = "SELECT count(*) FROM penstock.job WHERE state = 1 AND suspect"
+SUSPECTS: Final = "SELECT count(*) FROM penstock.job WHERE state = 1 AND suspect"
 _FOLDED: Final = 50_000  # changes that one sweep sums up: those of hours without a service are not for one deadline
 _FOLD: Final = """
 WITH gone AS (
@@ -78,7 +78,7 @@ def sweep(step: Step, sweep: Sweep) -> Swept:
     step.count(changes)
     step.run(_FOLD, limit=_FOLDED)
     ended = sum(move.state in rules.ENDED for move in moves)
-    [[suspects]] = step.rows(_SUSPECTS)
+    [[suspects]] = step.rows(SUSPECTS)
     [[became_ready]] = due.fetchall()
     if became_ready:
         step.has_news = True
