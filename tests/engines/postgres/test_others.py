@@ -10,7 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from penstock.app.ids import new_id
 from penstock.engines import connect
+from penstock.engines.bell import Bell
 from penstock.engines.postgres import engine, finding, news, workers
 from penstock.engines.postgres.step import Step
 from penstock.engines.records import ByIds, Failed, Query
@@ -158,6 +160,20 @@ def test_those_who_count_failures_of_the_same_kinds_never_wait_for_each_other(
         "ant": (2, ("a", "d")),
         "zebra": (2, ("b", "c")),
     }
+
+
+def test_what_is_put_soon_after_something_else_is_told_too(
+    desk: Desk, postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process says something to all only now and then. What it owes has to be said by the thread that listens."""
+    monkeypatch.setattr(news, "_APART", 0.3)
+    monkeypatch.setattr(news, "_CALM", 3600.0)
+    with closing(connect(postgres.url(schema))) as other, closing(Bell()) as bell:
+        other.wait(bell, 0.0)
+        until(lambda: desk.put(new_id()) and bell.hear())  # both listen
+        for n in range(3):
+            desk.put(f"{n}")
+            until(bell.hear)
 
 
 def test_failures_of_one_kind_are_counted_though_they_are_told_at_once(desk: Desk) -> None:

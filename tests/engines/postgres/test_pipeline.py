@@ -20,6 +20,7 @@ from penstock.engines.postgres.engine import PostgresEngine
 from penstock.engines.postgres.link import Link, TooLate
 from penstock.engines.postgres.pipeline import Pipeline
 from penstock.engines.postgres.settling import DONE
+from penstock.engines.postgres.workers import SUSPECTS
 from penstock.engines.requests import Claim, Cut, Fate, Outcome, Settle, Settlement
 from penstock.job import JobState
 from tests.engines.kinds import WORK, A, Clock, Desk
@@ -317,3 +318,21 @@ def test_a_kept_plan_does_not_compare_each_end_with_each(desk: Desk, engine: Pos
     link.execute("SET plan_cache_mode = force_generic_plan")
     lines = link.execute(f"EXPLAIN EXECUTE ends ({', '.join(['NULL'] * len(places))})".encode()).fetchall()
     assert not any("Join Filter" in line for (line,) in lines), lines
+
+
+def test_what_was_cancelled_is_not_looked_for_among_all_that_a_worker_holds(desk: Desk, engine: PostgresEngine) -> None:
+    desk.renew(A, first=True)
+    desk.put(*(f"job {n}" for n in range(5_000)))
+    desk.claim(A, limit=5_000)
+
+    before = read(engine)
+    desk.claim(A, limit=0)
+    desk.renew(A)
+    assert read(engine) - before < 1000
+
+
+def test_suspects_are_not_looked_for_among_all_that_wait(desk: Desk, engine: PostgresEngine) -> None:
+    """Numbers of rows that were read don't show it: an index is read in which there are none that match."""
+    desk.put(*(f"job {n}" for n in range(5_000)))
+    plan = engine._link.execute(engine._place.sql(f"EXPLAIN {SUSPECTS}").encode()).fetchall()  # type: ignore[union-attr]
+    assert any("job_suspect" in line for (line,) in plan), plan

@@ -36,14 +36,15 @@ _TEST: Final = 5.0  # seconds between two words of the listener to itself
 _PATIENCE: Final = 3.0  # seconds that it waits for one
 _AGAIN: Final = (0.2, 5.0)  # seconds before it connects anew, the first time and at most
 _APART: Final = 0.02  # seconds between two words of this process to all
+_CALM: Final = 1.0  # seconds between two looks of the listener at the time, while it is not called
 
 
 class News:
     """One engine's ear, and what it says to others.
 
     A bell is rung for as long as it exists, also between two waits; that is why the first wait with one returns at
-    once. Lock: `_lock` guards `_bells`, `_thread`, `_is_closed`, `_told_at` and `_owes`; a leaf. `_hears` is the
-    listening thread's to write, and read by anybody: it only says how soon to look.
+    once. Lock: `_lock` guards `_bells`, `_thread`, `_call`, `_is_closed`, `_told_at` and `_owes`; a leaf. `_hears` is
+    the listening thread's to write, and read by anybody: it only says how soon to look.
     """
 
     def __init__(self, place: Place) -> None:
@@ -51,6 +52,7 @@ class News:
         self._lock = threading.Lock()
         self._bells: weakref.WeakSet[Bell] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
+        self._call: Bell | None = None  # for the thread: it owes something, or is to end
         self._hears = False
         self._is_closed = False
         self._stop = threading.Event()
@@ -78,7 +80,10 @@ class News:
                 return True
             self._owes = True
             self._be_listening()
-            return False
+            call = self._call
+        if call is not None:
+            call.ring()
+        return False
 
     def ring(self) -> None:
         """Wake whoever waits in this process."""
@@ -92,7 +97,10 @@ class News:
         with self._lock:
             self._is_closed = True
             thread, self._thread = self._thread, None
+            call = self._call
         self._stop.set()
+        if call is not None:
+            call.ring()
         if thread is not None and thread is not threading.current_thread():
             thread.join(1.0)
 
@@ -103,13 +111,18 @@ class News:
 
     def _be_listening(self) -> None:
         if self._thread is None and not self._is_closed:
-            self._thread = threading.Thread(target=self._listen, name="penstock-news", daemon=True)
+            self._call = Bell()
+            self._thread = threading.Thread(target=self._listen, args=[self._call], name="penstock-news", daemon=True)
             with contextlib.suppress(RuntimeError):
                 self._thread.start()
 
     # The thread
 
-    def _listen(self) -> None:
+    def _listen(self, call: Bell) -> None:
+        with contextlib.closing(call):
+            self._listen_until_closed(call)
+
+    def _listen_until_closed(self, call: Bell) -> None:
         pause, longest = _AGAIN
         while not self._stop.is_set():
             try:
@@ -119,7 +132,7 @@ class News:
                 pause = min(2 * pause, longest)
                 continue
             try:
-                self._hear(link)
+                self._hear(link, call)
                 pause = _AGAIN[0]
             except Exception:  # it will connect anew; until then those who wait look for themselves
                 self._stop.wait(pause * random.uniform(0.7, 1.3))
@@ -129,7 +142,9 @@ class News:
                 link.drop()
             self.ring()  # whoever knows what was said meanwhile
 
-    def _hear(self, link: Link) -> None:
+    def _hear(self, link: Link, call: Bell) -> None:
+        heard: list[str] = []
+        link.add_notify_handler(lambda notify: heard.append(notify.payload))  # what comes while it says something
         link.until = clock.monotonic() + _PATIENCE
         [[pid]] = link.execute("SELECT pg_backend_pid()").fetchall()
         mine, said_at, next_at = "", 0.0, math.inf
@@ -146,12 +161,15 @@ class News:
                 self._say(link, mine)
             if self._is_owing(now):
                 self._say(link, "")
-            link.until = math.inf
-            for notify in link.notifies(timeout=0.02 if self._owes else 0.25, stop_after=1):
-                if notify.payload == mine and mine:
-                    mine, self._hears = "", True
-                elif not notify.payload:
-                    self.ring()
+            if not heard and call.wait(_APART if self._owes else _CALM, link.pgconn.socket):
+                link.pgconn.consume_input()
+            while (notify := link.pgconn.notifies()) is not None:
+                heard.append(notify.extra.decode())
+            if mine and mine in heard:
+                mine, self._hears = "", True
+            if "" in heard:
+                self.ring()
+            heard.clear()
 
     def _say(self, link: Link, word: str) -> None:
         link.until = clock.monotonic() + _PATIENCE

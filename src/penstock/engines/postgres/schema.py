@@ -76,6 +76,7 @@ CREATE INDEX job_ready ON penstock.job (queue, task, suspect, priority DESC, due
 CREATE INDEX job_due ON penstock.job (due) WHERE state = 0;
 CREATE INDEX job_running ON penstock.job (worker) WHERE state = 2;
 CREATE INDEX job_cancelling ON penstock.job (worker) WHERE cancelling;
+CREATE INDEX job_suspect ON penstock.job (seq) WHERE state = 1 AND suspect;
 CREATE INDEX job_print ON penstock.job (print, seq) WHERE print IS NOT NULL;
 
 CREATE TABLE penstock.past (LIKE penstock.job INCLUDING DEFAULTS, PRIMARY KEY (seq))

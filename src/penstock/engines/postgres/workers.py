@@ -43,7 +43,7 @@ WITH RECURSIVE holder AS (
 SELECT id FROM holder WHERE id IS NOT NULL AND id NOT IN (SELECT id FROM penstock.worker) ORDER BY id
 """
 _OF_WORKER: Final = "WHERE state = 2 AND worker = %(worker)s ORDER BY seq"
-_SUSPECTS: Final = "SELECT count(*) FROM penstock.job WHERE state = 1 AND suspect"
+SUSPECTS: Final = "SELECT count(*) FROM penstock.job WHERE state = 1 AND suspect"
 _FOLDED: Final = 50_000  # changes that one sweep sums up: those of hours without a service are not for one deadline
 _FOLD: Final = """
 WITH gone AS (
@@ -90,7 +90,7 @@ def sweep(step: Step, sweep: Sweep) -> Swept:
     step.count(changes)
     step.run(_FOLD, limit=_FOLDED)
     ended = sum(move.state in rules.ENDED for move in moves)
-    [[suspects]] = step.rows(_SUSPECTS)
+    [[suspects]] = step.rows(SUSPECTS)
     [[became_ready]] = due.fetchall()
     if became_ready:
         step.has_news = True
