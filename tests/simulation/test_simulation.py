@@ -18,13 +18,14 @@ import pytest
 
 from penstock.engines.engine import Engine
 from penstock.engines.memory import MemoryEngine
-from tests.needs import needed
+from tests.needs import needed, needed_postgres
 from tests.simulation.play import Make, play
 from tests.simulation.truth import Wrong
 
 PARTS, SEEDS = 2, 500  # in `make test`, a few seconds
 FULL_SECONDS = 25.0 if os.environ.get("PENSTOCK_STRESS") == "full" else 1.0  # `make stress` may take two minutes
 ON_FILES = 40
+ON_A_SERVER = 10  # half a second each: a schema, and a thousand transactions
 
 
 def first_seed() -> int:
@@ -69,6 +70,23 @@ def test_nor_on_files(tmp_path: Path) -> None:
         return made[-1]
 
     play_many(ON_FILES, make)
+
+
+def test_nor_on_a_server() -> None:
+    server = needed_postgres()
+    from penstock.engines.postgres import PostgresEngine
+
+    play_many(ON_A_SERVER, lambda now: PostgresEngine(server.fresh_url(), now=now))
+
+
+@pytest.mark.stress
+def test_nor_on_a_server_for_long() -> None:
+    server = needed_postgres()
+    from penstock.engines.postgres import PostgresEngine
+
+    end = time.monotonic() + FULL_SECONDS
+    while time.monotonic() < end:
+        play_many(1, lambda now: PostgresEngine(server.fresh_url(), now=now))
 
 
 # The simulation itself

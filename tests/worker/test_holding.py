@@ -284,6 +284,31 @@ def test_jobs_of_a_claim_that_nobody_heard_of_are_looked_for(bench: Bench) -> No
     assert [held.job.id for held in bench.holding.held()] == ["a", "b"]
 
 
+def test_a_job_that_the_store_holds_again_after_its_outcome_was_told_is_run_once_more(bench: Bench) -> None:
+    bench.put("a", "b")
+    first, _ = bench.step()
+    before = bench.engine.find(HeldBy(WORKER))  # what a standby knows that has not received the rest
+    bench.end(first)
+    bench.step()
+    assert bench.holding.found(before) == [], "nobody has asked for it"
+
+    bench.holding.look_again()
+    assert bench.holding.is_unsure
+    assert names(bench.holding.found(before)) == ["a"]
+    assert sorted(held.job.id for held in bench.holding.held()) == ["a", "b"]
+    assert not bench.holding.is_unsure
+
+
+def test_who_only_looks_again_claims_meanwhile_and_may_end_without_an_answer(bench: Bench) -> None:
+    bench.holding.look_again()
+    bench.put("a")
+    [held] = bench.step()
+    bench.end(held)
+    bench.step()
+    bench.holding.close()
+    assert bench.holding.is_over
+
+
 def test_a_claim_that_is_done_after_its_caller_gave_up_leaves_no_job_that_nobody_runs(bench: Bench) -> None:
     bench.put("a", "b", "c")
     late = bench.holding.requests()

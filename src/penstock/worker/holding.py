@@ -114,6 +114,7 @@ class Holding(Generic[K]):
         self._sent: list[tuple[Held[K], Settlement]] = []  # asked to be settled, and not answered
         self._asked: Claim | None = None
         self._is_unsure = False
+        self._is_to_look = False  # as well, but nothing rests on it
         self._is_open = True
         self.counts: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self.stale = 0  # outcomes that were refused: the job was somebody else's by then
@@ -186,7 +187,7 @@ class Holding(Generic[K]):
         A job that was settled is held again then: it is to be run once more, as nobody else would while we live. Not
         to be said while something is asked.
         """
-        self._is_unsure = True
+        self._is_to_look = True
 
     @property
     def is_unsure(self) -> bool:
@@ -195,13 +196,13 @@ class Holding(Generic[K]):
         Once the store has answered what `requests` asked after that, nothing of before is under way any more: it is
         the time to ask for `HeldBy`, and tell `found`.
         """
-        return self._is_unsure
+        return self._is_unsure or self._is_to_look
 
     def found(self, claims: Sequence[ClaimedJob]) -> list[Held[K]]:
         """The store says that these are held by its worker: those that it didn't know of, to be run now."""
-        if not self._is_unsure:
+        if not self.is_unsure:
             return []  # the lease was lost while it was asked: these are what it had under another name
-        self._is_unsure = False
+        self._is_unsure = self._is_to_look = False
         lanes = [(self.lane_of(claim.task), claim) for claim in claims if self.find(claim.seq, claim.token) is None]
         return [self.take(lane, claim) for lane, claim in lanes if lane is not None]
 
@@ -300,7 +301,7 @@ class Holding(Generic[K]):
         for held in lost:
             held.is_lost = True
         self._asked = None
-        self._is_unsure = False
+        self._is_unsure = self._is_to_look = False
         self._held.clear()
         self._outbox.clear()
         self._sent.clear()
