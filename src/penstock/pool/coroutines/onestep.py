@@ -39,7 +39,7 @@ class Course(Coroutine[Any, Any, None]):
     def __init__(self) -> None:
         self.coroutine: Any = None  # None while no job has the task
         self.cv: Context | None = None
-        self.was_touched = False  # the task was changed, so that it can't be used again
+        self.touched: SharedTask | None = None  # the task, once it was changed: a reference that keeps it from others
         self._waits_for: Any = _ENDED
         self._error: BaseException | None = None
 
@@ -76,9 +76,27 @@ class Course(Coroutine[Any, Any, None]):
     def __await__(self) -> Any:
         raise TypeError("it is its task's alone")
 
-    def __getattr__(self, name: str) -> Any:
-        """Where it stands, for those who look at tasks."""
-        return getattr(self.coroutine, name)
+    # Where it stands, for those who look at tasks
+
+    @property
+    def cr_frame(self) -> Any:
+        """As of a coroutine."""
+        return getattr(self.coroutine, "cr_frame", None)
+
+    @property
+    def cr_code(self) -> Any:
+        """As of a coroutine."""
+        return None if self.coroutine is None else self.coroutine.cr_code
+
+    @property
+    def cr_running(self) -> bool:
+        """As of a coroutine."""
+        return self.coroutine is not None and self.coroutine.cr_running
+
+    @property
+    def cr_await(self) -> Any:
+        """As of a coroutine: the next in the chain is the job's."""
+        return self.coroutine
 
     def _drive(self) -> None:
         """The next steps are the job's: without a function of ours, for there may be many."""
@@ -110,21 +128,21 @@ class SharedTask(asyncio.Task[None]):
 
     def cancel(self, msg: Any = None) -> bool:
         """As of every task."""
-        self.course.was_touched = True
+        self.course.touched = self
         return super().cancel(msg)
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
         """As of every task."""
-        self.course.was_touched = True
+        self.course.touched = self
         super().add_done_callback(fn, context=context)
 
     def set_name(self, value: object, /) -> None:
         """As of every task."""
-        self.course.was_touched = True
+        self.course.touched = self
         super().set_name(value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self.course.was_touched = True
+        self.course.touched = self
         super().__setattr__(name, value)
 
 
@@ -174,7 +192,6 @@ class OneStep:
         if (
             waits_for is _ENDED
             and error is None
-            and not course.was_touched
             and getrefcount(self._task) == self._refs
             and getweakrefcount(self._task) == 1
         ):
@@ -197,12 +214,10 @@ class OneStep:
         assert task is not None
         self._task = None
         self._course.take_up(waits_for, error)
+        self._course.touched = None
         del self._course, self._step, error
         _set_attribute(task, "_log_destroy_pending", True)
-        if _IS_NEW:
-            outer = swap_current_task(loop, None)
-        else:
-            outer = current_tasks.pop(loop, None)
+        outer = swap_current_task(loop, None) if _IS_NEW else current_tasks.pop(loop, None)
         try:
             step()
         finally:
