@@ -163,7 +163,7 @@ async def test_a_task_that_is_kept_is_cancelled_if_it_was_asked_to_be_in_its_onl
 
 
 async def looks_around() -> list[Any]:
-    before = current()
+    before: Any = current()
     number.set(number.get() + 1)
     await asyncio.sleep(0)
     coroutine = before.get_coro()
@@ -332,8 +332,8 @@ async def test_a_job_that_fails_in_its_only_step_leaves_the_task_to_the_next(err
             assert (job.state, asyncio.current_task()) == (JobState.FAILED, outer)
             with pytest.raises(error):
                 await job
+            del job
             assert await pool.run(call, int) == 0
-        del job
         assert id(slots.one_step._task) == shared
 
 

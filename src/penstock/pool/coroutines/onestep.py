@@ -217,12 +217,12 @@ class OneStep:
         self._course.touched = None
         del self._course, self._step, error
         _set_attribute(task, "_log_destroy_pending", True)
-        outer = swap_current_task(loop, None) if _IS_NEW else current_tasks.pop(loop, None)
+        outer = asyncio.current_task(loop)
+        if outer is not None:
+            asyncio._leave_task(loop, outer)
         try:
             step()
         finally:
-            if _IS_NEW:
-                swap_current_task(loop, outer)
-            elif outer is not None:
-                current_tasks[loop] = outer
+            if outer is not None:
+                asyncio._enter_task(loop, outer)
         return task
