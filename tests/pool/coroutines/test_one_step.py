@@ -74,7 +74,7 @@ async def test_jobs_that_do_not_look_share_a_task_which_nobody_finds_between_the
 async def test_a_pool_that_is_dropped_leaves_no_complaint_about_its_task() -> None:
     pool = AsyncPool(2)
     slots = await expect_one_step(pool, double, 1)
-    gone = weakref.ref(slots.one_step._task)  # type: ignore[arg-type]
+    gone = weakref.ref(slots.one_step._task)
     await pool.shutdown()
     del slots, pool
     gc.collect()

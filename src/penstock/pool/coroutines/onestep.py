@@ -39,12 +39,15 @@ class Course(Coroutine[Any, Any, None]):
     def __init__(self) -> None:
         self.coroutine: Any = None  # None while no job has the task
         self.cv: Context | None = None
+        self.is_shared = True  # the task is not yet one job's for good
         self.touched: SharedTask | None = None  # the task, once it was changed: a reference that keeps it from others
         self._waits_for: Any = _ENDED
         self._error: BaseException | None = None
 
     def take_up(self, waits_for: Any, error: BaseException | None) -> None:
         """The first step was made: it ended, waits for something, or raised what is the loop's to deal with."""
+        self.is_shared = False
+        self.touched = None
         self._waits_for = waits_for
         self._error = error
 
@@ -128,21 +131,25 @@ class SharedTask(asyncio.Task[None]):
 
     def cancel(self, msg: Any = None) -> bool:
         """As of every task."""
-        self.course.touched = self
+        self._touch()
         return super().cancel(msg)
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
         """As of every task."""
-        self.course.touched = self
+        self._touch()
         super().add_done_callback(fn, context=context)
 
     def set_name(self, value: object, /) -> None:
         """As of every task."""
-        self.course.touched = self
+        self._touch()
         super().set_name(value)
 
+    def _touch(self) -> None:
+        if self.course.is_shared:
+            self.course.touched = self
+
     def __setattr__(self, name: str, value: Any) -> None:
-        self.course.touched = self
+        self._touch()
         super().__setattr__(name, value)
 
 
@@ -214,7 +221,6 @@ class OneStep:
         assert task is not None
         self._task = None
         self._course.take_up(waits_for, error)
-        self._course.touched = None
         del self._course, self._step, error
         _set_attribute(task, "_log_destroy_pending", True)
         outer = asyncio.current_task(loop)
