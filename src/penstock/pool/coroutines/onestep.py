@@ -183,7 +183,7 @@ class OneStep:
         if _IS_NEW:
             outer = swap_current_task(loop, self._task)
         else:
-            outer = current_tasks.get(loop)
+            outer = current_tasks[loop]  # there is one: see `asubmit`
             current_tasks[loop] = self._task
         try:
             waits_for = cv.run(next, coroutine.__await__(), _ENDED)  # `next` needs no StopIteration to be made
@@ -192,8 +192,6 @@ class OneStep:
         finally:
             if _IS_NEW:
                 swap_current_task(loop, outer)
-            elif outer is None:
-                del current_tasks[loop]
             else:
                 current_tasks[loop] = outer
         if (

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 HAS_EAGER_TASKS: Final = sys.version_info >= (3, 12)
 ONE_TURN: Final = 50  # jobs that begin before the loop gets a turn for others
-PROVES: Final = 4 if CAN_SHARE else sys.maxsize
+PROVES: Final = 50 if CAN_SHARE else sys.maxsize
 """Jobs that end with their first step, before the next ones are expected to do so, and share a task: see `OneStep`."""
 
 _RUNNING = JobState.RUNNING
