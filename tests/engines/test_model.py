@@ -663,7 +663,7 @@ def live(kind: str, now: Clock, examples: int) -> None:
     )
 
 
-EXAMPLES = {"memory": 60, "sqlite": 30, "postgres": 10}  # in `make test`: a few seconds each
+EXAMPLES = {"memory": 60, "sqlite": 30, "postgres": 10, "pooled": 5}  # in `make test`: a few seconds each
 
 
 @pytest.mark.parametrize("kind", KINDS)

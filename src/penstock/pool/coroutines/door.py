@@ -20,7 +20,7 @@ from penstock.events import JobAccepted
 from penstock.job import Job, JobState, MadeJob
 from penstock.pool.coroutines.firststep import current_tasks
 from penstock.pool.coroutines.home import get_running_loop
-from penstock.pool.coroutines.slots import HAS_EAGER_TASKS, ONE_TURN
+from penstock.pool.coroutines.slots import HAS_EAGER_TASKS, ONE_TURN, PROVES
 from penstock.pool.coroutines.worker import TaskWorker
 from penstock.pool.intake import Intake
 from penstock.pool.terms import JobTerms
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_Task: Callable[..., asyncio.Task[None]] = asyncio.Task
+_Task: Callable[..., asyncio.Task[None] | None] = asyncio.Task
 _READY, _RUNNING = JobState.READY, JobState.RUNNING
 _around = scope.get  # of what is imported, a method is looked up anew by each call
 _IS_NEW: Final = sys.version_info >= (3, 12)
@@ -269,18 +269,24 @@ class Submits:
         coroutine = worker.coroutine = worker.attempt(job, fn, args)
         slots.is_beginning = True
         try:
-            if HAS_EAGER_TASKS:
+            if not slots.to_prove:
+                task = slots.one_step.begin(coroutine, name, cv)
+            elif HAS_EAGER_TASKS:
                 task = _Task(coroutine, loop=home.loop, name=name, context=cv, eager_start=True)
             else:
                 task = slots.first_step.task(coroutine, name, cv)
         finally:
             slots.is_beginning = False
         if worker.job is not None:
+            slots.to_prove = PROVES
             worker.task = task
             if worker.asked is not None:
                 worker.heed()
-        elif door._queue:
-            slots.serve()
+        else:
+            if slots.to_prove:
+                slots.to_prove -= 1
+            if door._queue:
+                slots.serve()
         return job
 
 

@@ -11,7 +11,9 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _Task: Any = asyncio.Task
 _give_loop: Callable[..., None] = _Task.__base__.__init__  # a Future's
@@ -48,3 +50,13 @@ class FirstStep:
             if outer is not None:
                 current_tasks[loop] = outer
         return task
+
+    def unbegun(
+        self, kind: Callable[..., T], coroutine: Coroutine[Any, Any, None], context: Context
+    ) -> tuple[T, Callable[[], object]]:
+        """A task of this *kind* for *coroutine*, and its first step, which is the caller's to make."""
+        task = kind(coroutine, loop=self, context=context)
+        _give_loop(task, loop=self._loop)
+        step, self._step = self._step, None
+        assert step is not None
+        return task, step

@@ -28,6 +28,7 @@ from penstock.events import WorkerStarted, WorkerStopped
 from penstock.job import FINAL, Job, JobState, current_job, name_of
 from penstock.lifecycle import Phase
 from penstock.pool.coroutines.firststep import FirstStep
+from penstock.pool.coroutines.onestep import CAN_SHARE, OneStep
 from penstock.pool.coroutines.worker import JobTask, TaskWorker
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 HAS_EAGER_TASKS: Final = sys.version_info >= (3, 12)
 ONE_TURN: Final = 50  # jobs that begin before the loop gets a turn for others
+PROVES: Final = 50 if CAN_SHARE else sys.maxsize
+"""Jobs that end with their first step, before the next ones are expected to do so, and share a task: see `OneStep`."""
 
 _RUNNING = JobState.RUNNING
 
@@ -85,6 +88,7 @@ class Slots:
         self.is_usual = True  # no slot is lent, and none is too many
         self.starts_eagerly = False
         self.has_factory = False  # its user has the loop's tasks made in a way of his own
+        self.to_prove = PROVES  # how many more have to end with their first step before that is expected
         self.left = ONE_TURN  # how many may begin at the door before the loop gets a turn for others
         self.spare: list[TaskWorker] = []
         self._dismissed: list[TaskWorker] = []  # workers whose slots are no more
@@ -110,6 +114,7 @@ class Slots:
         self.has_factory = loop.get_task_factory() is not None
         self.starts_eagerly = not self.has_factory and (HAS_EAGER_TASKS or isinstance(loop, asyncio.BaseEventLoop))
         self.first_step = FirstStep(loop)
+        self.one_step = OneStep(loop, self.first_step)
 
     # Giving slots to jobs
 
