@@ -21,9 +21,9 @@ from penstock.engines.postgres.link import Link, TooLate
 from penstock.engines.postgres.pipeline import Pipeline
 from penstock.engines.postgres.settling import DONE
 from penstock.engines.postgres.workers import SUSPECTS
-from penstock.engines.requests import Claim, Cut, Fate, Outcome, Settle, Settlement
+from penstock.engines.requests import Claim, Cut, Fate, Outcome, Pause, Put, Settle, Settlement
 from penstock.job import JobState
-from tests.engines.kinds import WORK, A, Clock, Desk
+from tests.engines.kinds import WORK, A, Clock, Desk, new
 from tests.gates import GUARD
 from tests.postgres import Postgres
 
@@ -233,8 +233,7 @@ def test_what_was_kept_may_be_gone(desk: Desk, engine: PostgresEngine, surprise:
 
 
 def test_a_statement_is_prepared_once_though_it_is_sent_twice_at_first(link: Link) -> None:
-    link.prepares = True
-    with Pipeline(link) as pipeline:
+    with Pipeline(link, prepares=True) as pipeline:
         answers = [pipeline.run("SELECT %(one)s::bigint", {"one": one}, prepared=True) for one in (1, 2)]
         pipeline.sync()
         pipeline.finish()
@@ -242,13 +241,12 @@ def test_a_statement_is_prepared_once_though_it_is_sent_twice_at_first(link: Lin
 
 
 def test_a_statement_that_was_passed_over_is_prepared_the_next_time(link: Link) -> None:
-    link.prepares = True
-    with pytest.raises(psycopg.errors.DivisionByZero), Pipeline(link) as pipeline:
+    with pytest.raises(psycopg.errors.DivisionByZero), Pipeline(link, prepares=True) as pipeline:
         pipeline.run("SELECT 1 / 0", {})
         pipeline.run("SELECT 1", {}, prepared=True)
         pipeline.sync()
         pipeline.finish()
-    with Pipeline(link) as pipeline:
+    with Pipeline(link, prepares=True) as pipeline:
         answer = pipeline.run("SELECT 1", {}, prepared=True)
         pipeline.sync()
         pipeline.finish()
@@ -303,6 +301,14 @@ def test_what_is_rare_is_planned_for_what_it_asks(desk: Desk, engine: PostgresEn
     assert desk.cancel("job 7", "job 8") == [Cut.CANCELLED, Cut.ENDED]
     assert desk.prune(limit=10) == 10
     assert read(engine) - before < 1000
+
+
+def test_together_with_what_is_rare_nothing_is_prepared(desk: Desk, engine: PostgresEngine) -> None:
+    """The server might keep a plan that it has made for what is rare: with any way through a table."""
+    engine.transact([Put([new("a")]), Claim(A, None, [WORK]), Pause("a queue")])
+    assert kept(engine) == []
+    engine.transact([Put([new("b")]), Claim(A, None, [WORK])])
+    assert kept(engine)
 
 
 def test_a_kept_plan_does_not_compare_each_end_with_each(desk: Desk, engine: PostgresEngine) -> None:

@@ -227,7 +227,7 @@ class PostgresEngine:
     def _look(self, link: Link, query: Query[T], until: float) -> T:
         with Pipeline(link) as pipeline:
             pipeline.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", {})
-            self._begin(link, pipeline, until, writes=False)
+            self._begin(pipeline, until, writes=False)
             answer = finding.answer(Step(pipeline, self._now()), query)
             pipeline.run("COMMIT", {})
             pipeline.sync()
@@ -343,9 +343,7 @@ class PostgresEngine:
 
     # Transactions
 
-    def _begin(
-        self, link: Link, pipeline: Pipeline, until: float, *, writes: bool, light: bool = False, planned: bool = False
-    ) -> Answer:
+    def _begin(self, pipeline: Pipeline, until: float, *, writes: bool, light: bool = False) -> Answer:
         """Send what each transaction begins with. One that *writes* takes the lock, and doesn't begin late."""
         left = max(_LEAST, _SHARE * (until - clock.monotonic()))
         late = None
@@ -358,7 +356,7 @@ class PostgresEngine:
             "light": light,
             "key": key,
             "late": late,
-            "planned": planned,
+            "planned": pipeline.prepares,
         }
         return pipeline.run(_BEGIN, values, prepared=True)
 
@@ -376,14 +374,13 @@ class PostgresEngine:
         What is told to others comes behind the commit, and nothing rests on it.
         """
         light = bool(requests) and all(type(request) in _LIGHT for request in requests)
-        planned = link.prepares and all(type(request) in _PLANNED for request in requests)
         pending: list[Callable[[], list[Said]]] = []
-        pipeline = Pipeline(link)
+        pipeline = Pipeline(link, prepares=link.prepares and all(type(request) in _PLANNED for request in requests))
         step = Step(pipeline, self._now())
         commit: Sync | None = None
         try:
             with pipeline:
-                begun = self._begin(link, pipeline, until, writes=True, light=light, planned=planned)
+                begun = self._begin(pipeline, until, writes=True, light=light)
                 self._lock_in_order(step, requests, refused, at_once)
                 index = 0
                 for group in _groups(requests, at_once):

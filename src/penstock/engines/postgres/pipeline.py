@@ -65,10 +65,12 @@ class Pipeline:
     """A pipeline on *link*, as a context manager. No answer is waited for longer than the link may.
 
     A block that raises leaves nothing half done: the transaction is rolled back, or the connection is dropped.
+    *prepares*: the server may be told to keep statements, and does so with the plans that it makes meanwhile.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, prepares: bool = False) -> None:
         self._link = link
+        self.prepares = prepares
         self._libpq = link.pgconn
         self._poll = select.poll()
         self._expected: deque[Answer] = deque()
@@ -102,7 +104,7 @@ class Pipeline:
             parameters.append(value)
             formats.append(format)
         self._is_open = True
-        if prepared and self._link.prepares:
+        if prepared and self.prepares:
             if not words.is_kept and all(it.words is not words for it in self._expected):
                 self._libpq.send_prepare(words.name, words.text)
                 self._expected.append(Answer(self, words))
