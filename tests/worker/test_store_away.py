@@ -13,6 +13,7 @@ import apsw
 import pytest
 
 from penstock.engines.records import Complaints, Counts
+from penstock.errors import StoreUnavailable
 from penstock.job import JobState
 from tests.gates import GUARD
 from tests.worker.service import STORE, House, house, until
@@ -152,6 +153,9 @@ def test_outcomes_are_kept_while_the_disk_is_full_and_told_when_there_is_room(
         with filling.open("wb", buffering=0) as file:
             while free > 0:
                 free -= file.write(bytes(min(free, 1 << 16)))
+        with pytest.raises(StoreUnavailable, match="full"):
+            for number in range(10_000):  # until the room in the log is used up
+                home.duty.double.enqueue(number)
         (home.folder / "gate").symlink_to("/")  # needs no room of its own
         service.logged("can't be used now")
         filling.unlink()
