@@ -10,6 +10,7 @@ import apsw
 import pytest
 
 from penstock.engines.records import Complaints, Counts
+from penstock.errors import StoreUnavailable
 from penstock.job import JobState
 from tests.disk import small_disk
 from tests.gates import GUARD
@@ -128,6 +129,9 @@ def test_outcomes_are_kept_while_the_disk_is_full_and_told_when_there_is_room(
         first, second = home.duty.held.enqueue("gate"), home.duty.held.enqueue("gate")
         home.begun(2)
         disk.fill()
+        with pytest.raises(StoreUnavailable, match="full"):
+            for number in range(10_000):  # until the room in the log is used up
+                home.duty.double.enqueue(number)
         (home.folder / "gate").symlink_to("/")  # needs no room of its own
         service.logged("can't be used now")
         disk.make_room()
