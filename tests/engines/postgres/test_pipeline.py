@@ -150,11 +150,13 @@ def test_a_session_that_is_ended_has_said_nothing_for_certain(link: Link) -> Non
     assert link.closed
 
 
-def test_no_answer_is_waited_for_longer_than_the_connection_may(link: Link) -> None:
+def test_no_answer_is_waited_for_longer_than_the_connection_may(link: Link, postgres: Postgres) -> None:
+    pid = link.info.backend_pid
     link.until = time.monotonic() + 0.05
     with pytest.raises(TooLate):
         asked(link, "SELECT pg_sleep(60)")
     assert link.closed
+    postgres.ask("SELECT pg_terminate_backend(%s, 10000)", pid)  # it would sleep on, beside the tests that come
 
 
 # ---------------------------------------------------------------------------------------------------------------------

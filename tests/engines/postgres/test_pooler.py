@@ -202,14 +202,7 @@ def test_what_was_held_back_is_not_done_once_it_is_decided(
     until(lambda: not proxy.held())
     again(lambda: desk.renew(B))
     # Nothing says when the pooler has passed on what it was given: the server's connections are quiet, then.
-    until(
-        lambda: not postgres.ask("SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()"),
-        say=lambda: str(
-            postgres.ask(
-                "SELECT pid, state, wait_event, query, xact_start, application_name, client_port FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-            )
-        ),
-    )
+    until(lambda: not postgres.ask("SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()"))
     assert near.find(HeldBy(A)) == held
     assert {id: near.state(id) for id in ("a", "late")} == states
     assert near.complaints() == []
