@@ -190,14 +190,27 @@ def test_on_a_connection_of_its_own_it_prepares(desk: Desk, engine: PostgresEngi
     assert kept(engine) == before
 
 
-def test_behind_a_pooler_it_prepares_nothing(
-    desk: Desk, engine: PostgresEngine, monkeypatch: pytest.MonkeyPatch
+def looks_after(engine: PostgresEngine) -> str:
+    """How long the server waits until it looks whether the other end is still there."""
+    assert engine._link is not None
+    [[said]] = engine._link.execute("SHOW tcp_keepalives_idle").fetchall()
+    return str(said)
+
+
+def test_the_server_is_to_notice_that_a_machine_vanished_in_mid_transaction(engine: PostgresEngine) -> None:
+    """It holds rows locked there, and a lease that ends brings no locked job back."""
+    assert looks_after(engine) == "10"
+
+
+def test_behind_a_pooler_it_prepares_nothing_and_leaves_settings_alone(
+    desk: Desk, engine: PostgresEngine, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres_engine, "is_direct", lambda link, pid: False)
     engine.close()  # it connects anew
     desk.put("a")
     desk.put("b", "c")
     assert kept(engine) == []
+    assert looks_after(engine) == postgres.ask("SHOW tcp_keepalives_idle")[0][0] != "10"
 
 
 def forget(link: Link) -> None:

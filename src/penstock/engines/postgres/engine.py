@@ -93,6 +93,12 @@ _WHO: Final = """
 SELECT pid, extract(epoch FROM backend_start), extract(epoch FROM clock_timestamp())::float8 FROM pg_stat_activity
 WHERE pid = pg_backend_pid()
 """
+# Should this machine vanish in mid-transaction, the server is to end that before leases do: in it nothing is idle, and
+# by the system's defaults hours would pass until it looks whether anybody is still there.
+_HEED: Final = """
+SELECT set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
+    set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '25000', false)
+"""
 
 
 class _Late(Exception):
@@ -251,10 +257,12 @@ class PostgresEngine:
             self._decide(link)
             [[*who, now]] = link.execute(_WHO).fetchall()
             self._heard(now)
+            direct = is_direct(link, who[0])
+            if direct:
+                link.execute(_HEED)
         except BaseException:
             link.drop()
             raise
-        direct = is_direct(link, who[0])
         self._who = (who[0], who[1]) if direct else _NOBODY
         link.prepares = direct and self._prepares
         self._link, self._is_checked = link, True
