@@ -34,6 +34,7 @@ from penstock.engines.postgres.link import (
 )
 from penstock.engines.postgres.news import TELL, News
 from penstock.engines.postgres.pipeline import Answer, Pipeline, Sync
+from penstock.engines.postgres.readers import Readers
 from penstock.engines.postgres.settling import settle
 from penstock.engines.postgres.step import Step
 from penstock.engines.records import Query
@@ -56,7 +57,6 @@ from penstock.errors import OutcomeUnknown, StoreUnavailable
 T = TypeVar("T")
 Said = Reply | Exception
 
-_READERS: Final = 4  # connections for looking things up; who finds none free waits
 _LEAST: Final = 0.05  # seconds that a statement may take, however little time is left
 _SHARE: Final = 0.8  # of the time that is left, for the server: so that its "no" comes before nobody knows
 _OF_KNOWN_JOBS: Final = (Settle, Cancel, Progress)  # which wait for whoever else is at those jobs
@@ -78,6 +78,7 @@ SELECT extract(epoch FROM clock_timestamp())::float8,
         || set_config('jit', 'off', true) END,
     pg_advisory_xact_lock(%(key)s::bigint)
 """
+_IS_LATE: Final = errors.DivisionByZero  # by which `_BEGIN` fails if it is; nothing else of ours divides
 _NOBODY: Final = (0, None)  # a connection of a pooler's, which may be anybody's by now
 # The connection that was lost, and whoever is in the middle of one of our transactions.
 _OTHERS: Final = """
@@ -111,11 +112,10 @@ class PostgresEngine:
     What libpq knows may be in the URL: several hosts, `sslmode`, `connect_timeout`. *now*: a clock in place of the
     server's, for tests.
 
-    Locks: `_writing` guards the connection that writes, and what is known of the one before; `_reading` the idle ones
-    for looking things up, a leaf; `_places` says how many there may be. A transaction holds an advisory lock of this
-    engine's own until it ends: should its outcome be unknown, the next one waits there until the server has decided it.
-    And the server lets none begin that is long on its way: what a pooler or a network has kept back must not be done
-    when it was decided that it isn't.
+    Lock: `_writing` guards the connection that writes, and what is known of the one before. A transaction holds an
+    advisory lock of this engine's own until it ends: should its outcome be unknown, the next one waits there until the
+    server has decided it. And the server lets none begin that is long on its way: what a pooler or a network has kept
+    back must not be done when it was decided that it isn't.
     """
 
     in_caller = True
@@ -137,9 +137,7 @@ class PostgresEngine:
         self._left: tuple[int, Any] | None = None  # a connection that was lost, and may not have heard of it
         self._prepares = True  # on connections of its own
         self._is_checked = False  # the schema is there, and none that is newer
-        self._reading = threading.Lock()
-        self._readers: list[Link] = []
-        self._places = threading.Semaphore(_READERS)  # of readers, idle or not
+        self._readers = Readers(self._place)
         self._news = News(self._place)
 
     def open(self, within: float = 10.0, *, create: bool = True) -> None:
@@ -194,8 +192,11 @@ class PostgresEngine:
         """The answer to *query*; see `Engine.find`."""
         until = clock.monotonic() + within
         with translated(self._place):
+            if not self._is_checked:
+                with self._writing:
+                    self._connected(until)
             while True:
-                with self._reader(until) as (link, is_fresh):
+                with self._readers.taken(until) as (link, is_fresh):
                     try:
                         return self._look(link, query, until)
                     except psycopg.OperationalError:
@@ -217,14 +218,11 @@ class PostgresEngine:
             link, self._link = self._link, None
             if link is not None:
                 link.drop()
-        with self._reading:
-            readers, self._readers = self._readers, []
-        for reader in readers:
-            reader.drop()
+        self._readers.close()
 
     def start_afresh(self) -> None:
         """In the child of a fork: its parent's connections are not to be used, nor closed, which would end them."""
-        _inherited.extend((self._link, *self._readers))
+        _inherited.extend((self._link, *self._readers.inherited()))
         self._set_out()
 
     def _now(self) -> float | None:
@@ -313,42 +311,6 @@ class PostgresEngine:
         """What the server's clock showed, a moment ago."""
         self._ahead = server_time - clock.monotonic()
 
-    @contextlib.contextmanager
-    def _reader(self, until: float) -> Iterator[tuple[Link, bool]]:
-        if not self._places.acquire(timeout=max(0.0, until - clock.monotonic())):
-            raise TooLate
-        try:
-            with self._idle_reader(until) as found:
-                yield found
-        finally:
-            self._places.release()
-
-    @contextlib.contextmanager
-    def _idle_reader(self, until: float) -> Iterator[tuple[Link, bool]]:
-        link = None
-        with self._reading:
-            while self._readers and link is None:
-                link = self._readers.pop()
-                if not link.is_well():
-                    link.drop()
-                    link = None
-        is_fresh = link is None
-        if link is None:
-            if not self._is_checked:
-                with self._writing:
-                    self._connected(until)
-            link = connect(self._place, until)
-        link.until = until
-        try:
-            yield link, is_fresh
-        finally:
-            with self._reading:
-                if link.is_well():
-                    self._readers.append(link)
-                    link = None
-            if link is not None:
-                link.drop()
-
     # Transactions
 
     def _begin(self, pipeline: Pipeline, until: float, *, writes: bool, light: bool = False) -> Answer:
@@ -418,7 +380,7 @@ class PostgresEngine:
         """What it means that a transaction has raised *error*; nothing more if it may go on as it is."""
         if isinstance(error, AGAIN + UNKEPT):
             return
-        if isinstance(error, errors.DivisionByZero):
+        if isinstance(error, _IS_LATE):
             self._end(link)  # the next one asks the server's clock anew
             raise _Late from error
         if isinstance(error, OF_WHAT_IS_ASKED):
@@ -454,7 +416,7 @@ class PostgresEngine:
                 return fetch
             answers = fetch()
             return lambda: answers
-        except errors.DivisionByZero:
+        except _IS_LATE:
             raise
         except OF_WHAT_IS_ASKED as error:
             raise BadRequest(index, ValueError(str(error))) from error
