@@ -114,6 +114,13 @@ class Postgres:
             cursor = connection.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 
+    def waiting(self, schema: str) -> int:
+        """How many wait for a lock, in the middle of a statement that names *schema*."""
+        [[count]] = self.ask(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s", f"%{schema}%"
+        )
+        return int(count)
+
     def give(self, folder: Path) -> None:
         """Let it write to *folder*."""
         owner = self.folder.stat()

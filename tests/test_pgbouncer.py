@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
+from tests.killed import said_by_killed
 from tests.needs import needed, needed_pgbouncer
 from tests.pgbouncer import SIZE, PgBouncer
 from tests.postgres import Postgres
@@ -48,14 +45,5 @@ def test_nothing_is_left_when_the_tests_are_killed() -> None:
         print(pooler.folder, flush=True)
         input()
     """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    ) as process:
-        assert process.stdout is not None
-        folder = process.stdout.readline().strip()
-        process.send_signal(signal.SIGKILL)
+    folder = said_by_killed(script)
     until(lambda: not Path(folder).exists())  # the pooler has ended before

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.killed import said_by_killed
 from tests.needs import needed
 from tests.postgres import Postgres
 from tests.worker.service import until
@@ -65,16 +63,7 @@ def test_nothing_is_left_when_the_tests_are_killed(postgres: Postgres) -> None:
         print(server.folder, (server.folder / "data" / "postmaster.pid").read_text().split()[0], flush=True)
         input()
     """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    ) as process:
-        assert process.stdout is not None
-        folder, pid = process.stdout.readline().split()
-        process.send_signal(signal.SIGKILL)
+    folder, pid = said_by_killed(script).split()
     until(lambda: not Path(folder).exists())
     until(lambda: not is_running(int(pid)))
 

@@ -261,8 +261,7 @@ def test_a_migration_that_has_to_wait_for_somebody_holds_nobody_up(
         with other.transaction():
             other.execute(f"LOCK TABLE {schema_of(url)}.job IN ROW EXCLUSIVE MODE")
             migrating = in_thread(main, ["migrate", url])
-            waits = f"wait_event_type = 'Lock' AND query LIKE '%%{schema_of(url)}%%' AND %s"
-            until(lambda: postgres.ask(f"SELECT 1 FROM pg_stat_activity WHERE {waits}", True) != [])
+            until(lambda: postgres.waiting(schema_of(url)))
 
             assert engine.transact([Put([NewJob("a", "work")])], GUARD / 2) == [[Fate.ACCEPTED]]
         assert migrating.result(GUARD) == 0

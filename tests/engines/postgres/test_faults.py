@@ -38,28 +38,7 @@ def proxy(postgres: Postgres) -> Iterator[Proxy]:
         yield made
 
 
-@pytest.fixture
-def schema(postgres: Postgres) -> str:
-    return postgres.fresh_schema()
-
-
 Open = Callable[[str], Desk]
-
-
-@pytest.fixture
-def opened() -> Iterator[Open]:
-    """An engine on a URL, opened, that knows workers A and B; closed after the test."""
-    with ExitStack() as closing:
-
-        def make(url: str) -> Desk:
-            engine = connect(url)
-            closing.callback(engine.close)
-            engine.open()
-            desk = Desk(engine, Clock())
-            desk.renew(A, B, first=True)
-            return desk
-
-        yield make
 
 
 @pytest.fixture

@@ -37,11 +37,6 @@ from tests.worker.service import until
 
 
 @pytest.fixture
-def schema(postgres: Postgres) -> str:
-    return postgres.fresh_schema()
-
-
-@pytest.fixture
 def desk(postgres: Postgres, schema: str) -> Iterator[Desk]:
     with closing(connect(postgres.url(schema))) as store:
         store.open()
@@ -126,12 +121,10 @@ def test_a_transaction_locks_jobs_in_one_order_whatever_it_asks(
 ) -> None:
     """Else two of them could wait for each other, until the server ends one after a second."""
     a, b = desk.put_and_claim(A, "a", "b")
-    waits = f"wait_event_type = 'Lock' AND query LIKE '%%{schema}%%' AND %s"
-
     with transaction(postgres) as other:
         other.execute(f"SELECT FROM {schema}.job WHERE id = 'a' FOR UPDATE")
         answers = in_thread(desk.ask_all, OF_ONE[first](b), OF_ONE[then](a))
-        until(lambda: postgres.ask(f"SELECT 1 FROM pg_stat_activity WHERE {waits}", True) != [])
+        until(lambda: postgres.waiting(schema))
         other.execute(f"SELECT FROM {schema}.job WHERE id = 'b' FOR UPDATE NOWAIT")
     assert not [answer for answer in answers.result(GUARD) if isinstance(answer, Exception)]
 
@@ -152,7 +145,7 @@ def test_those_who_count_failures_of_the_same_kinds_never_wait_for_each_other(
     with transaction(postgres) as other:
         other.execute(f"SELECT 1 FROM {schema}.failure WHERE print = 'ant' FOR UPDATE")
         settled = in_thread(desk.engine.transact, [settle])
-        until(lambda: postgres.ask("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+        until(lambda: postgres.waiting(schema))
 
         other.execute(f"SELECT 1 FROM {schema}.failure WHERE print = 'zebra' FOR UPDATE NOWAIT")
     assert settled.result(GUARD) == [[True, True]]
@@ -240,8 +233,7 @@ def test_who_finds_no_connection_free_to_look_waits_no_longer_than_it_may(
     with transaction(postgres) as other:
         other.execute(f"LOCK TABLE {schema}.known IN ACCESS EXCLUSIVE MODE")
         looks = [in_thread(desk.records, "a") for _ in range(4)]
-        waits = f"wait_event_type = 'Lock' AND query LIKE '%%{schema}%%' AND %s"
-        until(lambda: postgres.ask(f"SELECT count(*) FROM pg_stat_activity WHERE {waits}", True) == [(4,)])
+        until(lambda: postgres.waiting(schema) == 4)
 
         with pytest.raises(StoreUnavailable):
             in_thread(lambda: desk.engine.find(ByIds(("a",)), within=0.05)).result(GUARD)

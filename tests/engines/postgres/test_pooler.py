@@ -8,21 +8,20 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from penstock import errors
-from penstock.engines import connect
 from penstock.engines.bell import Bell
 from penstock.engines.postgres import engine as postgres_engine
 from penstock.engines.postgres import news as postgres_news
 from penstock.engines.records import Complaints, Counts, HeldBy
 from penstock.engines.requests import Beat, Claim, Fate, NewJob, Put, Renew
 from penstock.job import JobState
-from tests.engines.kinds import WORK, A, B, Clock, Desk
+from tests.engines.kinds import WORK, A, B, Desk
 from tests.gates import GUARD, in_thread
 from tests.needs import needed_pgbouncer
 from tests.pgbouncer import SIZE, PgBouncer
@@ -31,39 +30,25 @@ from tests.proxy import Proxy
 from tests.worker.service import House, house, until
 
 
-@pytest.fixture
-def schema(postgres: Postgres) -> str:
-    return postgres.fresh_schema()
-
-
 @pytest.fixture(autouse=True)
 def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a cut it waits for so long until nothing can begin any more."""
     monkeypatch.setattr(postgres_engine, "_ON_THE_WAY", 1.0)
 
 
-Open = Callable[[int], Desk]
+Reach = Callable[[int], Desk]
 
 
 @pytest.fixture
-def opened(postgres: Postgres, schema: str) -> Iterator[Open]:
-    """An engine whose way to the server is a port, opened, that knows workers A and B."""
-    with ExitStack() as closed:
-
-        def make(port: int) -> Desk:
-            engine = closed.enter_context(closing(connect(postgres.url(schema, port=port))))
-            engine.open()
-            desk = Desk(engine, Clock())
-            desk.renew(A, B, first=True)
-            return desk
-
-        yield make
+def reach(opened: Callable[[str], Desk], postgres: Postgres, schema: str) -> Reach:
+    """An engine whose way to the server is a port; see `opened`."""
+    return lambda port: opened(postgres.url(schema, port=port))
 
 
 @pytest.fixture
-def near(opened: Open, postgres: Postgres) -> Desk:
+def near(reach: Reach, postgres: Postgres) -> Desk:
     """Somebody straight at the server."""
-    return opened(postgres.port)
+    return reach(postgres.port)
 
 
 @pytest.fixture
@@ -90,8 +75,8 @@ def again(act: Callable[[], Any], times: int = 50) -> Any:
     return act()
 
 
-def test_many_share_two_connections_and_none_is_anybodys(opened: Open, near: Desk, pooler: PgBouncer) -> None:
-    desks = [opened(pooler.port) for _ in range(3 * SIZE)]
+def test_many_share_two_connections_and_none_is_anybodys(reach: Reach, near: Desk, pooler: PgBouncer) -> None:
+    desks = [reach(pooler.port) for _ in range(3 * SIZE)]
     together = threading.Barrier(len(desks))
 
     def work(number: int) -> int:
@@ -111,10 +96,10 @@ def test_many_share_two_connections_and_none_is_anybodys(opened: Open, near: Des
 
 
 def test_an_answer_to_a_put_that_was_lost_is_decided_by_its_id(
-    opened: Open, near: Desk, broken: tuple[int, Proxy]
+    reach: Reach, near: Desk, broken: tuple[int, Proxy]
 ) -> None:
     port, proxy = broken
-    desk = opened(port)
+    desk = reach(port)
     trap = proxy.cut_after(b"unanswered")
     with suppress(errors.OutcomeUnknown):
         assert desk.put("unanswered") in ([Fate.ACCEPTED], [Fate.KNOWN])
@@ -124,9 +109,9 @@ def test_an_answer_to_a_put_that_was_lost_is_decided_by_its_id(
     assert near.complaints() == []
 
 
-def test_what_was_lost_on_its_way_there_is_not_done(opened: Open, near: Desk, broken: tuple[int, Proxy]) -> None:
+def test_what_was_lost_on_its_way_there_is_not_done(reach: Reach, near: Desk, broken: tuple[int, Proxy]) -> None:
     port, proxy = broken
-    desk = opened(port)
+    desk = reach(port)
     trap = proxy.cut_before(b"unheard")
     with suppress(errors.OutcomeUnknown, errors.StoreUnavailable):
         assert desk.put("unheard") == [Fate.ACCEPTED]
@@ -136,10 +121,10 @@ def test_what_was_lost_on_its_way_there_is_not_done(opened: Open, near: Desk, br
 
 
 def test_an_answer_to_a_claim_that_was_lost_is_decided_by_who_holds_the_job(
-    opened: Open, near: Desk, broken: tuple[int, Proxy]
+    reach: Reach, near: Desk, broken: tuple[int, Proxy]
 ) -> None:
     port, proxy = broken
-    desk = opened(port)
+    desk = reach(port)
     near.put(NewJob("a", "work", "only this queue"))
     trap = proxy.cut_after(b"only this queue")
     try:
@@ -154,10 +139,10 @@ def test_an_answer_to_a_claim_that_was_lost_is_decided_by_who_holds_the_job(
 
 
 def test_an_answer_to_a_settlement_that_was_lost_counts_once(
-    opened: Open, near: Desk, broken: tuple[int, Proxy]
+    reach: Reach, near: Desk, broken: tuple[int, Proxy]
 ) -> None:
     port, proxy = broken
-    desk = opened(port)
+    desk = reach(port)
     [job] = desk.put_and_claim(A, "a")
     trap = proxy.cut_after(b"the result")
     with suppress(errors.OutcomeUnknown, errors.StoreUnavailable):
@@ -170,11 +155,11 @@ def test_an_answer_to_a_settlement_that_was_lost_counts_once(
 
 
 def test_a_connection_of_the_poolers_is_not_ended_with_that_of_a_client(
-    opened: Open, near: Desk, postgres: Postgres
+    reach: Reach, near: Desk, postgres: Postgres
 ) -> None:
     """It may be anybody's by then."""
     with PgBouncer(postgres.port) as own, Proxy(own.port) as proxy:
-        desk = opened(proxy.port)
+        desk = reach(proxy.port)
         ends = "SELECT pid FROM pg_stat_activity WHERE client_port = ANY(%s)"
         before = postgres.ask(ends, own.to_server())
         assert before
@@ -185,10 +170,10 @@ def test_a_connection_of_the_poolers_is_not_ended_with_that_of_a_client(
 
 @pytest.mark.parametrize("request_", [Claim(A, None, [WORK]), Put([NewJob("late", "work")])], ids=["claim", "put"])
 def test_what_was_held_back_is_not_done_once_it_is_decided(
-    opened: Open, near: Desk, broken: tuple[int, Proxy], postgres: Postgres, request_: Any
+    reach: Reach, near: Desk, broken: tuple[int, Proxy], postgres: Postgres, request_: Any
 ) -> None:
     port, proxy = broken
-    desk = opened(port)
+    desk = reach(port)
     near.put("a")
     proxy.hang(new=False)
     with pytest.raises((errors.StoreUnavailable, errors.OutcomeUnknown)):
@@ -209,10 +194,10 @@ def test_what_was_held_back_is_not_done_once_it_is_decided(
 
 
 def test_who_waits_looks_for_himself_as_the_pooler_brings_no_news(
-    opened: Open, near: Desk, pooler: PgBouncer, monkeypatch: pytest.MonkeyPatch
+    reach: Reach, near: Desk, pooler: PgBouncer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres_news, "_SELDOM", 4 * GUARD)  # as if it heard them
-    desk = opened(pooler.port)
+    desk = reach(pooler.port)
     bell = Bell()
     with closing(bell):
         desk.engine.wait(bell, 0.0)
@@ -223,9 +208,9 @@ def test_who_waits_looks_for_himself_as_the_pooler_brings_no_news(
             assert desk.searched()[0] == id
 
 
-def test_news_that_the_pooler_gives_to_whoever_is_there_do_not_pile_up(opened: Open, pooler: PgBouncer) -> None:
+def test_news_that_the_pooler_gives_to_whoever_is_there_do_not_pile_up(reach: Reach, pooler: PgBouncer) -> None:
     """Who listens has left a LISTEN with a connection that is everybody's."""
-    desk = opened(pooler.port)
+    desk = reach(pooler.port)
     bell = Bell()
     with closing(bell):
         desk.engine.wait(bell, 0.0)
