@@ -9,8 +9,8 @@
     known    the id of each, in either: a second job of an id can't come to be
     change   how many jobs went from where to where, since `tally` was summed up
 
-Nothing rests on a session: no setting, no lock outlives its transaction, and a prepared statement may be lost. So a
-pooler may stand between. All times are the server's.
+Nothing rests on a session: no lock outlives its transaction, and prepared statements and the few settings of a
+connection that is ours alone may be lost. So a pooler may stand between. All times are the server's.
 """
 
 from penstock.engines.postgres.engine import PostgresEngine

@@ -67,9 +67,7 @@ SELECT (SELECT id FROM penstock.worker WHERE id = %(worker)s),
     (SELECT min(due) - {NOW} FROM penstock.job WHERE state = 0)
 """
 _CANCELS: Final = "SELECT seq, token, reason FROM penstock.job WHERE worker = %(worker)s AND cancelling"
-
-
-_CLAIMED: Final = partial(tuple.__new__, ClaimedJob)
+_CLAIMED: Final = partial(tuple.__new__, ClaimedJob)  # `_make` would look at the length of each row
 
 
 def claim(step: Step, claim: Claim) -> Callable[[], Claimed]:
