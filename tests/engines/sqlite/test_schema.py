@@ -12,7 +12,7 @@ import pytest
 from penstock import errors
 from penstock.engines.records import Counts
 from penstock.engines.requests import Fate
-from penstock.engines.sqlite import SQLiteEngine, schema
+from penstock.engines.sqlite import SQLiteEngine, place, schema
 from tests.engines.kinds import A, Clock, Desk
 from tests.engines.sqlite.script import with_engine
 
@@ -139,6 +139,28 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(
     engine.open()
     assert Desk(engine, Clock()).put("a") == [Fate.KNOWN]
     engine.close()
+
+
+def test_a_store_that_is_made_while_somebody_looks_is_new_or_there_and_no_other_programs(
+    path: Path, url: str, opened: Callable[[], Desk]
+) -> None:
+    """Of several processes that begin at once, each looks before it makes the store or finds it made."""
+    looked = apsw.Connection(str(path))
+    statements = 0
+
+    def another_is_faster(*_: object) -> bool:
+        nonlocal statements
+        statements += 1
+        if statements == 2:
+            opened()
+        return True
+
+    looked.exec_trace = another_is_faster
+    assert not schema.is_current(looked, place.parse(url))
+    looked.exec_trace = None
+    opened()
+    assert schema.is_current(looked, place.parse(url))
+    looked.close()
 
 
 def test_ten_processes_can_open_a_new_store_at_once(tmp_path: Path, url: str, opened: Callable[[], Desk]) -> None:

@@ -138,18 +138,24 @@ GROUP BY state, queue, task;
 MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _COUNTED_LATER)
 """What leads from version n to n + 1. Forward only; one that was ever released is never changed."""
 
+# In one statement: between two of them another process may make the store.
+_LOOK: Final = """
+SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)
+FROM pragma_application_id, pragma_user_version
+"""
+
 
 def is_current(db: apsw.Connection, place: Place, newest: int | None = None) -> bool:
     """Whether *db* is a store of today's version; False if it is new or of an older one. Else raises StoreInvalid."""
     newest = len(MIGRATIONS) if newest is None else newest
-    application, version = db.pragma("application_id"), db.pragma("user_version")
+    application, version, tables = db.execute(_LOOK).get
     if application == APPLICATION:
         if version > newest:
             raise StoreInvalid(
                 place.url, f"it was made by a newer penstock (its schema is {version}, this one knows {newest})"
             )
         return bool(version == newest)
-    if application or version or db.execute("SELECT count(*) FROM sqlite_schema").get:
+    if application or version or tables:
         raise StoreInvalid(place.url, "it is another program's database; durable jobs need a file of their own")
     return False
 
