@@ -357,7 +357,8 @@ class Attempts:
     def is_in(self, job: Job[Any]) -> bool:
         """Whether the calling thread runs *job*."""
         runner = self.running.get(job)
-        return runner is not None and runner.thread is threading.current_thread()
+        here = None if runner is None else runner.thread
+        return here is not None and here is threading.current_thread()
 
     def runs_here(self) -> bool:
         """Whether the calling thread is inside one of the running jobs, be it as the caller who had to run it."""

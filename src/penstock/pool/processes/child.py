@@ -48,7 +48,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _STOPPING: Final = (signal.SIGINT, *server.STOPPING)  # signals that stop programs
 _SOON_COPIED: Final = 8 << 20  # bytes: the parent's dispatcher copies them itself
 _RUNNING: Final = JobState.RUNNING  # looked up once: it costs as much as a step
-_PLAIN: Final = frozenset({bool, bytes, float, int, str, type(None)})  # results that need no look
+_SMALL: Final = frozenset({bool, float, int, str})  # results that need no look and have no buffers
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,11 @@ class _Worker:
             else:
                 if self._lent:
                     self._take_back_what_was_copied()
-                answer, memory = pack_result(value)
-                kind = wire.DONE if _arrives_at_once(value, answer, memory) else wire.MADE
+                if type(value) in _SMALL:
+                    kind, answer = wire.DONE, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+                else:
+                    answer, memory = pack_result(value)
+                    kind = wire.DONE if _arrives_at_once(value, answer, memory) else wire.MADE
         except BaseException as error:
             if self.is_copy:
                 raise  # as from a program of its own
@@ -412,7 +415,7 @@ def _arrives_at_once(value: Any, packed: bytes, memory: Memory | None) -> bool:
     """Whether unpacking it calls nobody's code and takes no time to speak of."""
     if memory is not None:
         return type(value) in (bytes, bytearray) and memory.size <= _SOON_COPIED
-    return type(value) in _PLAIN or is_plain(packed)
+    return type(value) is bytes or is_plain(packed)
 
 
 class _Relay(logging.Handler):

@@ -87,6 +87,9 @@ class Page:
     def answered(self, first: int, count: int) -> None:
         """The worker has spoken of *count* jobs from *first* on: their slots are free for others."""
         slot = first & (SLOTS - 1)
+        if count == 1:
+            self._skips[slot] = 0
+            return
         if slot + count > SLOTS:  # they go round the end
             self._skips[: slot + count - SLOTS] = bytes(slot + count - SLOTS)
             count = SLOTS - slot

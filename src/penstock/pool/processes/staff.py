@@ -139,6 +139,8 @@ class ProcessStaff:
 
     def _next_job(self) -> Job[Any] | None:
         backlog = self._crew.backlog
+        if not (backlog.queue or backlog.due):
+            return None  # as mostly: an error that is raised and caught would take longer
         try:
             if backlog.due:
                 return backlog.due.popleft()
@@ -395,14 +397,17 @@ class ProcessStaff:
 
     def waiting_for(self, job: Job[Any] | None, block: Callable[[], bool]) -> bool:
         """Call *block*: the workers are elsewhere, and none can wait here."""
-        with self.lending(job):
-            return block()
+        self._refuse_own(job)
+        return block()
 
     def lending(self, job: Job[Any] | None) -> AbstractContextManager[None]:
         """The same as a block, for a coroutine; a submitter that runs a job itself may ask for that very job."""
+        self._refuse_own(job)
+        return contextlib.nullcontext()
+
+    def _refuse_own(self, job: Job[Any] | None) -> None:
         if job is not None and self._crew.attempts.is_in(job):
             raise RuntimeError(f"{job.label} can't wait for itself")
-        return contextlib.nullcontext()
 
     def is_here(self) -> bool:
         """No thread of this process is a worker."""
