@@ -5,11 +5,13 @@ from __future__ import annotations
 import builtins
 import functools
 import importlib.util
+import math
 import pickle
 import threading
 import traceback
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -323,6 +325,23 @@ def test_an_error_that_arrives_as_something_else_has_a_stand_in() -> None:
 def test_what_is_no_error_at_all_is_one_when_it_is_unpacked() -> None:
     assert isinstance(unpack_error(pickle.dumps(("text", ""))), NotPicklable)
     assert isinstance(unpack_error(b"nonsense"), NotPicklable)
+
+
+def test_a_built_in_function_of_a_module_is_pickled_once_and_one_of_an_object_with_it() -> None:
+    job: Any = SimpleNamespace(_context=None)
+    by_name = parcel.Parcel(job, math.factorial, (5,))
+    assert by_name.function == pickle.dumps(math.factorial, pickle.HIGHEST_PROTOCOL)
+    assert by_name.function is parcel.Parcel(job, math.factorial, ()).function
+    held = [1, 2]
+    bound = parcel.Parcel(job, held.count, (1,))
+    held.append(1)
+    assert not bound.function
+    assert held.count not in parcel._known
+    fn, args = pickle.loads(bound.call)
+    assert fn(*args) == 1
+    with ProcessPool(1) as pool:
+        assert pool.submit(math.factorial, 5).result() == 120
+        assert pool.submit(held.count, 1).result() == 2
 
 
 def test_only_built_in_types_are_plain() -> None:
