@@ -227,6 +227,15 @@ def test_a_full_backlog_runs_the_job_in_the_caller_if_asked_to(make: Make, gate:
         gate.open()
 
 
+def test_a_job_that_runs_in_its_caller_can_not_wait_for_itself_either(make: Make, gate: CrossGate) -> None:
+    with make(1, backlog=1, when_full="caller") as pool:
+        pool.submit(gate)
+        gate.wait_entered()
+        pool.submit(double, 1)
+        assert "can't wait for itself" in pool.submit(wait_for_itself).result(GUARD)
+        gate.open()
+
+
 def test_a_job_that_failed_in_its_caller_is_tried_again_by_a_worker(
     make: Make, gate: CrossGate, tmp_path: Path
 ) -> None:
