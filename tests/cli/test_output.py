@@ -77,7 +77,7 @@ def test_what_json_has_no_words_for_is_written_as_its_repr(result: object, said:
 def test_any_exception_is_only_news_for_a_line() -> None:
     assert line_for(ValueError("no"))["error"] == {"type": "ValueError", "message": "no"}
     assert line_for(SystemExit(3))["error"] == {"type": "SystemExit", "message": "3"}
-    assert line_for(Unspeakable())["error"]["message"] == "(its message can't be shown)"
+    assert line_for(Unspeakable())["error"]["message"] == "<its message could not be made>"
     assert described(json.JSONDecodeError("m", "d", 0))["type"] == "JSONDecodeError"
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
+from penstock import raised
+
 if TYPE_CHECKING:
     from penstock import Job
     from penstock.cli.inputs import Input
@@ -115,11 +117,7 @@ def invalid_line(task: Input) -> bytes:
 
 def described(error: BaseException) -> dict[str, str]:
     """The type and the message of *error*, for a result line."""
-    try:
-        message = str(error)
-    except Exception:  # its own __str__ is broken: that must not cost us the line
-        message = "(its message can't be shown)"
-    return {"type": type(error).__qualname__, "message": message}
+    return {"type": raised.type_name(error), "message": raised.message_of(error)}
 
 
 def _encoded(fields: dict[str, object]) -> bytes:
