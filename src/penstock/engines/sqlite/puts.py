@@ -22,15 +22,16 @@ VALUES %s ON CONFLICT (id) DO NOTHING
 )
 
 
+# Nothing is returned from it, and its number is not selected from a table: each takes a twentieth of the whole put more.
 _ALONE: Final = """
 INSERT INTO job (seq, id, state, queue, task, priority, enqueued, due, at, headers, args)
-SELECT max(next_seq, coalesce((SELECT max(seq) FROM job), 0) + 1), ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM store WHERE true
-ON CONFLICT (id) DO NOTHING RETURNING seq - (SELECT counted FROM store)
+VALUES ((SELECT max(next_seq, coalesce((SELECT max(seq) FROM job), 0) + 1) FROM store), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING
 """
 
 
 def put_alone(db: apsw.Connection, names: Names, job: NewJob, now: float, wall: float) -> tuple[Fate, int] | None:
-    """Accept one job, by one statement that is a transaction of its own; and how many wait to be counted by now.
+    """Accept one job, by one statement that is a transaction of its own; and the number that it got.
 
     None, and nothing is done, if it has a name that is new here.
     """
@@ -42,8 +43,8 @@ def put_alone(db: apsw.Connection, names: Names, job: NewJob, now: float, wall: 
     is_ready = due <= now
     state, at = (READY, None) if is_ready else (SCHEDULED, at)
     row = (id, state, queue_, task_, priority, now, now if is_ready else due, at, headers, args)
-    waiting: int | None = db.execute(_ALONE, row).get
-    return (Fate.KNOWN, 0) if waiting is None else (Fate.ACCEPTED, waiting)
+    db.execute(_ALONE, row)
+    return (Fate.ACCEPTED, db.last_insert_rowid()) if db.changes() else (Fate.KNOWN, 0)
 
 
 def put(step: Step, jobs: Sequence[NewJob]) -> list[Fate]:
