@@ -59,7 +59,8 @@ def put(step: Step, jobs: Sequence[NewJob]) -> list[Fate]:
         accepted = {seq for (seq,) in step.db.execute("SELECT seq FROM job WHERE seq >= ?", (first,))}
         fates = [Fate.ACCEPTED if row[0] in accepted else Fate.KNOWN for row in rows]
         rows = [row for row in rows if row[0] in accepted]
-    step.come_in(first, (row[2:5] for row in rows), len(jobs))
+    numbers = rows[-1][0] + 1 - first if rows else 0  # those behind the last that was accepted are the next jobs'
+    step.come_in(first, (row[2:5] for row in rows), numbers)
     step.has_news = step.has_news or bool(rows)
     return fates
 

@@ -78,9 +78,9 @@ class Step:
         """Give no number again, though the jobs that have the last ones may be deleted now."""
         self._next_seq = self.next_seq()
 
-    def come_in(self, first: int, lanes: Iterable[tuple[int, int, int]], jobs: int) -> None:
-        """Note that *jobs* came in, numbered from *first* on; *lanes*: state, queue and task of each."""
-        following = first + jobs
+    def come_in(self, first: int, lanes: Iterable[tuple[int, int, int]], numbers: int) -> None:
+        """Note that jobs came in, which took *numbers* from *first* on; *lanes*: state, queue and task of each."""
+        following = first + numbers
         if following - self.counted > TAIL:
             self._count_up_to(first)
             for lane in lanes:
