@@ -10,12 +10,12 @@ import contextlib
 import copyreg
 import importlib.util
 import pickle
-import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.reduction import ForkingPickler
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Final
 
+from penstock import raised
 from penstock.errors import NotPicklable
 from penstock.job import Job
 from penstock.pool.mapping import EachOf
@@ -231,7 +231,7 @@ def pack_error(error: BaseException) -> bytes:
         why = f"it arrives as {type(arrived).__qualname__}"
     except BaseException as trouble:  # it is the user's code that pickles and unpickles it
         why = _short(trouble)
-    stand_in = NotPicklable(f"{type(error).__qualname__}: {_message(error)} (the error itself can't cross: {why})")
+    stand_in = NotPicklable(f"{_short(error)} (the error itself can't cross: {why})")
     return pickle.dumps((stand_in, text), _PROTOCOL)
 
 
@@ -290,18 +290,8 @@ def _refused(parts: dict[str, Any], otherwise: str, why: Exception) -> NotPickla
 
 
 def _text_of(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except BaseException:  # a user's, in its `__str__`
-        return f"{type(error).__qualname__}: {_message(error)}"
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except BaseException:  # a user's, in its `__str__`
-        return "<its message could not be made>"
+    return raised.printed(error) or _short(error)
 
 
 def _short(error: BaseException) -> str:
-    return f"{type(error).__qualname__}: {_message(error)}"
+    return f"{raised.type_name(error)}: {raised.message_of(error)}"
