@@ -240,7 +240,10 @@ class Pool(AnyPool, Submitting):
     """
 
     def start(self) -> Self:
-        """Start all workers before the first job; returns when each is ready. Raises what an initializer raised."""
+        """Start all workers before the first job; returns when each is ready.
+
+        Raises what an initializer raised, and `PoolClosed` if the pool stops before all are ready.
+        """
         self._crew.staff.start()
         return self
 
