@@ -355,7 +355,11 @@ def test_nothing_of_it_is_left_after_the_block() -> None:
 def test_a_signal_that_nobody_can_handle_is_an_error_that_changes_nothing() -> None:
     before, threads = signal.getsignal(signal.SIGTERM), threading.enumerate()
 
-    with ThreadPool(1) as pool, pytest.raises(OSError), graceful(pool, signals=[signal.SIGTERM, signal.SIGKILL]):
+    with (
+        ThreadPool(1) as pool,
+        pytest.raises(OSError, match="Invalid"),
+        graceful(pool, signals=[signal.SIGTERM, signal.SIGKILL]),
+    ):
         pytest.fail("it was entered")
 
     assert signal.getsignal(signal.SIGTERM) == before

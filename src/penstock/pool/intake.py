@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
-from threading import current_thread
+from threading import current_thread, main_thread
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -225,6 +225,8 @@ class Intake:
             self._ledger.close_tally(caller.tally)
         if job._stage not in FINAL:
             self._staff.call()  # it is to be tried again: from here on it is any worker's
+        if caller.interrupted and current_thread() is main_thread():
+            raise KeyboardInterrupt  # the job has it for its error; but it was meant for the program
         return job
 
     # Waiting for a place
