@@ -153,10 +153,15 @@ class Intake:
                 jobs.append(self.submit(terms, fn, args, {}, placed=True))
                 continue
             job = self._accept_without_place(terms, fn, args, {})
-            jobs.append(job)
-            if self._pack is not None and not self._can_be_packed(job):
-                continue
-            self._crew.backlog.put_in_line(job, line)  # at once: the next input may be long in coming
+            try:
+                jobs.append(job)
+                if self._pack is not None and not self._can_be_packed(job):
+                    continue
+                self._crew.backlog.put_in_line(job, line)  # at once: the next input may be long in coming
+            except BaseException:  # Ctrl-C: accepted is what is in the line, or has moved up
+                if job._stage not in FINAL and (line.take_out(job) or line.last != job._number):
+                    self._withdraw()
+                raise
             if self._lifecycle.cutting:
                 self._crew.cut_waiting()
             if job._context is not None:
