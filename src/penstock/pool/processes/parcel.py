@@ -12,7 +12,7 @@ import importlib.util
 import pickle
 from collections.abc import Callable, Iterator
 from multiprocessing.reduction import ForkingPickler
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Final
 
 from penstock import raised
@@ -52,9 +52,7 @@ class Parcel:
 
     def __init__(self, job: Job[Any], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.memory: Memory | None = None
-        kind = type(fn)
-        is_name = kind is FunctionType or (kind is EachOf and type(fn.fn) is FunctionType)  # type: ignore[attr-defined]
-        function = _known.get(fn) if is_name else b""
+        function = _known.get(fn) if type(fn) is FunctionType or _is_name(fn) else b""
         self.function: bytes = _remember(fn) if function is None else function
         if not self.function:
             self.call, self.memory = pack_call(fn, args)
@@ -89,6 +87,14 @@ class Parcel:
 
 _known: dict[Callable[..., Any], bytes] = {}  # functions of modules, packed; empty for those that go with their call
 _MOST_KNOWN: Final = 256
+
+
+def _is_name(fn: Any) -> bool:
+    """Whether *fn*, which is no plain function, crosses by a name all the same."""
+    kind = type(fn)
+    if kind is BuiltinFunctionType:
+        return type(fn.__self__) is ModuleType  # else it is bound to an object, which goes along
+    return kind is EachOf and type(fn.fn) is FunctionType
 
 
 def _remember(fn: Callable[..., Any]) -> bytes:
