@@ -299,6 +299,19 @@ def test_a_listener_that_checks_its_context_does_not_keep_the_others_from_being_
     assert sorted(told) == [1, 2]
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=lambda e: type(e).__name__)
+def test_whatever_a_callback_raises_the_others_are_told_and_the_canceller_goes_on(error: BaseException) -> None:
+    def fail() -> None:
+        raise error
+
+    context, told = root(), list[int]()
+    context.on_cancel(fail)
+    context.on_cancel(lambda: told.append(2))
+
+    assert context.cancel()
+    assert told == [2]
+
+
 def test_the_job_is_told_before_the_users_callbacks() -> None:
     context, told = root(), list[str]()
     context.on_cancel(lambda: told.append("user"))

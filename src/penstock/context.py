@@ -448,7 +448,7 @@ class _UserCallback:
     def __call__(self, cause: Cause) -> None:
         try:
             self._fn()
-        except (Exception, Cancelled):  # `Cancelled`: it asked the very context that tells it
+        except BaseException:  # a `Cancelled`, as it asked the very context that tells it, or a SystemExit: others wait
             log.exception("an on_cancel callback raised")
 
 

@@ -327,7 +327,8 @@ def _remote_frames(error: BaseException) -> str:
 
 def _frames_of_stack(stack: str) -> list[tuple[str, int, str]]:
     """The frames of a stack that was printed: its thread has moved on, and there is nothing else to ask."""
-    return [(file, int(line), function) for file, line, function in _PRINTED_FRAME.findall(stack)]
+    found = _PRINTED_FRAME.findall(stack)
+    return [(file, int(line), function) for file, line, function in found if not file.startswith(_HERE)]
 
 
 def _short(file: str) -> str:

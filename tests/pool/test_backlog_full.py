@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import signal
 import threading
 import time
 from typing import Any
@@ -294,6 +295,22 @@ def test_a_job_that_failed_in_the_caller_is_tried_again_by_a_worker() -> None:
 
         assert job.result(GUARD) is None
         assert ran_in == [threading.current_thread().name, "crew_0"]
+
+
+def test_ctrl_c_in_a_job_that_the_main_thread_runs_is_the_programs_too() -> None:
+    seen: list[Job[Any]] = []
+
+    def interrupted() -> None:
+        job = current_job()
+        assert job is not None
+        seen.append(job)
+        signal.raise_signal(signal.SIGINT)
+
+    with full_pool(when_full="caller") as full:
+        with pytest.raises(KeyboardInterrupt):
+            full.pool.submit(interrupted)
+
+        assert isinstance(seen[0].exception(GUARD), KeyboardInterrupt)
 
 
 def test_a_job_in_the_caller_fails_at_its_deadline_even_if_it_goes_on() -> None:

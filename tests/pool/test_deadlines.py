@@ -363,6 +363,20 @@ def test_with_a_max_stuck_of_zero_no_thread_is_replaced(caplog: pytest.LogCaptur
     assert "not replaced (max_stuck)" in caplog.text
 
 
+def test_a_pool_that_has_stopped_replaces_no_thread_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    gate, pool = Gate(), ThreadPool(1, stuck_after=SHORT)
+    seen = Seen(pool)
+    pool.options(timeout=SHORT).submit(gate)
+    gate.wait_entered()
+    pool.close()
+
+    assert not seen.wait_for(WorkerStuck).replaced
+
+    gate.open()
+    pool.wait()
+    assert "not replaced (the pool has stopped)" in caplog.text
+
+
 def test_a_thread_that_comes_back_within_the_margin_was_never_stuck() -> None:
     gate = Gate()
 

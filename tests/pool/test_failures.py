@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import as_completed
 from typing import Any
@@ -42,6 +43,19 @@ def test_failures_are_grouped_by_type_and_place_most_frequent_first() -> None:
     assert pool.failures.total == 6
     assert len(pool.failures) == 2
     assert "5 times: ValueError" in str(pool.failures)
+
+
+def test_a_job_that_overran_in_a_call_without_a_frame_names_no_place_of_ours() -> None:
+    lock = threading.Lock()
+    lock.acquire()
+
+    with ThreadPool(1, timeout=0.05) as pool:
+        job = pool.submit(lock.acquire)  # nothing of it is Python code
+        assert isinstance(job.exception(GUARD), DeadlineExceeded)
+        lock.release()
+
+    [failure] = pool.failures
+    assert failure.where == ""
 
 
 def test_the_sample_traceback_begins_in_the_users_code() -> None:

@@ -352,6 +352,20 @@ def test_nothing_of_it_is_left_after_the_block() -> None:
         assert os.listdir("/proc/self/fd") == files  # noqa: PTH208
 
 
+def test_a_signal_that_nobody_can_handle_is_an_error_that_changes_nothing() -> None:
+    before, threads = signal.getsignal(signal.SIGTERM), threading.enumerate()
+
+    with (
+        ThreadPool(1) as pool,
+        pytest.raises(OSError, match="Invalid"),
+        graceful(pool, signals=[signal.SIGTERM, signal.SIGKILL]),
+    ):
+        pytest.fail("it was entered")
+
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert threading.enumerate() == threads
+
+
 def test_blocks_can_stand_in_one_another_and_a_signal_stops_both() -> None:
     inner, outer = ThreadPool(1), ThreadPool(1)
     with graceful(outer) as outside:

@@ -12,7 +12,7 @@ import pytest
 
 from penstock import Context, DeadlineExceeded, Job, ThreadPool, clock
 from penstock.events import Event, JobEnded, WorkerStopped
-from penstock.pool.lines import SubmitterInLine
+from penstock.pool.lines import Line, SubmitterInLine
 from tests.gates import GUARD, Gate, in_thread
 from tests.pool.watching import Seen, full_pool, held_pool, until
 
@@ -45,6 +45,43 @@ def test_ctrl_c_in_the_middle_of_a_submit_leaves_the_pool_as_it_was(
         gate.open()
 
     assert pool.report.done == 2
+
+
+@pytest.mark.parametrize("step", ["add", "line_up"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_ctrl_c_between_an_input_of_a_map_and_its_line_leaves_accounts_that_balance(
+    monkeypatch: pytest.MonkeyPatch, step: str, when: str
+) -> None:
+    gate, take = Gate(), getattr(Line, step)
+
+    def interrupted(line: Line, *job: Job[Any]) -> None:
+        if when == "after":
+            take(line, *job)
+        if len(inputs) == 2:
+            raise KeyboardInterrupt
+        if when == "before":
+            take(line, *job)
+
+    inputs: list[int] = []
+
+    def read() -> Iterator[int]:
+        for number in range(5):
+            inputs.append(number)
+            yield number
+
+    with ThreadPool(1, backlog=1) as pool:
+        pool.submit(gate)
+        gate.wait_entered()
+        with monkeypatch.context() as patched:
+            patched.setattr(Line, step, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pool.map(abs, read())
+        gate.open()
+
+        report = pool.shutdown(timeout=GUARD)
+
+    assert report.ok
+    assert report.accepted == 2  # the one in the line was not accepted
 
 
 def leave(_told: object) -> None:

@@ -80,6 +80,27 @@ def test_start_waits_for_a_slow_initializer() -> None:
         assert starting.result(GUARD) is pool
 
 
+def test_start_gives_up_when_the_pool_stops_while_an_initializer_hangs() -> None:
+    gate = Gate()
+    pool = ThreadPool(2, initializer=gate)
+    starting = in_thread(pool.start)
+    gate.wait_entered(2)
+
+    pool.shutdown(timeout=0)
+
+    assert isinstance(starting.exception(GUARD), PoolClosed)
+    gate.open()
+
+
+def test_a_closed_pool_does_not_start() -> None:
+    pool = ThreadPool(2, thread_name_prefix="late")
+    pool.shutdown()
+
+    with pytest.raises(PoolClosed):
+        pool.start()
+    assert names("late") == set()
+
+
 def test_the_workers_are_daemons_and_named_after_the_prefix_or_the_name() -> None:
     with ThreadPool(1, name="mail") as pool:
         thread = pool.submit(threading.current_thread).result(GUARD)

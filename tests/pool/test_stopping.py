@@ -555,6 +555,29 @@ def test_callbacks_that_hang_do_not_hold_up_a_stop(hung: Gate) -> None:
     assert report.balanced
 
 
+@pytest.mark.parametrize("kind", [events.PoolStopping, events.JobEnded])
+def test_an_observer_that_hangs_on_the_thread_that_stops_does_not_hold_up_the_stop(
+    kind: type[events.Event], hung: Gate
+) -> None:
+    def observe(event: events.Event) -> None:
+        if isinstance(event, kind):
+            hung()
+
+    pool = ThreadPool(1)
+    gate = Gate()
+    pool.submit(gate)
+    gate.wait_entered()
+    pool.submit(int)
+    pool.observe(observe)
+    begun = time.monotonic()
+
+    report = pool.shutdown(cancel_futures=True, timeout=BUDGET)
+
+    assert time.monotonic() - begun < BUDGET + slack(SLACK)
+    assert (report.cancelled, report.abandoned) == (1, 1)
+    gate.open()
+
+
 def test_a_callback_that_hangs_in_another_pools_job_does_not_hold_up_a_stop(hung: Gate) -> None:
     """The other pool's job waits, and its context is a child of the one that the stop trips."""
     blocked, children = Gate(), []

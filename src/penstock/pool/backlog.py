@@ -59,8 +59,8 @@ class Backlog:
 
     def put_in_line(self, job: Job[Any], line: Line) -> None:
         """Let *job* wait in *line*, and move up when it is its turn and a place is free."""
+        line.add(job)
         with self._lock:
-            line.jobs.append(job)
             if line not in self._lines:
                 self._lines = (*(other for other in self._lines if other.jobs), line)
         line.line_up()

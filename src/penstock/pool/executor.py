@@ -208,6 +208,13 @@ class AnyPool:
         """Be ready for the first job; in a coroutine."""
         raise NotImplementedError
 
+    def _close_for_shutdown(self, cancel_futures: bool, timeout: float | None) -> None:
+        """Close; with a *timeout*, no observer or callback holds up the stop that has begun."""
+        with contextlib.nullcontext() if timeout is None else timers.nothing_may_block():
+            self._crew.close()
+            if cancel_futures:
+                self._crew.cancel_waiting("the pool was shut down with cancel_futures")
+
     def _tell_end(self, error: BaseException | None, report: Report) -> None:
         """The block of the pool has ended, with *error* or none: raise what cut or unseen jobs ask for, or note it."""
         failures = self._unobserved()
@@ -240,7 +247,10 @@ class Pool(AnyPool, Submitting):
     """
 
     def start(self) -> Self:
-        """Start all workers before the first job; returns when each is ready. Raises what an initializer raised."""
+        """Start all workers before the first job; returns when each is ready.
+
+        Raises what an initializer raised, and `PoolClosed` if the pool stops before all are ready.
+        """
         self._crew.staff.start()
         return self
 
@@ -267,9 +277,7 @@ class Pool(AnyPool, Submitting):
         timeout = clock.checked_seconds("timeout", timeout)
         if wait:
             self._refuse_own_worker()
-        self._crew.close()
-        if cancel_futures:
-            self._crew.cancel_waiting("the pool was shut down with cancel_futures")
+        self._close_for_shutdown(cancel_futures, timeout)
         if wait:
             return self._stop(timeout)
         if timeout is not None:

@@ -107,8 +107,12 @@ class Shutdown:
         self._pipe = reader, writer
         self._watcher = threading.Thread(target=self._watch, args=(reader,), name="penstock-signals", daemon=True)
         self._watcher.start()
-        for number in self._signals:
-            self._before[number] = signal.signal(number, self._handle)
+        try:
+            for number in self._signals:
+                self._before[number] = signal.signal(number, self._handle)
+        except BaseException:  # a signal that can't be handled, such as SIGKILL
+            self._put_handlers_back()
+            raise
         _entered.add(self)
         others = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         if others != -1:

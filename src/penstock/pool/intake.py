@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
-from threading import current_thread
+from threading import current_thread, main_thread
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -153,10 +153,15 @@ class Intake:
                 jobs.append(self.submit(terms, fn, args, {}, placed=True))
                 continue
             job = self._accept_without_place(terms, fn, args, {})
-            jobs.append(job)
-            if self._pack is not None and not self._can_be_packed(job):
-                continue
-            self._crew.backlog.put_in_line(job, line)  # at once: the next input may be long in coming
+            try:
+                jobs.append(job)
+                if self._pack is not None and not self._can_be_packed(job):
+                    continue
+                self._crew.backlog.put_in_line(job, line)  # at once: the next input may be long in coming
+            except BaseException:  # Ctrl-C: accepted is what is in the line, or has moved up
+                if job._stage not in FINAL and (line.take_out(job) or line.last != job._number):
+                    self._withdraw()
+                raise
             if self._lifecycle.cutting:
                 self._crew.cut_waiting()
             if job._context is not None:
@@ -225,6 +230,8 @@ class Intake:
             self._ledger.close_tally(caller.tally)
         if job._stage not in FINAL:
             self._staff.call()  # it is to be tried again: from here on it is any worker's
+        if caller.interrupted and current_thread() is main_thread():
+            raise KeyboardInterrupt  # the job has it for its error; but it was meant for the program
         return job
 
     # Waiting for a place

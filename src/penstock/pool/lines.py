@@ -89,7 +89,7 @@ class Line:
     stand there twice does no harm: a place that it has no job for goes on to the next.
     """
 
-    __slots__ = ("_places", "_put", "_stands", "jobs")
+    __slots__ = ("_places", "_put", "_stands", "jobs", "last")
     submits = False
 
     def __init__(self, places: Places, put: Callable[[Job[Any]], None]) -> None:
@@ -97,6 +97,12 @@ class Line:
         self._put = put
         self._stands = False  # in the line of `places`
         self.jobs: deque[Job[Any]] = deque()
+        self.last = 0  # the number of the job that was added last; who adds them only
+
+    def add(self, job: Job[Any]) -> None:
+        """Let *job* wait behind those that do."""
+        self.jobs.append(job)
+        self.last = job._number
 
     def line_up(self) -> None:
         """Stand in the line of `places`, unless it does."""

@@ -6,7 +6,7 @@ import threading
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from penstock import clock
+from penstock import clock, raised
 from penstock.context import Cause
 from penstock.errors import JobAbandoned
 from penstock.job import Job, JobState, name_of
@@ -33,6 +33,7 @@ class ThreadRunner:
         "_ledger",
         "_lifecycle",
         "_running",
+        "interrupted",
         "name",
         "overrun",
         "tally",
@@ -49,6 +50,7 @@ class ThreadRunner:
         self.name = name
         self.thread = thread  # set by whoever starts it
         self.tally: Tally = crew.ledger.open_tally()
+        self.interrupted = False  # by Ctrl-C, which is not the job's alone if it reached the main thread
         self.overrun: Overrun | None = None  # guarded by Attempts._lock
 
     def run(self, job: Job[Any]) -> None:
@@ -73,6 +75,7 @@ class ThreadRunner:
         try:
             value = cv.run(self._call, job)  # type: ignore[union-attr]
         except BaseException as error:
+            self.interrupted = raised.is_a(error, KeyboardInterrupt)
             self._attempts.failed(self, job, error)
             del job, cv  # the frames of the error reach this one, and the job keeps its error: a cycle
             return

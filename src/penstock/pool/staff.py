@@ -27,6 +27,7 @@ from penstock import clock, timers
 from penstock.errors import NestedWait
 from penstock.events import WorkerStarted, WorkerStopped
 from penstock.job import Job, current_job
+from penstock.lifecycle import Phase
 from penstock.pool.worker import Worker
 
 if TYPE_CHECKING:
@@ -108,9 +109,11 @@ class Staff:
             worker.lock.release()
 
     def wake_all(self) -> None:
-        """Wake every idle worker."""
+        """The crew is closed: wake every idle worker, and whoever waits in `start`."""
         while self.idle:
             self.wake_one()
+        with self._changed:
+            self._changed.notify_all()
 
     def call(self) -> None:
         """There is work: wake a worker for it, or start one if none is idle and there may be one more."""
@@ -167,16 +170,24 @@ class Staff:
 
     def start(self) -> None:
         """Start all workers and wait until each is ready; raises what an initializer raised."""
-        while self.grow():
+        while self._crew.lifecycle.phase is not Phase.CLOSED and self.grow():
             pass
         wanted = self._settings.max_workers
         with self._changed:
-            self._changed.wait_for(lambda: self._given_up or self._ready >= min(wanted, self.alive))
+            self._changed.wait_for(self._is_settled)
             alive, broken = self.alive, self.broken
         if broken is not None:
             raise broken
+        if self._crew.lifecycle.phase is Phase.CLOSED:
+            raise self._crew.refusal()
         if alive < wanted:
             raise RuntimeError(f"only {alive} of {wanted} worker threads could be started")
+
+    def _is_settled(self) -> bool:
+        """Whether all are ready, or need not be any more: an initializer may hang. Holds `_lock`."""
+        if self._given_up or self._crew.lifecycle.phase is Phase.CLOSED:
+            return True
+        return self._ready >= min(self._settings.max_workers, self.alive)
 
     # Coming and going: the worker's own thread
 

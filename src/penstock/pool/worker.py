@@ -88,4 +88,7 @@ class Worker(ThreadRunner):
 
     def fate(self, replaced: bool) -> str:
         """What becomes of its thread."""
-        return f"its thread is {'replaced by a fresh one' if replaced else 'not replaced (max_stuck)'}"
+        if replaced:
+            return "its thread is replaced by a fresh one"
+        why = "the pool has stopped" if self._lifecycle.phase is Phase.CLOSED else "max_stuck"
+        return f"its thread is not replaced ({why})"

@@ -214,9 +214,7 @@ class AsyncPool(AnyPool, SubmittingCoroutines):
         timeout = clock.checked_seconds("timeout", timeout)
         if wait:
             self._refuse_own_job()
-        self._crew.close()
-        if cancel_futures:
-            self._crew.cancel_waiting("the pool was shut down with cancel_futures")
+        self._close_for_shutdown(cancel_futures, timeout)
         if wait:
             return await self._stop(timeout)
         if timeout is not None:
