@@ -381,6 +381,23 @@ def test_blocks_can_stand_in_one_another_and_a_signal_stops_both() -> None:
     assert outside.reports[0].closed
 
 
+def test_blocks_that_are_left_in_the_order_they_were_entered_leave_nothing_either() -> None:
+    """As those of two tasks of a loop may be."""
+    at_first = signal.getsignal(signal.SIGTERM)
+    with ThreadPool(1) as first, ThreadPool(1) as second, ThreadPool(1) as third:
+        blocks = [graceful(pool, signals=[signal.SIGTERM]) for pool in (first, second, third)]
+        for block in blocks:
+            block.__enter__()
+        blocks[0].__exit__(None, None, None)
+        signal.raise_signal(signal.SIGTERM)
+        assert all(block.requested.wait(GUARD) for block in blocks[1:])
+        assert blocks[0].signal is None
+        blocks[1].__exit__(None, None, None)
+        blocks[2].__exit__(None, None, None)
+    assert signal.getsignal(signal.SIGTERM) == at_first
+    assert signal.set_wakeup_fd(-1) == -1
+
+
 def test_outside_the_main_thread_it_is_an_error_that_changes_nothing() -> None:
     before = signal.getsignal(signal.SIGTERM)
     pool = ThreadPool(1)

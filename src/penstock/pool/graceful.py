@@ -57,7 +57,7 @@ def graceful(*pools: AnyPool, timeout: float = 25.0, signals: Sequence[int] = _D
 
     In a coroutine write `async with`, which waits at its end without stopping the loop.
     Only in the main thread (RuntimeError elsewhere: Python handles signals there). Handlers that were set before are
-    called too, and are put back at the end.
+    called too, and are put back at the end. Several may be entered at once, and left in any order.
     """
     return Shutdown(pools, timeout, signals)
 
@@ -243,12 +243,18 @@ class Shutdown:
             os._exit(128 + number)
 
     def _put_handlers_back(self) -> None:
+        others = [other for other in _entered if other is not self]  # blocks may be left in any order
         for number, before in self._before.items():
-            signal.signal(number, signal.SIG_DFL if before is None else before)
+            within = next((other for other in others if other._before.get(number) == self._handle), None)
+            if within is None:
+                signal.signal(number, signal.SIG_DFL if before is None else before)
+            else:
+                within._before[number] = before
         self._before.clear()
         if self._pipe is not None and self._watcher is not None:
             if self._is_heard():
-                signal.set_wakeup_fd(-1)
+                heir = next((other._pipe for other in others if other._pipe is not None), None)
+                signal.set_wakeup_fd(-1 if heir is None else heir[1], warn_on_full_buffer=False)
             os.close(self._pipe[1])
             self._watcher.join()
             self._pipe = None
