@@ -108,6 +108,14 @@ async def blocks(gate: str) -> None:
         time.sleep(0.01)  # noqa: ASYNC251
 
 
+@app.task(name="forks")
+def forks() -> None:
+    """Leaves a process behind that has all of its parent's descriptors, and stays for long."""
+    if os.fork() == 0:
+        time.sleep(3600)
+        os._exit(0)
+
+
 @app.task(name="hold_gil")
 def hold_gil(seconds: int) -> None:
     """One call of C code that keeps the GIL, so that no other thread of its process runs meanwhile."""

@@ -243,6 +243,19 @@ def test_a_process_that_a_task_has_for_itself_takes_nobody_along(home: House) ->
     assert "died: its process" not in service.log
 
 
+def test_a_process_that_a_task_has_forked_holds_up_neither_the_rescue_of_jobs_nor_a_stop(home: House) -> None:
+    service = home.work("--threads", "2")
+    home.duty.forks.enqueue().result(GUARD)
+    handle = home.duty.held.enqueue("gate")
+    [[_, _, _, pid]] = home.begun()
+    os.kill(int(pid), signal.SIGKILL)
+    home.begun(2)
+    home.open("gate")
+    handle.result(GUARD)
+    home.duty.forks.enqueue().result(GUARD)
+    assert service.stop() == 0
+
+
 def test_a_child_that_is_stopped_past_the_time_of_its_job_is_killed_and_replaced(home: House) -> None:
     service = home.work("--threads", "1")
     handle = home.duty.limited.enqueue("never")

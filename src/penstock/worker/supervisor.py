@@ -247,9 +247,8 @@ class Supervisor:
 
     def _bury(self, child: ChildProcess) -> None:
         """*child* has ended: its last words, its jobs, and its place."""
-        while not child.line.is_over:
-            for word in child.line.hear():
-                self._hear(child, word)
+        for word in child.line.rest():
+            self._hear(child, word)
         self._children.remove(child)
         self._account = self._account.plus(child.account())
         death = child.death()
