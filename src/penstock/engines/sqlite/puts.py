@@ -22,7 +22,7 @@ VALUES %s ON CONFLICT (id) DO NOTHING
 )
 
 
-# Nothing is returned, and its number is not selected from a table: each takes a twentieth of the whole put more.
+# Nothing is returned from it, and it selects from no table what it inserts: each takes a twentieth of the put more.
 _ALONE: Final = """
 INSERT INTO job (seq, id, state, queue, task, priority, enqueued, due, at, headers, args)
 VALUES ((SELECT max(next_seq, coalesce((SELECT max(seq) FROM job), 0) + 1) FROM store), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
