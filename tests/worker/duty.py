@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -114,6 +115,17 @@ def forks() -> None:
     if os.fork() == 0:
         time.sleep(3600)
         os._exit(0)
+
+
+@app.task(name="stops_copies")
+def stops_copies() -> list[int | None]:
+    """How copies of its process ended that it told to, at once: they may not have come to themselves."""
+    copies = [multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,)) for _ in range(10)]
+    for copy in copies:
+        copy.start()
+        copy.terminate()
+        copy.join(10)
+    return [copy.exitcode for copy in copies]
 
 
 @app.task(name="hold_gil")

@@ -256,6 +256,11 @@ def test_a_process_that_a_task_has_forked_holds_up_neither_the_rescue_of_jobs_no
     assert service.stop() == 0
 
 
+def test_copies_of_its_process_that_a_task_makes_can_be_stopped_by_signals(home: House) -> None:
+    home.work()
+    assert home.duty.stops_copies.enqueue().result(2 * GUARD) == [-signal.SIGTERM] * 10
+
+
 def test_a_child_that_is_stopped_past_the_time_of_its_job_is_killed_and_replaced(home: House) -> None:
     service = home.work("--threads", "1")
     handle = home.duty.limited.enqueue("never")

@@ -14,7 +14,8 @@ from penstock import clock
 from penstock.engines.requests import Death
 from penstock.pool.lifeline import LIFELINE
 from penstock.worker.board import Account, Board, Entry, new_memory
-from penstock.worker.child import STOPPING, ChildSettings
+from penstock.worker.child import ChildSettings
+from penstock.worker.signals import STOPPING
 from penstock.worker.words import Line
 
 
