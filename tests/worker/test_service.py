@@ -400,6 +400,19 @@ def test_what_a_child_has_done_counts_though_it_was_killed_right_after(home: Hou
     assert "20 done" in service.log or "21 done" in service.log
 
 
+def test_a_service_that_was_given_no_files_to_talk_to_works_and_stops(home: House) -> None:
+    command = [sys.executable, "-m", "penstock", "work", f"{DUTY}:app"]
+    silent = subprocess.Popen(["sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh", *command], cwd=home.folder)
+    try:
+        handles = [home.duty.double.enqueue(1), home.duty.double_async.enqueue(2), home.duty.double_apart.enqueue(3)]
+        assert [handle.result(GUARD) for handle in handles] == [2, 4, 6]
+        silent.terminate()
+        assert silent.wait(GUARD) == 0
+    finally:
+        silent.kill()
+        silent.wait(GUARD)
+
+
 def test_sigterm_lets_what_runs_end_and_begins_nothing_new(home: House) -> None:
     service = home.work("--threads", "1")
     running, waiting = home.duty.held.enqueue("gate"), home.duty.double.enqueue(1)
