@@ -201,7 +201,13 @@ class Supervisor:
     # Children
 
     def _start(self, number: int, *, alone: bool) -> None:
-        child = ChildProcess(self._settings.for_child(number, alone=alone))
+        try:
+            child = ChildProcess(self._settings.for_child(number, alone=alone))
+        except OSError as error:  # no memory, processes or descriptors are left: that may pass, and the others work
+            log.error("child %d could not be started: %s; it is tried again", number, error)
+            if not alone:  # else the next sweep asks for it again
+                self._missing.append((clock.monotonic() + self._backoffs[number].next(), number))
+            return
         self._children.append(child)
         log.debug("child %d started as process %d", number, child.pid)
 
