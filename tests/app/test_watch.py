@@ -307,6 +307,27 @@ def test_who_waits_goes_on_waiting_while_the_store_is_away(
     assert waiting.result(GUARD) == "order 7"
 
 
+def test_without_a_thread_nobody_waits_in_vain_and_the_next_one_tries_again(
+    engine: Counting, pack: Task[[int], str], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = pack.enqueue(1)
+
+    def no_more(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more)
+        with pytest.raises(StoreUnavailable, match="can't start new thread"):
+            handle.result(GUARD)
+        with pytest.raises(StoreUnavailable, match="can't start new thread"):
+            asyncio.run(handle.aresult(GUARD))
+
+    waiting = in_thread(handle.result, GUARD)
+    engine.wait_looked()
+    service.do()
+    assert waiting.result(GUARD) == "order 1"
+
+
 def test_a_store_that_is_broken_is_told_to_who_waits(
     engine: Counting, pack: Task[[int], str], service: Service
 ) -> None:

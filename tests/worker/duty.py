@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -106,6 +107,25 @@ async def blocks(gate: str) -> None:
     """Past its time, and no other coroutine has a turn."""
     while not (marks.parent / gate).exists():
         time.sleep(0.01)  # noqa: ASYNC251
+
+
+@app.task(name="forks")
+def forks() -> None:
+    """Leaves a process behind that has all of its parent's descriptors, and stays for long."""
+    if os.fork() == 0:
+        time.sleep(3600)
+        os._exit(0)
+
+
+@app.task(name="stops_copies")
+def stops_copies() -> list[int | None]:
+    """How copies of its process ended that it told to, at once: they may not have come to themselves."""
+    copies = [multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,)) for _ in range(10)]
+    for copy in copies:
+        copy.start()
+        copy.terminate()
+        copy.join(10)
+    return [copy.exitcode for copy in copies]
 
 
 @app.task(name="hold_gil")

@@ -243,6 +243,24 @@ def test_a_process_that_a_task_has_for_itself_takes_nobody_along(home: House) ->
     assert "died: its process" not in service.log
 
 
+def test_a_process_that_a_task_has_forked_holds_up_neither_the_rescue_of_jobs_nor_a_stop(home: House) -> None:
+    service = home.work("--threads", "2")
+    home.duty.forks.enqueue().result(GUARD)
+    handle = home.duty.held.enqueue("gate")
+    [[_, _, _, pid]] = home.begun()
+    os.kill(int(pid), signal.SIGKILL)
+    home.begun(2)
+    home.open("gate")
+    handle.result(GUARD)
+    home.duty.forks.enqueue().result(GUARD)
+    assert service.stop() == 0
+
+
+def test_copies_of_its_process_that_a_task_makes_can_be_stopped_by_signals(home: House) -> None:
+    home.work()
+    assert home.duty.stops_copies.enqueue().result(2 * GUARD) == [-signal.SIGTERM] * 10
+
+
 def test_a_child_that_is_stopped_past_the_time_of_its_job_is_killed_and_replaced(home: House) -> None:
     service = home.work("--threads", "1")
     handle = home.duty.limited.enqueue("never")
@@ -380,6 +398,19 @@ def test_what_a_child_has_done_counts_though_it_was_killed_right_after(home: Hou
     service.logged("died")
     assert service.stop() == 0
     assert "20 done" in service.log or "21 done" in service.log
+
+
+def test_a_service_that_was_given_no_files_to_talk_to_works_and_stops(home: House) -> None:
+    command = [sys.executable, "-m", "penstock", "work", f"{DUTY}:app"]
+    silent = subprocess.Popen(["sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh", *command], cwd=home.folder)
+    try:
+        handles = [home.duty.double.enqueue(1), home.duty.double_async.enqueue(2), home.duty.double_apart.enqueue(3)]
+        assert [handle.result(GUARD) for handle in handles] == [2, 4, 6]
+        silent.terminate()
+        assert silent.wait(GUARD) == 0
+    finally:
+        silent.kill()
+        silent.wait(GUARD)
 
 
 def test_sigterm_lets_what_runs_end_and_begins_nothing_new(home: House) -> None:

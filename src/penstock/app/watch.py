@@ -139,15 +139,21 @@ class Watch:
         with self._lock:
             if self._closed:
                 raise self._over()
-            self._watched.setdefault(waiter.id, []).append(waiter)
             if self._thread is None:
-                self._bell = Bell()
-                self._thread = threading.Thread(
-                    target=self._look_out, args=(self._bell,), name="penstock-watch", daemon=True
-                )
-                self._thread.start()
+                self._bell, self._thread = self._started()
             elif self._bell is not None:
                 self._bell.ring()
+            self._watched.setdefault(waiter.id, []).append(waiter)
+
+    def _started(self) -> tuple[Bell, threading.Thread]:
+        bell = Bell()
+        thread = threading.Thread(target=self._look_out, args=(bell,), name="penstock-watch", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            bell.close()
+            raise StoreUnavailable(self._store.engine.url, f"no thread could be started for it: {error}") from error
+        return bell, thread
 
     def _remove(self, waiter: _Waiter) -> None:
         with self._lock:

@@ -40,13 +40,11 @@ from penstock.worker.holding import Lane as Room
 from penstock.worker.lanes import Lane, LoopLane, ProcessLane, ThreadLane
 from penstock.worker.logs import set_up_logs
 from penstock.worker.named import AppNotFound, find_app_to_serve
+from penstock.worker.signals import leave_to_supervisor
 from penstock.worker.verdict import verdict
 from penstock.worker.words import Line
 
 log = logging.getLogger("penstock.work")
-
-STOPPING: Final = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
-"""Signals that a terminal, say, sends to all processes of a service. A child is started with them blocked."""
 
 IMPATIENT: Final = 1.0  # seconds: what was claimed ahead and has not begun by then is handed back
 _SOON_SAID: Final = 5.0  # seconds until somebody who starts a service is told that the store is what it waits for
@@ -430,10 +428,7 @@ def new_worker() -> int:
 def main(told: str) -> int:
     """The process: *told* are its settings."""
     settings = ChildSettings.unpacked(told)
-    for number in STOPPING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, say: that is for what tasks start, too
-            signal.signal(number, _leave_to_supervisor)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    leave_to_supervisor()
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1)  # where every thread stands, for whoever asks
     hang_on(settings.lifeline)
@@ -444,10 +439,6 @@ def main(told: str) -> int:
     except StoreInvalid as error:
         line.say(**{"is": "failed", "why": str(error)})
         return 3
-
-
-def _leave_to_supervisor(number: int, frame: object) -> None:
-    """A signal that stops programs: the supervisor decides what that means here."""
 
 
 if __name__ == "__main__":

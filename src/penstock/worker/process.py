@@ -14,34 +14,34 @@ from penstock import clock
 from penstock.engines.requests import Death
 from penstock.pool.lifeline import LIFELINE
 from penstock.worker.board import Account, Board, Entry, new_memory
-from penstock.worker.child import STOPPING, ChildSettings
+from penstock.worker.child import ChildSettings
+from penstock.worker.signals import STOPPING
 from penstock.worker.words import Line
 
 
 class ChildProcess:
-    """One life of a child. Main thread of the supervisor only."""
+    """One life of a child. Main thread of the supervisor only. Raises OSError if no process can be made now."""
 
     def __init__(self, settings: ChildSettings) -> None:
         self.number = settings.number
         self.alone = settings.alone
         ours, theirs = socket.socketpair()
-        memory = new_memory(settings.slots)
-        told = dataclasses.replace(settings, line=theirs.fileno(), board=memory, lifeline=LIFELINE.fileno())
-        self.started = clock.monotonic()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # until it can leave them to its supervisor
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "penstock.worker.child", told.packed()],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(told.line, told.board, told.lifeline),
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
-        self._board = Board(memory, told.slots)
-        os.close(memory)
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
+            memory = new_memory(settings.slots)
+            try:
+                told = dataclasses.replace(settings, line=theirs.fileno(), board=memory, lifeline=LIFELINE.fileno())
+                self.started = clock.monotonic()
+                self._process = _started(told)
+                undo.callback(self._process.wait)
+                undo.callback(self._process.kill)
+                self._board = Board(memory, told.slots)
+                undo.callback(self._board.close)
+            finally:
+                os.close(memory)
+            self.pidfd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
+            undo.pop_all()
         self.line = Line(ours)
-        self.pidfd = os.pidfd_open(self._process.pid) if hasattr(os, "pidfd_open") else None
         self.worker: int | None = None  # known when it is ready
         self.is_ready = False
         self.failed: str | None = None  # why it could not begin
@@ -111,6 +111,18 @@ class ChildProcess:
         if self.pidfd is not None:
             os.close(self.pidfd)
         self._board.close()
+
+
+def _started(told: ChildSettings) -> subprocess.Popen[bytes]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # until it can leave them to its supervisor
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "penstock.worker.child", told.packed()],
+            stdin=subprocess.DEVNULL,
+            pass_fds=(told.line, told.board, told.lifeline),
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def how_it_ended(code: int | None) -> str:

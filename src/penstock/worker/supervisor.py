@@ -201,7 +201,13 @@ class Supervisor:
     # Children
 
     def _start(self, number: int, *, alone: bool) -> None:
-        child = ChildProcess(self._settings.for_child(number, alone=alone))
+        try:
+            child = ChildProcess(self._settings.for_child(number, alone=alone))
+        except OSError as error:  # no memory, processes or descriptors are left: that may pass, and the others work
+            log.error("child %d could not be started: %s; it is tried again", number, error)
+            if not alone:  # else the next sweep asks for it again
+                self._missing.append((clock.monotonic() + self._backoffs[number].next(), number))
+            return
         self._children.append(child)
         log.debug("child %d started as process %d", number, child.pid)
 
@@ -247,9 +253,8 @@ class Supervisor:
 
     def _bury(self, child: ChildProcess) -> None:
         """*child* has ended: its last words, its jobs, and its place."""
-        while not child.line.is_over:
-            for word in child.line.hear():
-                self._hear(child, word)
+        for word in child.line.rest():
+            self._hear(child, word)
         self._children.remove(child)
         self._account = self._account.plus(child.account())
         death = child.death()

@@ -38,16 +38,29 @@ class Line:
 
     def hear(self) -> list[dict[str, Any]]:
         """What has come in since; waits for something if nothing has."""
+        self._receive()
+        return self._whole()
+
+    def rest(self) -> list[dict[str, Any]]:
+        """The last words of one who is gone. Waits for nothing: what it has forked may hold its end for ever."""
+        self._socket.setblocking(False)
+        while self._receive():
+            pass
+        return self._whole()
+
+    def _receive(self) -> bool:
+        """Whether anything came."""
         try:
             data = self._socket.recv(65536)
         except BlockingIOError:
-            return []
+            return False
         except OSError:
             data = b""
-        if not data:
-            self.is_over = True
-            return []
         self._heard += data
+        self.is_over = not data
+        return bool(data)
+
+    def _whole(self) -> list[dict[str, Any]]:
         *whole, rest = self._heard.split(b"\n")
         self._heard = bytearray(rest)
         return [json.loads(word) for word in whole]
