@@ -1488,3 +1488,75 @@ def test_looking_where_a_job_stands_does_not_freeze_a_process_whose_collector_ca
         script.expect("not frozen")
 
         assert script.end() == 0
+
+
+@pytest.mark.parametrize("timeout", [None, 0.05])
+def test_a_job_that_nobody_has_in_hand_holds_up_no_stop(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, timeout: float | None
+) -> None:
+    """As one is that Ctrl-C has taken from whoever was about to end it."""
+    monkeypatch.setattr(ladder, "_BETWEEN_WORDS", 0.001)
+    gate, pool = Gate(), ThreadPool(1)
+    running, lost = pool.submit(gate), pool.submit(int)
+    assert pool._crew.take_out(lost)
+    gate.open()
+    running.result(GUARD)
+
+    report = in_thread(pool.shutdown, timeout=timeout).result(GUARD)
+
+    assert (report.accepted, report.done, report.abandoned, report.cut, report.closed) == (2, 1, 1, 1, True)
+    assert "1 jobs of pool" in caplog.text
+
+
+def test_a_job_that_was_given_up_and_ends_after_all_counts_as_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, pool = Gate(), ThreadPool(1)
+    running, late = pool.submit(gate), pool.submit(int)
+    assert pool._crew.take_out(late)
+    gate.open()
+    running.result(GUARD)
+    assert pool.shutdown(timeout=0.05).abandoned == 1
+
+    pool._crew.attempts.settle(late, JobState.CANCELLED, JobCancelled(late.label, "late"))
+
+    assert (pool.report.done, pool.report.cancelled, pool.report.abandoned, pool.report.cut) == (1, 1, 0, 0)
+
+
+class Interrupted(Exception):
+    """What a signal's handler raises."""
+
+
+def test_an_exception_of_a_signals_handler_at_any_call_of_submit_and_cancel_loses_no_job() -> None:
+    """Whatever the moment, the pool ends and its accounts balance."""
+
+    def work(pool: ThreadPool) -> None:
+        for _ in range(2):
+            pool.submit(int).cancel()
+
+    def profile(frame: Any, event: str, arg: object) -> None:
+        nonlocal left
+        if event in ("call", "c_return"):  # where CPython looks for signals: as a function begins, and after one in C
+            left -= 1
+            if not left:
+                raise Interrupted
+
+    moments = whole = 0
+    for moment in itertools.count(1):
+        left, gate, pool = moment, Gate(), ThreadPool(1, backlog=3)
+        pool.submit(gate)
+        gate.wait_entered()
+        sys.setprofile(profile)
+        try:
+            work(pool)
+        except Interrupted:
+            moments += 1
+        finally:
+            sys.setprofile(None)
+        gate.open()
+        report = pool.shutdown(timeout=0.2)
+        assert report.balanced
+        assert report.closed
+        whole += not report.abandoned and len(pool._crew.backlog.places.free) == 3
+        if left > 0:
+            break
+    assert moments > 60
+    assert whole >= moments - 12, "a moment may cost a place or one outcome, but only between two steps"

@@ -423,18 +423,28 @@ class Attempts:
     ) -> None:
         """Give *job*, which is in our hands, an outcome that is not a result.
 
-        *cut*: a stop is the reason. *stack*: where its thread stood.
+        *cut*: a stop is the reason. *stack*: where its thread stood. Should a signal's handler raise in the midst of it
+        (Ctrl-C, on the main thread), the other steps are done all the same: nobody else would do them.
         """
         ledger = self._crew.ledger
-        if stage is JobState.FAILED:  # the report tells of those that a stop killed or abandoned
-            task = "" if job.token is None else job.name  # a pool's own jobs may each have a name of their own
-            ledger.failures.record(job.id, job.label, error, stack, job.worker or "", task)
-            ledger.failed(job)
-        ledger.count(stage, cut=cut)
-        job._settle(stage, error)
-        if ledger.observers:
-            self.tell_ended(job, error)
-        ledger.one_ended()
+        told = ledger.told
+        try:
+            if stage is JobState.FAILED:  # the report tells of those that a stop killed or abandoned
+                task = "" if job.token is None else job.name  # a pool's own jobs may each have a name of their own
+                ledger.failures.record(job.id, job.label, error, stack, job.worker or "", task)
+                ledger.failed(job)
+        finally:
+            try:
+                ledger.count(stage, cut=cut)
+            finally:
+                try:
+                    job._settle(stage, error)
+                finally:
+                    try:
+                        if ledger.observers:
+                            self.tell_ended(job, error)
+                    finally:
+                        next(told)  # ledger.one_ended, in one step
 
     def tell_started(self, job: Job[Any]) -> None:
         """Tell the observers; only called if there are some."""

@@ -181,8 +181,9 @@ class Crew:
 
     def forget(self, job: Job[Any], reason: str = "cancelled") -> bool:
         """Cancel *job* if no worker has started it; a running one is not disturbed."""
+        error = JobCancelled(job.label, reason)
         if self.take_out(job) or self.attempts.take_out(job):
-            self.attempts.settle(job, JobState.CANCELLED, JobCancelled(job.label, reason))
+            self.attempts.settle(job, JobState.CANCELLED, error)
             self.check_drained()
         return job.cancelled()
 
@@ -265,6 +266,16 @@ class Crew:
         with timers.nothing_may_block():
             self.attempts.abandon_running()
             self.check_drained()
+
+    def give_up_missing(self) -> int:
+        """Count as abandoned what is in no room and has no outcome, and let the pool end; how many jobs that is.
+
+        A job is in no room while somebody has it in hand, who gives it its outcome a moment later. On the main thread
+        a signal's handler may raise in that moment (Ctrl-C within `cancel`): then nobody does.
+        """
+        missing = self.ledger.give_up_missing()
+        self.check_drained()
+        return missing
 
     def check_drained(self) -> None:
         """If the pool is closing and every accepted job has its outcome, it is closed."""

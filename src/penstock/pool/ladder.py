@@ -31,6 +31,7 @@ R = TypeVar("R")
 
 _LONGEST_CANCEL: Final = 5.0  # seconds that cancelled jobs get at most, to clean up
 _BETWEEN_WORDS: Final = 10.0  # seconds between two log lines of a wait that takes long; doubles up to a minute
+_IDLE_LOOKS: Final = 3  # in turn that found no job anywhere: nobody has one in hand for so long (70 s)
 _A_MOMENT: Final = 0.1  # seconds for workers that are done to leave, after the budget
 
 
@@ -107,7 +108,7 @@ class Stop:
         for crew in self._crews:
             leave(crew)
         for crew in self._crews:  # a job between two rooms gets its outcome from the thread that moves it
-            crew.lifecycle.wait_for(Phase.CLOSED, _A_MOMENT)
+            _see_closed(crew)
 
 
 def stop_apart(crews: Sequence[Crew], why: str) -> None:
@@ -128,7 +129,7 @@ def stop_apart(crews: Sequence[Crew], why: str) -> None:
         if not closed:
             rung(crew)
     for crew in crews:
-        crew.lifecycle.wait_for(Phase.CLOSED, _A_MOMENT)
+        _see_closed(crew)
         finished(crew, max(begun + crew.settings.grace, clock.monotonic()) + _A_MOMENT)
 
 
@@ -149,6 +150,21 @@ def leave(crew: Crew) -> None:
         crew.abandon()
 
 
+def _see_closed(crew: Crew) -> None:
+    """All was given its outcome; what isn't there a moment later never will be."""
+    if not crew.lifecycle.wait_for(Phase.CLOSED, _A_MOMENT) and crew.lifecycle.phase is Phase.LEAVING:
+        _give_up_missing(crew)
+
+
+def _give_up_missing(crew: Crew) -> None:
+    missing = crew.give_up_missing()
+    if missing:
+        log.error(
+            "%d jobs of pool %r are in nobody's hands and count as abandoned: an exception that a signal's handler raised "
+            "has cut off whoever was about to end them", missing, crew.name, extra={"pool": crew.name},
+        )  # fmt: skip
+
+
 def _leave_and_report(crew: Crew) -> None:
     """The last rung, on the timers' thread, which waits for nobody."""
     leave(crew)
@@ -161,9 +177,13 @@ def _report(crew: Crew) -> None:
 
 def wait_for_all(crew: Crew) -> Report:
     """Wait for the accepted jobs of a closed pool, as long as they take; now and then the log says for which."""
-    pause = _BETWEEN_WORDS
+    pause, idle = _BETWEEN_WORDS, 0
     while not crew.lifecycle.wait_for(Phase.CLOSED, min(pause, threading.TIMEOUT_MAX)):
-        log.warning("still waiting: %s; %s", crew.report(), crew.attempts.longest(), extra={"pool": crew.name})
+        report = crew.report()
+        log.warning("still waiting: %s; %s", report, crew.attempts.longest(), extra={"pool": crew.name})
+        idle = 0 if report.waiting or report.running or report.retrying else idle + 1
+        if idle == _IDLE_LOOKS:
+            _give_up_missing(crew)
         pause = min(pause * 2, 60.0)
     return finished(crew, None)
 

@@ -72,8 +72,10 @@ class Ledger:
         self._accepted_at_end: int | None = None  # set once the accounts balance for good
         self._withdrawn = 0  # numbers given to jobs that were refused after all
         self._counts = dict.fromkeys(JobState, 0)
-        self._ended = 0  # jobs counted here, or by workers that have left, whose waiters were told
+        self.told = itertools.count()  # advanced for each job counted here whose waiters were told: in one step
+        self._ended = 0  # jobs of workers that have left, and those given up: to be added to these
         self._cut = 0
+        self._given_up = 0  # jobs that count as abandoned, since nobody seemed to have them
         self._unobserved: OrderedDict[Job[Any], None] | None = OrderedDict() if keep_unobserved else None
 
     @property
@@ -82,10 +84,9 @@ class Ledger:
         return self._counted() if self._accepted_at_end is None else self._accepted_at_end
 
     def _counted(self) -> int:
-        # The repr of a count is the one way to read it without advancing it: "count(7)" has handed out 1 to 6.
         # The withdrawn first: read after, one more that came and went in between would make the rest look ended.
         withdrawn = self._withdrawn
-        return int(repr(self.numbers)[6:-1]) - 1 - withdrawn
+        return _handed_out(self.numbers) - 1 - withdrawn
 
     def withdraw(self) -> None:
         """A number was handed out, but the job was not accepted."""
@@ -111,13 +112,30 @@ class Ledger:
     def count(self, state: JobState, *, cut: bool = False) -> None:
         """One more job ends as *state*; *cut*: because the pool had to stop."""
         with self._lock:
+            if self._given_up:  # somebody had it after all
+                self._abandon(-1)
             self._counts[state] += 1
             self._cut += cut
 
     def one_ended(self) -> None:
         """A job that was counted here has told its waiters: only now may a stop be over."""
+        next(self.told)
+
+    def give_up_missing(self) -> int:
+        """Count as abandoned what has no outcome; how many. Asked when no job waits or runs, and no more are accepted."""
         with self._lock:
-            self._ended += 1
+            missing = max(0, self.accepted - self._outcomes())
+            self._abandon(missing)
+        return missing
+
+    def _outcomes(self) -> int:
+        return sum(self._counts.values()) + sum(tally.done for tally in self._tallies)
+
+    def _abandon(self, jobs: int) -> None:
+        self._given_up += jobs
+        self._counts[JobState.ABANDONED] += jobs
+        self._cut += jobs
+        self._ended += jobs
 
     def balances(self) -> bool:
         """Whether every accepted job has its outcome, and its waiters know. Asked when no more are accepted.
@@ -126,10 +144,12 @@ class Ledger:
         """
         with self._lock:
             if self._accepted_at_end is None:
-                ended = self._ended + sum(tally.ended for tally in self._tallies)
+                ended = _handed_out(self.told) + self._ended + sum(tally.ended for tally in self._tallies)
                 if ended != self._counted():
                     return False
                 self._accepted_at_end = ended
+                # Counted comes before ended, unless a signal's handler has raised in between.
+                self._counts[JobState.ABANDONED] += max(0, ended - self._outcomes())
             return True
 
     def counts(self) -> tuple[dict[JobState, int], int]:
@@ -210,3 +230,8 @@ class Ledger:
         self._lock = threading.Lock()
         self._handed_over.start_afresh()
         self.failures.start_afresh()
+
+
+def _handed_out(numbers: itertools.count[int]) -> int:
+    """The next of *numbers*: its repr is the one way to read a count without advancing it."""
+    return int(repr(numbers)[6:-1])
