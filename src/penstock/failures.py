@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
-from penstock import clock, timers
+from penstock import clock, foreign, timers
 
 log = logging.getLogger("penstock.failures")
 
@@ -231,10 +231,11 @@ class Failures:
             line = functools.partial(log.error, said, label, kind, message, repeats - 1, failure.count, extra=extra)
             self._lines.put(line)
             return
-        has_more = error.__traceback__ is not None or error.__cause__ is not None
+        tb = foreign.traceback_of(error)
+        has_more = tb is not None or foreign.cause_of(error) is not None
         is_told = has_more or stack.rstrip() in message  # as a dead worker's last words are
         where = "" if is_told else f"\nIt stood at:\n{stack}"
-        exc_info = (type(error), error, error.__traceback__) if has_more and _can_be_shown(error) else None
+        exc_info = (type(error), error, tb) if has_more and _can_be_shown(error) else None
         said = "%s failed: %s: %s%s"
         self._lines.put(functools.partial(log.error, said, label, kind, message, where, exc_info=exc_info, extra=extra))
 
@@ -274,7 +275,7 @@ def _traceback(error: BaseException) -> str | None:
     """The traceback of *error* as text; None if the user's error keeps it from being made."""
     try:
         return "".join(traceback.format_exception(error, limit=-20))
-    except Exception:
+    except BaseException:
         return None
 
 
@@ -287,10 +288,7 @@ def _can_be_shown(error: BaseException) -> bool:
 
 
 def _message(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:  # a user's __str__ may itself be broken
-        text = "<its message could not be made>"
+    text = foreign.message(error)
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "…"
 
 
@@ -299,7 +297,8 @@ def _fingerprint(error: BaseException, stack: str, task: str) -> tuple[Fingerpri
 
     Where there is no such place (a result that can't travel, a process that died) it is the *task*.
     """
-    frames = _frames(error.__traceback__) if error.__traceback__ is not None else _frames_of_stack(stack)
+    tb = foreign.traceback_of(error)
+    frames = _frames(tb) if tb is not None else _frames_of_stack(stack)
     own = [frame for frame in frames if not frame[0].startswith(_LIBRARIES)] or frames
     innermost = own[-_FRAMES:]
     if not innermost:
@@ -320,14 +319,17 @@ def _frames(tb: TracebackType | None) -> list[tuple[str, int, str]]:
 
 def _remote_frames(error: BaseException) -> str:
     """What an error from another process tells of the place where it was raised; its own frames stayed there."""
-    told = getattr(error, "traceback", None) or getattr(error.__cause__, "text", None)
-    told = told or getattr(error.__cause__, "tb", None)  # as the stdlib's process pool, and loky's, have it
-    return told if isinstance(told, str) and error.__traceback__ is None else ""
+    cause = foreign.cause_of(error)
+    tellers = (error, "traceback"), (cause, "text"), (cause, "tb")  # tb: of the stdlib's process pool, and loky's
+    told = (foreign.asked(*teller) for teller in tellers)
+    found = next((text for text in told if isinstance(text, str) and text), "")
+    return found if foreign.traceback_of(error) is None else ""
 
 
 def _frames_of_stack(stack: str) -> list[tuple[str, int, str]]:
     """The frames of a stack that was printed: its thread has moved on, and there is nothing else to ask."""
-    return [(file, int(line), function) for file, line, function in _PRINTED_FRAME.findall(stack)]
+    found = _PRINTED_FRAME.findall(stack)
+    return [(file, int(line), function) for file, line, function in found if not file.startswith(_HERE)]
 
 
 def _short(file: str) -> str:

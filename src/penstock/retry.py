@@ -55,9 +55,10 @@ class Retry:
     def covers(self, error: BaseException) -> bool:
         """Whether *error* is worth another attempt, not counting them."""
         kinds = self.on if isinstance(self.on, tuple) else (self.on,)
-        if isinstance(error, NoResult):
-            return any(isinstance(error, kind) for kind in kinds if issubclass(kind, NoResult))
-        return isinstance(error, kinds)
+        found = type(error)  # what an error says of its class itself is not asked
+        if issubclass(found, NoResult):
+            return any(issubclass(found, kind) for kind in kinds if issubclass(kind, NoResult))
+        return issubclass(found, kinds)
 
     def delay(self, attempt: int, chance: float | None = None) -> float:
         """Seconds to wait after failed *attempt* (1 is the first). *chance*: 0 to 1, drawn if not given."""

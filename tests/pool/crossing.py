@@ -306,3 +306,65 @@ def log_with(extra: object) -> None:
 
 def log_in_initializer() -> None:
     logging.getLogger("crossing").warning("ready soon")
+
+
+class ExitsWhenAsked(Exception):
+    """Its sentence ends the program."""
+
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+class RefusesAll(Exception):
+    """Nothing can be written to it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
+class AsksItself(Exception):
+    """Asks what it stands for, without end: what `__getattr__` did before anything was there to ask."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.response, name)
+
+
+ODD_ERRORS = [ExitsWhenAsked, RefusesAll, AsksItself]
+
+
+def raise_one(kind: type[Exception]) -> None:
+    raise kind
+
+
+class RaisesInTheParent:
+    """A result that raises when it is unpickled by the process that made it, *here*."""
+
+    def __init__(self, kind: type[Exception], here: int) -> None:
+        self._parts = kind, here
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raise_if_here, self._parts
+
+
+def _raise_if_here(kind: type[Exception], here: int) -> None:
+    if os.getpid() == here:
+        raise kind
+
+
+class RaisesElsewhere:
+    """An argument that raises when it is unpickled by another process than *here*."""
+
+    def __init__(self, kind: type[Exception], here: int) -> None:
+        self._parts = kind, here
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raise_unless_here, self._parts
+
+
+def _raise_unless_here(kind: type[Exception], here: int) -> None:
+    if os.getpid() != here:
+        raise kind
+
+
+def a_lock() -> Any:
+    return threading.Lock()

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
-from penstock import clock, timers
+from penstock import clock, foreign, timers
 from penstock.context import Context
 from penstock.errors import Incomplete
 from penstock.failures import Failures
@@ -213,9 +213,9 @@ class AnyPool:
         failures = self._unobserved()
         if error is not None:
             if report.cut:
-                error.add_note(str(report))
+                foreign.note(error, str(report))
             for failure in failures:
-                error.add_note(f"and nobody looked at: {failure!r}")
+                foreign.note(error, f"and nobody looked at: {foreign.shown(failure)}")
         elif report.cut:
             raise Incomplete(report) from (
                 ExceptionGroup("failures that nobody looked at", failures) if failures else None
@@ -227,8 +227,9 @@ class AnyPool:
         errors = []
         for job in self._crew.ledger.take_unobserved():
             error = job._value
-            error.add_note(f"raised by {job.label}")
-            errors.append(error if isinstance(error, Exception) else RuntimeError(f"{job.label} raised {error!r}"))
+            foreign.note(error, f"raised by {job.label}")
+            is_exception = issubclass(type(error), Exception)
+            errors.append(error if is_exception else RuntimeError(f"{job.label} raised {foreign.shown(error)}"))
         return errors
 
 

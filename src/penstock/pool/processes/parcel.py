@@ -16,6 +16,7 @@ from multiprocessing.reduction import ForkingPickler
 from types import FunctionType
 from typing import Any, Final
 
+from penstock import foreign
 from penstock.errors import NotPicklable
 from penstock.job import Job
 from penstock.pool.mapping import EachOf
@@ -225,7 +226,9 @@ def pack_error(error: BaseException) -> bytes:
         why = f"it arrives as {type(arrived).__qualname__}"
     except BaseException as trouble:  # it is the user's code that pickles and unpickles it
         why = _short(trouble)
-    stand_in = NotPicklable(f"{type(error).__qualname__}: {_message(error)} (the error itself can't cross: {why})")
+    stand_in = NotPicklable(
+        f"{type(error).__qualname__}: {foreign.message(error)} (the error itself can't cross: {why})"
+    )
     return pickle.dumps((stand_in, text), _PROTOCOL)
 
 
@@ -237,8 +240,7 @@ def unpack_error(packed: bytes) -> BaseException:
         return NotPicklable(f"what the job raised can't be unpickled: {_short(trouble)}")
     if not isinstance(error, BaseException):
         return NotPicklable(f"what the job raised arrives as {error!r}")
-    with contextlib.suppress(Exception):  # an error may refuse to be written to
-        error.__cause__ = RemoteTraceback(text)
+    foreign.set_cause(error, RemoteTraceback(text))
     return error
 
 
@@ -287,15 +289,8 @@ def _text_of(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(error))
     except BaseException:  # a user's, in its `__str__`
-        return f"{type(error).__qualname__}: {_message(error)}"
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except BaseException:  # a user's, in its `__str__`
-        return "<its message could not be made>"
+        return f"{type(error).__qualname__}: {foreign.message(error)}"
 
 
 def _short(error: BaseException) -> str:
-    return f"{type(error).__qualname__}: {_message(error)}"
+    return f"{type(error).__qualname__}: {foreign.message(error)}"
