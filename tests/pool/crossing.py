@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
@@ -302,6 +304,33 @@ def log_and_die(text: str, count: int, signal_number: int | None) -> None:
 
 def log_with(extra: object) -> None:
     logging.getLogger("crossing").warning("with something", extra={"it": extra})
+
+
+class LogsWhenPickled:
+    """As a `__del__` does that the collector runs meanwhile."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if multiprocessing.parent_process() is not None:
+            logging.getLogger("crossing").warning("it is pickled")
+        return LogsWhenPickled, ()
+
+
+def log_in_a_signals_handler(lines: int) -> int:
+    """Log so many lines while a timer's handler logs, too; how often it did."""
+    came = 0
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal came
+        came += 1
+        logging.getLogger("crossing").warning("in the handler")
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+    for number in range(lines):
+        logging.getLogger("crossing").warning("line %d", number)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    return came
 
 
 def log_in_initializer() -> None:
