@@ -143,8 +143,8 @@ class _Worker:
         self._file = file  # faulthandler writes to it as long as it lives
         self.is_copy = False
         self._unmasked = threading.local()  # .value: the signal mask of a thread that forks
-        # The control lane, from here. Messages go out whole, and in order; what a signal's handler or the collector logs in
-        # the midst of that, on the same thread, goes out after it.
+        # The control lane, from here. Messages go out whole, and in order; what a signal's handler or the collector
+        # logs in the midst of that, on the same thread, goes out after it.
         self._sending = threading.RLock()
         self._is_sending = False  # guarded by _sending
         self._unsent: deque[bytes] = deque()

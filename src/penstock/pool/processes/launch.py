@@ -105,10 +105,14 @@ class Ends:
             with contextlib.suppress(ValueError):  # it lives, where a forked child closes its copies
                 self.process.close()
 
+    def leave_behind(self) -> None:
+        """It was killed, and does not end (it is in the kernel, on a dead network file system, say): let nobody wait."""
+        multiprocessing.process._children.discard(self.process)  # type: ignore[attr-defined] # an exit waits for these
+
     def start_afresh(self) -> None:
         """In the child of a fork: held by that, too, they would keep the worker from seeing the parent's end."""
         self._lock = threading.Lock()
-        multiprocessing.process._children.discard(self.process)  # type: ignore[attr-defined] # its end waits for these
+        self.leave_behind()
         with contextlib.suppress(OSError):
             self.close()
 
