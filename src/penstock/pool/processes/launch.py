@@ -106,7 +106,7 @@ class Ends:
                 self.process.close()
 
     def leave_behind(self) -> None:
-        """It was killed, and does not end (it is in the kernel, on a dead network file system, say): let nobody wait."""
+        """It was killed and does not end: it hangs in the kernel, on a dead network share, say. Let nobody wait."""
         multiprocessing.process._children.discard(self.process)  # type: ignore[attr-defined] # an exit waits for these
 
     def start_afresh(self) -> None:
