@@ -234,6 +234,7 @@ def _without_main(launch: Any) -> Any:
     asked: Any = launch.__globals__["spawn"]
 
     def get_preparation_data(name: str) -> dict[str, Any]:
+        vars(sys.modules["__main__"]).setdefault("__spec__", None)  # it is asked for, and pdb takes it away
         told: dict[str, Any] = asked.get_preparation_data(name)
         return {key: value for key, value in told.items() if not key.startswith("init_main_from_")}
 
