@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import IO, Any, Final
 
-from penstock import clock, foreign
+from penstock import clock, raised
 from penstock.context import Cause, Context, scope
 from penstock.errors import NotPicklable
 from penstock.job import Claim, Job, JobState, new_job
@@ -181,7 +181,7 @@ class _Worker:
         try:
             main.take_over(self._setup.main)
         except BaseException as error:
-            foreign.note(
+            raised.note(
                 error, f"raised while a worker imported the main module, {', '.join(self._setup.main.values())}"
             )
             raise
@@ -256,7 +256,7 @@ class _Worker:
             values = pickle.loads(more.values) if more is not None and more.values is not None else None
         except Exception as error:
             raise NotPicklable(
-                f"the call can't be unpickled by its worker: {type(error).__qualname__}: {foreign.message(error)}"
+                f"the call can't be unpickled by its worker: {raised.type_name(error)}: {raised.message_of(error)}"
             ) from error
         terms = self._terms if more is None else _Terms(self, more)
         job = new_job(terms, number, fn, args, {}, self._nothing, began)
