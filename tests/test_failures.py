@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock import DeadlineExceeded, Failures, ThreadPool, WorkerDied
+from penstock import DeadlineExceeded, Failures, Retry, ThreadPool, WorkerDied
 from tests.fake_time import FakeTime
 from tests.gates import GUARD, in_thread
 
@@ -475,6 +475,25 @@ def test_a_broken_error_is_counted_like_any_other(make: Callable[[], Exception],
     assert (failure.type, failure.count) == (type(make()).__name__, 3)
     assert lines.told() == 3
     str(found)
+
+
+class TellsNothing(Exception):
+    """It can't even be asked what it is."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise ZeroDivisionError(name)
+
+
+def test_a_job_that_raises_what_can_not_be_asked_ends_like_any_other(lines: Lines) -> None:
+    def fail() -> None:
+        raise TellsNothing
+
+    with ThreadPool(1, retry=Retry(2, wait=0)) as pool:
+        job = pool.submit(fail)
+        assert type(job.exception(GUARD)) is TellsNothing
+        assert pool.submit(len, "next").result(GUARD) == 4
+
+    assert pool.report.failed == 1
 
 
 def test_a_job_that_raises_a_broken_error_ends_like_any_other(lines: Lines) -> None:

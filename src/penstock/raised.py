@@ -17,6 +17,7 @@ E = TypeVar("E", bound=BaseException)
 _QUALNAME: Final[Any] = type.__dict__["__qualname__"]
 _TRACEBACK: Final[Any] = BaseException.__dict__["__traceback__"]
 _CAUSE: Final[Any] = BaseException.__dict__["__cause__"]
+_CONTEXT: Final[Any] = BaseException.__dict__["__context__"]
 
 
 def is_a(error: BaseException | None, kinds: type[E] | tuple[type[E], ...]) -> TypeGuard[E]:
@@ -44,6 +45,30 @@ def cause_of(error: BaseException) -> BaseException | None:
     """What it was raised from."""
     found: BaseException | None = _CAUSE.__get__(error)
     return found
+
+
+def set_cause(error: BaseException, cause: BaseException) -> None:
+    """Let *cause* be what it was raised from."""
+    _CAUSE.__set__(error, cause)
+
+
+def context_of(error: BaseException) -> BaseException | None:
+    """What was being dealt with when it was raised."""
+    found: BaseException | None = _CONTEXT.__get__(error)
+    return found
+
+
+def forget_context(error: BaseException) -> None:
+    """Let that be nothing."""
+    _CONTEXT.__set__(error, None)
+
+
+def shown(error: object) -> str:
+    """Its `repr`."""
+    try:
+        return repr(error)
+    except BaseException:
+        return f"<{_QUALNAME.__get__(type(error))}: its repr could not be made>"
 
 
 def message_of(error: BaseException) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
@@ -304,5 +306,94 @@ def log_with(extra: object) -> None:
     logging.getLogger("crossing").warning("with something", extra={"it": extra})
 
 
+class LogsWhenPickled:
+    """As a `__del__` does that the collector runs meanwhile."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if multiprocessing.parent_process() is not None:
+            logging.getLogger("crossing").warning("it is pickled")
+        return LogsWhenPickled, ()
+
+
+def log_in_a_signals_handler(lines: int) -> int:
+    """Log so many lines while a timer's handler logs, too; how often it did."""
+    came = 0
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal came
+        came += 1
+        logging.getLogger("crossing").warning("in the handler")
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+    for number in range(lines):
+        logging.getLogger("crossing").warning("line %d", number)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    return came
+
+
 def log_in_initializer() -> None:
     logging.getLogger("crossing").warning("ready soon")
+
+
+class ExitsWhenAsked(Exception):
+    """Its sentence ends the program."""
+
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+class RefusesAll(Exception):
+    """Nothing can be written to it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
+class AsksItself(Exception):
+    """Asks what it stands for, without end: what `__getattr__` did before anything was there to ask."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.response, name)
+
+
+ODD_ERRORS = [ExitsWhenAsked, RefusesAll, AsksItself]
+
+
+def raise_one(kind: type[Exception]) -> None:
+    raise kind
+
+
+class RaisesInTheParent:
+    """A result that raises when it is unpickled by the process that made it, *here*."""
+
+    def __init__(self, kind: type[Exception], here: int) -> None:
+        self._parts = kind, here
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raise_if_here, self._parts
+
+
+def _raise_if_here(kind: type[Exception], here: int) -> None:
+    if os.getpid() == here:
+        raise kind
+
+
+class RaisesElsewhere:
+    """An argument that raises when it is unpickled by another process than *here*."""
+
+    def __init__(self, kind: type[Exception], here: int) -> None:
+        self._parts = kind, here
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raise_unless_here, self._parts
+
+
+def _raise_unless_here(kind: type[Exception], here: int) -> None:
+    if os.getpid() != here:
+        raise kind
+
+
+def a_lock() -> Any:
+    return threading.Lock()

@@ -440,6 +440,25 @@ def test_failures_that_nobody_saw_leave_the_block(make: Make) -> None:
     assert [error.args for error in caught.value.exceptions] == [("it failed", 1)]
 
 
+@pytest.mark.parametrize("kind", crossing.ODD_ERRORS)
+def test_an_error_that_is_odd_itself_ends_its_job_and_no_worker(make: Make, kind: type[Exception]) -> None:
+    with make(1) as pool:
+        job = pool.submit(crossing.raise_one, kind)
+        assert type(job.exception(GUARD)) is kind
+        assert pool.submit(double, 2).result(GUARD) == 4
+
+    assert (pool.report.failed, pool.report.done, pool.failures.total) == (1, 1, 1)
+    assert [failure.type for failure in pool.failures] == [kind.__name__]
+
+
+def test_odd_errors_that_nobody_looked_at_leave_the_block_together(make: Make) -> None:
+    with pytest.raises(ExceptionGroup) as caught, make(1, unobserved="raise") as pool:
+        for kind in crossing.ODD_ERRORS:
+            pool.submit(crossing.raise_one, kind)
+
+    assert [type(error) for error in caught.value.exceptions] == crossing.ODD_ERRORS
+
+
 # Around, initializer, observers
 
 

@@ -246,7 +246,8 @@ class Attempts:
     def _try_again(self, job: Job[Any], delay: float, error: BaseException) -> None:
         """Put *job*, which is in our hands, among those that wait for another attempt."""
         self._crew.ledger.failures._lines.put(functools.partial(
-            log.info, "%s failed in attempt %d, next one in %.3g s: %r", job.label, job._attempt, delay, error,
+            log.info, "%s failed in attempt %d, next one in %.3g s: %s",
+            job.label, job._attempt, delay, raised.shown(error),
             extra={"job": job.id, "worker": job.worker, "pool": self._name},
         ))  # fmt: skip
         if self._crew.ledger.observers:

@@ -222,7 +222,7 @@ class AnyPool:
             if report.cut:
                 raised.note(error, str(report))
             for failure in failures:
-                raised.note(error, f"and nobody looked at: {failure!r}")
+                raised.note(error, f"and nobody looked at: {raised.shown(failure)}")
         elif report.cut:
             raise Incomplete(report) from (
                 ExceptionGroup("failures that nobody looked at", failures) if failures else None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from penstock import AsyncPool, Incomplete, JobCancelled, JobState, Retry, events
+from tests.pool import crossing
 from tests.pool.coroutines.looping import Door, Oops, double, fail, fail_at_once, looped, turns, until
 from tests.pool.watching import Seen
 
@@ -39,6 +40,26 @@ async def test_a_failed_job_is_tried_again() -> None:
             await pool.run(FailsAtFirst(3))
         assert [event.attempt for event in seen.of(events.JobRetried)] == [1, 2, 1, 2]
     assert (pool.report.done, pool.report.failed, pool.failures.total) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("kind", crossing.ODD_ERRORS)
+@looped
+async def test_an_error_that_is_odd_itself_ends_its_job(kind: type[Exception]) -> None:
+    async def raise_one(turn: bool) -> None:
+        if turn:
+            await asyncio.sleep(0)
+        raise kind
+
+    async with AsyncPool(1, retry=Retry(2, wait=0)) as pool:
+        for turn in (False, True):
+            try:
+                raise ValueError("what its submitter is dealing with")
+            except ValueError:
+                job = await pool.asubmit(raise_one, turn)
+            with pytest.raises(kind):
+                await job
+        assert await pool.run(double, 2) == 4
+    assert (pool.report.failed, pool.report.done, pool.failures.total) == (2, 1, 2)
 
 
 @looped

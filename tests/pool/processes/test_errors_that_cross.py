@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
+import pytest
+
 from penstock import NotPicklable, ProcessPool, RemoteTraceback
 from tests.gates import GUARD
+from tests.pool import crossing
 
 
 class Exits(Exception):
@@ -51,3 +54,29 @@ def test_an_error_that_exits_when_it_is_unpickled_is_named_and_ends_nobody() -> 
             assert isinstance(error, NotPicklable)
             assert "SystemExit: no more" in str(error)
         assert pool.submit(abs, -5).result(GUARD) == 5
+
+
+@pytest.mark.parametrize("kind", crossing.ODD_ERRORS)
+def test_a_result_that_raises_an_odd_error_when_it_is_unpickled_fails_its_job(kind: type[Exception]) -> None:
+    with ProcessPool(1) as pool:
+        job = pool.submit(crossing.RaisesInTheParent, kind, os.getpid())
+        with pytest.raises(NotPicklable, match=f"the result can't be unpickled: {kind.__name__}"):
+            job.result(GUARD)
+        assert pool.submit(abs, -5).result(GUARD) == 5
+
+
+@pytest.mark.parametrize("kind", crossing.ODD_ERRORS)
+def test_arguments_that_raise_an_odd_error_when_they_are_unpickled_fail_their_job(kind: type[Exception]) -> None:
+    with ProcessPool(1) as pool:
+        job = pool.submit(str, crossing.RaisesElsewhere(kind, os.getpid()))
+        with pytest.raises(NotPicklable, match=f"can't be unpickled by its worker: {kind.__name__}"):
+            job.result(GUARD)
+        assert pool.submit(abs, -5).result(GUARD) == 5
+
+
+def test_results_that_can_not_be_pickled_are_told_apart_by_their_errors_and_not_by_our_own_lines() -> None:
+    with ProcessPool(1) as pool:
+        pool.submit(crossing.a_lock).exception(GUARD)
+
+    [failure] = pool.failures
+    assert (failure.type, failure.where) == ("NotPicklable", "")

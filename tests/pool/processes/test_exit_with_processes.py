@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Final
@@ -46,6 +47,26 @@ def test_jobs_that_were_submitted_at_the_end_of_a_script_still_run(tmp_path: Pat
 
         assert sorted(map(int, said)) == list(range(20))
         assert (script.end(), script.errors) == (0, "")
+
+
+def test_a_worker_that_is_killed_and_does_not_end_keeps_no_exit(tmp_path: Path) -> None:
+    code = f"""
+        from multiprocessing import forkserver
+
+        if __name__ == "__main__":
+            pool = ProcessPool(1, grace={GRACE})
+            pool.submit(len, "ready").result()
+            server = forkserver._forkserver._forkserver_pid
+            os.kill(server, signal.SIGSTOP)  # nobody hears any more that a worker has ended
+            pool.submit(hang)
+            say(server)
+        """
+    with running(tmp_path, code) as script:
+        server = int(script.line())
+        try:
+            script.end(within=GRACE + SLACK)
+        finally:
+            os.kill(server, signal.SIGKILL)
 
 
 def test_all_inputs_of_a_map_still_run_although_nobody_holds_the_pool(tmp_path: Path) -> None:

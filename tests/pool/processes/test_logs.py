@@ -71,6 +71,22 @@ def test_records_come_in_their_order_and_all_before_the_pool_is_left(handler: Ha
     assert all(job.done() for job in jobs)
 
 
+def test_what_is_logged_in_the_midst_of_a_record_arrives_after_it(handler: Handler) -> None:
+    with ProcessPool(1, timeout=GUARD) as pool:
+        pool.submit(crossing.log_with, crossing.LogsWhenPickled()).result(GUARD)
+
+    assert sorted({record.getMessage() for record in handler.records}) == ["it is pickled", "with something"]
+
+
+def test_a_signal_s_handler_may_log_while_its_worker_does(handler: Handler) -> None:
+    with ProcessPool(1, timeout=GUARD) as pool:
+        interrupted = pool.submit(crossing.log_in_a_signals_handler, 2_000).result(GUARD)
+
+    said = [record.getMessage() for record in handler.records]
+    assert [line for line in said if line != "in the handler"] == [f"line {number}" for number in range(2_000)]
+    assert said.count("in the handler") == interrupted > 0
+
+
 def test_what_an_initializer_logs_arrives_and_belongs_to_no_job(handler: Handler) -> None:
     with ProcessPool(1, initializer=crossing.log_in_initializer) as pool:
         pool.start()

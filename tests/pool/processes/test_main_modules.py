@@ -161,6 +161,14 @@ if __name__ == "__main__":
     assert (ran.stdout, ran.stderr) == ("8\n", "")
 
 
+def test_a_script_works_under_the_debugger(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(GUARDED)
+    debugger = [sys.executable, "-m", "pdb", "-c", "continue", "work.py"]
+    ended = subprocess.run(debugger, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+
+    assert [line for line in ended.stdout.splitlines() if line.startswith("True")] == SAID, ended.stderr
+
+
 def test_a_script_that_can_not_be_imported_says_why(tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(
         """

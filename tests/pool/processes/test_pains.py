@@ -349,6 +349,38 @@ def test_a_parent_that_is_killed_leaves_no_worker_no_port_and_no_file(
         assert not list(Path("/dev/shm").glob("*penstock*"))
 
 
+IMPORTED_BY_AN_ORPHAN = """
+import os, time
+while os.getppid() == int(os.environ["PARENT"]):
+    time.sleep(0.001)
+"""
+
+
+def test_a_parent_that_is_killed_while_its_fork_server_begins_leaves_no_file(
+    tmp_path: Path, temporary_files: Path
+) -> None:
+    (tmp_path / "orphan.py").write_text(IMPORTED_BY_AN_ORPHAN)
+    begins = """
+        from multiprocessing import forkserver
+
+        os.environ["PARENT"] = str(os.getpid())
+        forkserver.set_forkserver_preload(["orphan", "penstock.pool.processes.warm"])
+        forkserver.ensure_running()
+        say("begins")
+        threading.Event().wait()
+        """
+    with running(tmp_path, begins) as script:
+        assert script.line() == "begins"
+        assert list(temporary_files.rglob("listener-*"))
+        script.process.kill()
+        script.process.wait(GUARD)
+        killed = time.monotonic()
+        while list(temporary_files.iterdir()) and time.monotonic() - killed < GUARD:
+            time.sleep(0.01)  # polls: the fork server is not our child
+
+        assert not list(temporary_files.rglob("*"))
+
+
 # What surrounds a worker
 
 

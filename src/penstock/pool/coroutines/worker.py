@@ -49,9 +49,9 @@ def _forget_context(error: BaseException, around: BaseException | None) -> None:
     for _ in range(100):
         if found is None or around is None:
             return
-        if found.__context__ is around:
-            found.__context__ = None
-        found = found.__context__
+        if raised.context_of(found) is around:
+            raised.forget_context(found)
+        found = raised.context_of(found)
 
 
 class TaskWorker:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock import clock, timers
+from penstock import clock, raised, timers
 from penstock.context import Cause
 from penstock.errors import JobAbandoned, NotPicklable
 from penstock.job import Job, JobState
@@ -168,7 +168,7 @@ def use_again(job: Job[Any]) -> None:
 
 def not_unpacked(trouble: BaseException) -> NotPicklable:
     """What a job fails with whose result can't be unpacked."""
-    error = NotPicklable(f"the result can't be unpickled: {type(trouble).__qualname__}: {trouble}")
+    error = NotPicklable(f"the result can't be unpickled: {raised.type_name(trouble)}: {raised.message_of(trouble)}")
     error.__cause__ = trouble
     return error
 

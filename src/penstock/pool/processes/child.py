@@ -23,12 +23,13 @@ import signal
 import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import IO, Any, Final
 
-from penstock import clock
+from penstock import clock, raised
 from penstock.context import Cause, Context, scope
 from penstock.errors import NotPicklable
 from penstock.job import Claim, Job, JobState, new_job
@@ -142,7 +143,11 @@ class _Worker:
         self._file = file  # faulthandler writes to it as long as it lives
         self.is_copy = False
         self._unmasked = threading.local()  # .value: the signal mask of a thread that forks
-        self._sending = threading.Lock()  # the control lane, from here: a message goes out whole
+        # The control lane, from here. Messages go out whole, and in order; what a signal's handler or the collector
+        # logs in the midst of that, on the same thread, goes out after it.
+        self._sending = threading.RLock()
+        self._is_sending = False  # guarded by _sending
+        self._unsent: deque[bytes] = deque()
         # The main thread writes `_running` and then looks at `_tripped`; the control thread writes `_tripped` and then
         # looks at `_running`: one of the two sees the other, and the one who takes the entry out trips the job.
         self._running: tuple[int, Job[Any]] | None = None
@@ -176,7 +181,9 @@ class _Worker:
         try:
             main.take_over(self._setup.main)
         except BaseException as error:
-            error.add_note(f"raised while a worker imported the main module, {', '.join(self._setup.main.values())}")
+            raised.note(
+                error, f"raised while a worker imported the main module, {', '.join(self._setup.main.values())}"
+            )
             raise
 
     def run(self) -> None:
@@ -252,7 +259,7 @@ class _Worker:
             values = pickle.loads(more.values) if more is not None and more.values is not None else None
         except Exception as error:
             raise NotPicklable(
-                f"the call can't be unpickled by its worker: {type(error).__qualname__}: {error}"
+                f"the call can't be unpickled by its worker: {raised.type_name(error)}: {raised.message_of(error)}"
             ) from error
         terms = self._terms if more is None else _Terms(self, more)
         job = new_job(terms, number, fn, args, {}, self._nothing, began)
@@ -325,7 +332,9 @@ class _Worker:
         self.is_copy = True
         self._jobs.close()
         self._control.close()
-        self._sending = threading.Lock()
+        self._sending = threading.RLock()
+        self._is_sending = False
+        self._unsent.clear()
         root = logging.getLogger()
         root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler, _Relay)]
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -375,11 +384,20 @@ class _Worker:
         if running is not None:
             fields.setdefault("job", running[1].id)
         try:
-            pickle.dumps(fields)
+            said = message(fields)
         except Exception:
-            fields = {key: value for key, value in fields.items() if isinstance(value, str | int | float | None)}
-        with self._sending, contextlib.suppress(OSError):
-            self._control.sendall(message(fields))
+            said = message({key: value for key, value in fields.items() if isinstance(value, str | int | float | None)})
+        self._unsent.append(said)
+        with self._sending:
+            while self._unsent and not self._is_sending:
+                self._is_sending = True
+                try:
+                    while self._unsent:
+                        self._control.sendall(self._unsent.popleft())
+                except OSError:
+                    pass  # nobody is there to hear it
+                finally:
+                    self._is_sending = False
 
     # As job.Crew, for the jobs that run here
 

@@ -159,6 +159,9 @@ class Dispatcher:
             if thread.is_alive():
                 self._crew.staff.kill_all()
                 thread.join(_LEAVING_TAKES / 10)
+            if thread.is_alive():
+                for worker in self._crew.staff.workers():
+                    worker.ends.leave_behind()
         left = clock.remaining(deadline)
         self._records.wait(_A_MOMENT if left is None else min(left, _A_MOMENT))
 

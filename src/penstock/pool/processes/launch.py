@@ -105,10 +105,14 @@ class Ends:
             with contextlib.suppress(ValueError):  # it lives, where a forked child closes its copies
                 self.process.close()
 
+    def leave_behind(self) -> None:
+        """It was killed and does not end: it hangs in the kernel, on a dead network share, say. Let nobody wait."""
+        multiprocessing.process._children.discard(self.process)  # type: ignore[attr-defined] # an exit waits for these
+
     def start_afresh(self) -> None:
         """In the child of a fork: held by that, too, they would keep the worker from seeing the parent's end."""
         self._lock = threading.Lock()
-        multiprocessing.process._children.discard(self.process)  # type: ignore[attr-defined] # its end waits for these
+        self.leave_behind()
         with contextlib.suppress(OSError):
             self.close()
 
@@ -230,6 +234,7 @@ def _without_main(launch: Any) -> Any:
     asked: Any = launch.__globals__["spawn"]
 
     def get_preparation_data(name: str) -> dict[str, Any]:
+        vars(sys.modules["__main__"]).setdefault("__spec__", None)  # it is asked for, and pdb takes it away
         told: dict[str, Any] = asked.get_preparation_data(name)
         return {key: value for key, value in told.items() if not key.startswith("init_main_from_")}
 

@@ -242,9 +242,8 @@ def unpack_error(packed: bytes) -> BaseException:
     except BaseException as trouble:
         return NotPicklable(f"what the job raised can't be unpickled: {_short(trouble)}")
     if not isinstance(error, BaseException):
-        return NotPicklable(f"what the job raised arrives as {error!r}")
-    with contextlib.suppress(Exception):  # an error may refuse to be written to
-        error.__cause__ = RemoteTraceback(text)
+        return NotPicklable(f"what the job raised arrives as {raised.shown(error)}")
+    raised.set_cause(error, RemoteTraceback(text))
     return error
 
 

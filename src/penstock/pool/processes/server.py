@@ -14,6 +14,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from multiprocessing import forkserver
@@ -24,6 +25,7 @@ from typing import Final
 STOPPING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 _DYING_TAKES: Final = 1.0  # seconds
+_CREDENTIALS: Final = struct.Struct("iII")  # pid, uid, gid: of a socket that listens those of who said so, on Linux
 
 
 def leave_signals_to_parent() -> None:
@@ -49,9 +51,18 @@ def tidy_up_at_the_end() -> None:
     if listener is None:
         return
     with socket.socket(fileno=os.dup(listener)) as copy:
-        address = copy.getsockname()
+        address, parent = copy.getsockname(), _maker_of(copy)
     if isinstance(address, str) and address.startswith("/"):
-        atexit.register(_tidy_up, Path(address), os.getpid(), os.getppid())
+        atexit.register(_tidy_up, Path(address), os.getpid(), parent)
+
+
+def _maker_of(listener: socket.socket) -> int:
+    """The process that made *listener*: our parent, which may be gone by now, and another have us for its child."""
+    peer = getattr(socket, "SO_PEERCRED", None)
+    if peer is None:
+        return os.getppid()
+    pid: int = _CREDENTIALS.unpack(listener.getsockopt(socket.SOL_SOCKET, peer, _CREDENTIALS.size))[0]
+    return pid
 
 
 def _listener(frame: FrameType | None) -> int | None:
