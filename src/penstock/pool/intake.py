@@ -63,15 +63,16 @@ class Intake:
         """Accept one call, waiting for a place in the backlog as *terms* say; *placed*: the caller holds one for it.
 
         One function for the whole way in, and steps of others written out: a call costs as much as several of them. No
-        parameter is for a keyword alone: calls of such a function are never made fast (Python 3.11). What a step has done
-        is noted before it: an exception that a signal's handler raises comes at the end of a call, not before it.
+        parameter is for a keyword alone: calls of such a function are never made fast (Python 3.11). What a step does is
+        noted before it: an exception that a signal's handler raises comes at the end of a call, not before it.
         """
         if type(fn) is not FunctionType or fn.__code__ is not self._checked:
             check_function(fn)
             if type(fn) is FunctionType:
                 self._checked = fn.__code__
         lifecycle = self._lifecycle
-        numbered = queued = False
+        numbered = False
+        queued: Job[Any] | None = None
         try:
             if not placed:
                 if lifecycle.closing:
@@ -111,11 +112,11 @@ class Intake:
             if self._pack is not None and not self._can_be_packed(job):
                 self._places.give()
                 return job
-            queued = True
+            queued = job
             self._queue.append(job)  # Backlog.put
         except BaseException:  # it was refused, or Ctrl-C came: it is not accepted, and leaves nothing behind
-            if queued:
-                if self._crew.take_out(job):  # else a worker has it already
+            if queued is not None:
+                if self._crew.take_out(queued):  # else a worker has it already
                     self._withdraw()
                 raise
             if placed:

@@ -160,8 +160,8 @@ def _give_up_missing(crew: Crew) -> None:
     missing = crew.give_up_missing()
     if missing:
         log.error(
-            "%d jobs of pool %r are in nobody's hands and count as abandoned: an exception that a signal's handler raised "
-            "has cut off whoever was about to end them", missing, crew.name, extra={"pool": crew.name},
+            "%d jobs of pool %r are in nobody's hands and count as abandoned: an exception that a signal's handler "
+            "raised has cut off whoever was about to end them", missing, crew.name, extra={"pool": crew.name},
         )  # fmt: skip
 
 

@@ -122,7 +122,7 @@ class Ledger:
         next(self.told)
 
     def give_up_missing(self) -> int:
-        """Count as abandoned what has no outcome; how many. Asked when no job waits or runs, and no more are accepted."""
+        """Count as abandoned what has no outcome; how many. Asked when no job waits or runs, nor is accepted."""
         with self._lock:
             missing = max(0, self.accepted - self._outcomes())
             self._abandon(missing)
