@@ -1527,7 +1527,6 @@ class Interrupted(Exception):
 
 def test_an_exception_of_a_signals_handler_at_any_call_of_submit_and_cancel_loses_no_job() -> None:
     """Whatever the moment, the pool ends and its accounts balance."""
-
     left = 0
 
     def work(pool: ThreadPool) -> None:
