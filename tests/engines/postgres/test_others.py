@@ -129,6 +129,19 @@ def test_a_transaction_locks_jobs_in_one_order_whatever_it_asks(
     assert not [answer for answer in answers.result(GUARD) if isinstance(answer, Exception)]
 
 
+def test_those_who_put_the_same_ids_never_wait_for_each_other(desk: Desk, postgres: Postgres, schema: str) -> None:
+    """As two receivers of the same events may do, each in the order in which they came there."""
+    with transaction(postgres) as other:
+        other.execute(f"INSERT INTO {schema}.known (id) VALUES ('ant')")
+        put = in_thread(desk.ask_all, Put([new("zebra"), new("ant"), new("zebra"), new("bee")]))
+        until(lambda: postgres.waiting(schema))
+
+        other.execute("SET LOCAL lock_timeout = '100ms'")
+        other.execute(f"INSERT INTO {schema}.known (id) VALUES ('zebra')")
+    assert put.result(GUARD) == [[Fate.ACCEPTED, Fate.ACCEPTED, Fate.KNOWN, Fate.ACCEPTED]]
+    assert [job.id for job in desk.claim(A, limit=9)] == ["zebra", "ant", "bee"], "as they were said"
+
+
 def test_those_who_count_failures_of_the_same_kinds_never_wait_for_each_other(
     desk: Desk, postgres: Postgres, schema: str
 ) -> None:
