@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -33,6 +34,14 @@ def test_what_remains_shrinks_to_zero_and_never_below(monkeypatch: pytest.Monkey
     left.append(clock.remaining(deadline))
 
     assert left == [5, 2, 0]
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e300])
+def test_what_remains_until_a_deadline_beyond_all_time_can_be_waited_for(timeout: float) -> None:
+    left = clock.remaining(clock.deadline_after(timeout))
+
+    assert left is not None
+    assert threading.Lock().acquire(timeout=left)
 
 
 @pytest.mark.parametrize("value", [0, 0.0, 1, 2.5, math.inf])

@@ -7,6 +7,7 @@ first and last seen. Other modules call `clock.monotonic()` through the module, 
 from __future__ import annotations
 
 import math
+import threading
 import time
 
 monotonic = time.monotonic
@@ -19,8 +20,8 @@ def deadline_after(timeout: float | None) -> float | None:
 
 
 def remaining(deadline: float | None) -> float | None:
-    """Seconds left until *deadline*, never below zero; None for no limit."""
-    return None if deadline is None else max(0.0, deadline - monotonic())
+    """Seconds left until *deadline*, never below zero nor above what a lock can wait; None for no limit."""
+    return None if deadline is None else min(max(0.0, deadline - monotonic()), threading.TIMEOUT_MAX)
 
 
 def checked_seconds(name: str, value: float | None, *, zero: bool = True) -> float | None:
@@ -29,6 +30,10 @@ def checked_seconds(name: str, value: float | None, *, zero: bool = True) -> flo
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
+    try:
+        value = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        raise ValueError(f"{name} must be a number of seconds that a float can hold") from None
     if math.isnan(value) or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"{name} must be {'zero or more' if zero else 'more than zero'} seconds, not {value!r}")
-    return float(value)
+        raise ValueError(f"{name} must be {'zero or more' if zero else 'more than zero'} seconds, not {value:g}")
+    return value

@@ -10,13 +10,12 @@ import re
 import sys
 import sysconfig
 import threading
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
-from penstock import clock, timers
+from penstock import clock, raised, timers
 
 log = logging.getLogger("penstock.failures")
 
@@ -68,6 +67,7 @@ class _Kind:
     failure: Failure
     next_log: float  # monotonic; a failure of this kind is not logged before
     interval: float
+    of: type | None = None  # held, since the fingerprint has its id
     unlogged: int = 0
     last_seen: float = field(default=0.0)  # monotonic
 
@@ -92,10 +92,10 @@ def describe(error: BaseException, task: str) -> Description:
 
     stack = _remote_frames(error)
     fingerprint, where = _fingerprint(error, stack, task)
-    parts = [type(error).__module__, type(error).__qualname__]
+    parts = [str(type(error).__module__), raised.type_name(error)]
     parts += [f"{_short(at[0])}:{at[2]}" if isinstance(at, tuple) else str(at) for at in fingerprint[1:]]
     return Description(
-        type=as_unicode(type(error).__qualname__),
+        type=as_unicode(raised.type_name(error)),
         message=as_unicode(_message(error)),
         where=as_unicode(where),
         traceback=as_unicode(_shortened((_traceback(error) or "") + stack)),
@@ -171,7 +171,7 @@ class Failures:
             if kind is None:
                 if fingerprint is _OTHERS or sample is None:
                     sample = self._sample_of_others(job_id)
-                kind = self._kinds[fingerprint] = _Kind(sample, 0.0, _FIRST_INTERVAL)
+                kind = self._kinds[fingerprint] = _Kind(sample, 0.0, _FIRST_INTERVAL, type(error))
             repeats = self._count(fingerprint, kind, job_id, now)
             failure = kind.failure
         if gone is not None:
@@ -224,17 +224,18 @@ class Failures:
     ) -> None:
         if self._quiet:
             return
-        kind, message = type(error).__name__, _message(error)
+        kind, message = raised.type_name(error).rpartition(".")[2], _message(error)
         extra = {**extra, "failures": failure.count}
         if failure.count > 1:
             said = "%s failed: %s: %s (%d more like it since the last line, %d in all)"
             line = functools.partial(log.error, said, label, kind, message, repeats - 1, failure.count, extra=extra)
             self._lines.put(line)
             return
-        has_more = error.__traceback__ is not None or error.__cause__ is not None
+        tb = raised.traceback_of(error)
+        has_more = tb is not None or raised.cause_of(error) is not None
         is_told = has_more or stack.rstrip() in message  # as a dead worker's last words are
         where = "" if is_told else f"\nIt stood at:\n{stack}"
-        exc_info = (type(error), error, error.__traceback__) if has_more and _can_be_shown(error) else None
+        exc_info = (type(error), error, tb) if has_more and _can_be_shown(error) else None
         said = "%s failed: %s: %s%s"
         self._lines.put(functools.partial(log.error, said, label, kind, message, where, exc_info=exc_info, extra=extra))
 
@@ -250,7 +251,7 @@ class Failures:
         if stack.rstrip() not in text:
             text += stack
         return Failure(
-            type=type(error).__qualname__,
+            type=raised.type_name(error),
             message=_message(error),
             where=where,
             count=0,
@@ -266,16 +267,13 @@ class Failures:
 
 
 def _log(line: Callable[[], None]) -> None:
-    with contextlib.suppress(Exception):  # a handler that raises, which none may; there is nowhere to tell of it
+    with contextlib.suppress(BaseException):  # a handler that raises, which none may; there is nowhere to tell of it
         line()
 
 
 def _traceback(error: BaseException) -> str | None:
     """The traceback of *error* as text; None if the user's error keeps it from being made."""
-    try:
-        return "".join(traceback.format_exception(error, limit=-20))
-    except Exception:
-        return None
+    return raised.printed(error, limit=-20)
 
 
 def _shortened(text: str) -> str:
@@ -287,10 +285,7 @@ def _can_be_shown(error: BaseException) -> bool:
 
 
 def _message(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception:  # a user's __str__ may itself be broken
-        text = "<its message could not be made>"
+    text = raised.message_of(error)
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "…"
 
 
@@ -299,13 +294,15 @@ def _fingerprint(error: BaseException, stack: str, task: str) -> tuple[Fingerpri
 
     Where there is no such place (a result that can't travel, a process that died) it is the *task*.
     """
-    frames = _frames(error.__traceback__) if error.__traceback__ is not None else _frames_of_stack(stack)
+    tb = raised.traceback_of(error)
+    frames = _frames(tb) if tb is not None else _frames_of_stack(stack)
     own = [frame for frame in frames if not frame[0].startswith(_LIBRARIES)] or frames
     innermost = own[-_FRAMES:]
+    kind = id(type(error))  # a class may refuse to be a key; `_Kind` holds it, so that no other gets its id
     if not innermost:
-        return (type(error), task), ""
+        return (kind, task), ""
     file, line, function = innermost[-1]
-    return (type(error), *innermost), f"{_short(file)}:{line} in {function}"
+    return (kind, *innermost), f"{_short(file)}:{line} in {function}"
 
 
 def _frames(tb: TracebackType | None) -> list[tuple[str, int, str]]:
@@ -320,9 +317,12 @@ def _frames(tb: TracebackType | None) -> list[tuple[str, int, str]]:
 
 def _remote_frames(error: BaseException) -> str:
     """What an error from another process tells of the place where it was raised; its own frames stayed there."""
-    told = getattr(error, "traceback", None) or getattr(error.__cause__, "text", None)
-    told = told or getattr(error.__cause__, "tb", None)  # as the stdlib's process pool, and loky's, have it
-    return told if isinstance(told, str) and error.__traceback__ is None else ""
+    if raised.traceback_of(error) is not None:
+        return ""
+    cause = raised.cause_of(error)
+    told = raised.attribute_of(error, "traceback") or raised.attribute_of(cause, "text")
+    told = told or raised.attribute_of(cause, "tb")  # as the stdlib's process pool, and loky's, have it
+    return told if isinstance(told, str) else ""
 
 
 def _frames_of_stack(stack: str) -> list[tuple[str, int, str]]:

@@ -248,8 +248,8 @@ class _Sleeper:
             self._lock.release()
 
     def sleep(self, timeout: float | None) -> None:
-        """Return when woken, or after *timeout* seconds."""
-        self._lock.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        """Return when woken, or after *timeout* seconds: at once if that is below zero, as the stdlib has it."""
+        self._lock.acquire(timeout=-1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX)))
 
 
 _making_bells = threading.Lock()  # a leaf: held for one assignment

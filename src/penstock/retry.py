@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from penstock import clock
+from penstock import clock, raised
 from penstock.errors import NoResult
 
 
@@ -55,9 +55,9 @@ class Retry:
     def covers(self, error: BaseException) -> bool:
         """Whether *error* is worth another attempt, not counting them."""
         kinds = self.on if isinstance(self.on, tuple) else (self.on,)
-        if isinstance(error, NoResult):
-            return any(isinstance(error, kind) for kind in kinds if issubclass(kind, NoResult))
-        return isinstance(error, kinds)
+        if raised.is_a(error, NoResult):
+            return any(raised.is_a(error, kind) for kind in kinds if issubclass(kind, NoResult))
+        return raised.is_a(error, kinds)
 
     def delay(self, attempt: int, chance: float | None = None) -> float:
         """Seconds to wait after failed *attempt* (1 is the first). *chance*: 0 to 1, drawn if not given."""

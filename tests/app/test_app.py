@@ -13,6 +13,7 @@ import pytest
 
 from penstock import App, JobUnknown, StoreUnavailable
 from penstock.engines import connect, without_password
+from penstock.engines.engine import Engine
 from tests.gates import GUARD, in_thread
 
 
@@ -165,6 +166,24 @@ def test_threads_that_come_first_at_once_share_one_store(app: App) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_handler_that_has_interrupted_its_first_use_is_refused_and_hangs_nobody(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[bool] = []
+    make = app._connect
+
+    def interrupted() -> Engine:
+        with pytest.raises(StoreUnavailable, match="handler"):
+            _ = app.store
+        refused.append(True)
+        return make()
+
+    monkeypatch.setattr(app, "_connect", interrupted)
+
+    assert in_thread(lambda: app.store).result(GUARD) is app.store
+    assert refused == [True]
+
+
 def test_the_child_of_a_fork_is_not_kept_out_by_a_thread_that_it_does_not_have(app: App) -> None:
     with app._lock:
         pid = os.fork()

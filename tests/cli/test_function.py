@@ -125,6 +125,7 @@ def test_a_function_that_threads_cannot_run_is_refused_with_what_to_do(file: Pat
         ("def f(:", "SyntaxError"),
         ("1 / 0", "ZeroDivisionError"),
         ("raise SystemExit(3)", "SystemExit: 3"),
+        ("class Odd(BaseException): ...\nraise Odd(3)", "Odd: 3"),
     ],
 )
 def test_a_file_that_fails_to_import_is_named_with_its_error(file: Path, code: str, said: str) -> None:
@@ -142,6 +143,25 @@ def test_a_module_that_lacks_a_module_of_its_own_is_not_called_missing(
     (file.parent / "harbour.py").write_text("import no_such_thing")
 
     assert complaint("harbour:f") == "importing harbour failed: ModuleNotFoundError: No module named 'no_such_thing'"
+
+
+def test_a_name_that_fails_when_it_is_asked_for_is_named_with_its_error(file: Path) -> None:
+    file.write_text("def __getattr__(name): raise ImportError(f'{name} is not built in')")
+
+    assert complaint(f"{file}:f") == f"importing {file}:f failed: ImportError: f is not built in"
+
+
+def test_a_path_that_can_not_be_looked_at_is_refused() -> None:
+    assert complaint(f"{'long' * 100}.py:f").endswith(": File name too long")
+
+
+def test_a_folder_that_is_gone_has_no_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+    assert "no module 'no_such_module'" in complaint("no_such_module:f")
 
 
 def test_a_function_that_needs_two_arguments_is_refused_and_star_named(file: Path) -> None:

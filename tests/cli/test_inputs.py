@@ -60,6 +60,7 @@ def test_each_json_line_is_one_value() -> None:
         (b"{'x': 1}\n", "invalid JSON: Expecting property name enclosed in double quotes at column 2"),
         (b"1 2\n", "invalid JSON: Extra data at column 3"),
         (b'"\xe9"\n', "invalid JSON: not UTF-8"),
+        (b"[NaN]\n", "invalid JSON: NaN is not a JSON value"),
         (b"1" * 5000, "invalid JSON: Exceeds the limit"),
         (b"[" * 200_000, "invalid JSON: "),
     ],
@@ -69,7 +70,7 @@ def test_invalid_json_is_told_and_the_lines_after_it_are_read(line: bytes, probl
 
     assert bad.problem is not None
     assert bad.problem.startswith(problem)
-    assert good == Input(2, 7)
+    assert good == Input(2, 7, json="7")
 
 
 def test_a_count_is_expected_exactly_and_a_file_by_the_bytes_read_so_far(tmp_path: Path) -> None:

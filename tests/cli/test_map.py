@@ -1,5 +1,6 @@
 """`penstock map` from end to end, in this process."""
 
+import contextlib
 import json
 import os
 import sys
@@ -38,6 +39,12 @@ def moody(x):
 
 def ends(x):
     raise SystemExit(3)
+
+def stamp(order):
+    order["stamp"] = {order["n"]}
+    if order["n"] == 2:
+        raise ValueError("two")
+    return order["n"]
 
 async def later(x):
     import asyncio
@@ -109,6 +116,31 @@ def test_an_invalid_json_line_is_named_by_its_number_and_the_others_run(
     assert "  line 2: invalid JSON: Expecting value at column 6" in capfd.readouterr().err
     assert [line.get("result") for line in lines_of(results.read_text())] == [2, None, 6]
     assert [line["state"] for line in lines_of(results.read_text())] == ["done", "invalid", "done"]
+
+
+def test_a_job_may_change_its_input_which_is_written_as_it_was_read(
+    code: str, results: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    inputs = ['{"n": 1}', '{"n": 2}', '{"n": 3}']
+
+    assert main(["map", f"{code}:stamp", "--jsonl", "--ordered", "-o", str(results), *inputs]) == 1
+
+    assert [line["input"] for line in lines_of(results.read_text())] == [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert 'line 2: {"n": 2}' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("hears", ["nobody", "a full disk"])
+def test_a_run_goes_on_though_nobody_can_be_told_how_it_goes(
+    hears: str, code: str, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stderr", None if hears == "nobody" else full)
+
+        assert main(["map", f"{code}:double", "a", "b", "-o", str(results), "--ordered"]) == 0
+
+        with contextlib.suppress(OSError):
+            full.close()
+    assert [line["result"] for line in lines_of(results.read_text())] == ["aa", "bb"]
 
 
 def test_star_spreads_lists_and_objects(code: str, results: Path) -> None:

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from penstock import Job, JobState
-from penstock.cli.inputs import Input
+from penstock.cli.inputs import Input, Inputs
 from penstock.cli.output import Output, described, invalid_line, open_output, result_line
 from tests.gates import GUARD, in_thread
 
@@ -42,6 +42,22 @@ def test_a_line_says_which_input_came_to_what_and_how_long_it_took() -> None:
         "id": 7, "line": 3, "input": "in", "state": "done", "result": {"sum": 5},
         "waited": 0.123457, "ran": 2.0, "attempt": 1,
     }  # fmt: skip
+
+
+def changed(value: dict[str, object]) -> dict[str, object]:
+    value |= {"when": object(), "itself": value}
+    return value
+
+
+def test_a_line_has_the_input_as_it_was_read_whatever_its_job_made_of_it() -> None:
+    [task] = Inputs(['{"q": ["é\u2028😀", 1e999], \r "n": 1}\n'.encode()], jsonl=True)
+    changed(cast("dict[str, object]", task.value))
+
+    line = result_line(task, cast("Job[object]", Finished(None))).decode()
+
+    assert line.isascii()
+    assert line.splitlines() == [line.removesuffix("\n")]
+    assert '"input": {"q": ["\\u00e9\\u2028\\ud83d\\ude00", 1e999],   "n": 1}, "state"' in line
 
 
 class Unspeakable(Exception):
@@ -77,7 +93,7 @@ def test_what_json_has_no_words_for_is_written_as_its_repr(result: object, said:
 def test_any_exception_is_only_news_for_a_line() -> None:
     assert line_for(ValueError("no"))["error"] == {"type": "ValueError", "message": "no"}
     assert line_for(SystemExit(3))["error"] == {"type": "SystemExit", "message": "3"}
-    assert line_for(Unspeakable())["error"]["message"] == "(its message can't be shown)"
+    assert line_for(Unspeakable())["error"]["message"] == "<its message could not be made>"
     assert described(json.JSONDecodeError("m", "d", 0))["type"] == "JSONDecodeError"
 
 

@@ -7,6 +7,7 @@ moves in their order, and then looks at what the engine answered.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -664,6 +665,16 @@ def live(kind: str, now: Clock, examples: int) -> None:
 
 
 EXAMPLES = {"memory": 60, "sqlite": 30, "postgres": 10, "pooled": 5}  # in `make test`: a few seconds each
+
+
+@pytest.fixture(autouse=True)
+def few_jobs_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many jobs as a life here has would all wait to be counted."""
+    with contextlib.suppress(ImportError):
+        from penstock.engines.sqlite import engine, step
+
+        for module in (engine, step):
+            monkeypatch.setattr(module, "TAIL", 3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from penstock import clock
-from penstock.engines.records import Complaints, States
+from penstock.engines.records import Complaints, Counts, States
 from penstock.engines.requests import Fate, Pause, Put
 from penstock.engines.store import Store
 from penstock.errors import StoreUnavailable
@@ -120,8 +120,9 @@ def test_a_store_that_is_closed_while_a_leader_hangs_is_closed_in_time(store: St
 def test_what_a_handler_asks_that_has_interrupted_a_leader_is_refused(store: Store, engine: LedEngine) -> None:
     class Handler(Gate):
         def __call__(self, *args: Any, **kwargs: Any) -> None:
-            with pytest.raises(StoreUnavailable, match="handler"):
-                store.ask(Pause("within"))
+            for timeout in (30.0, 5.0):
+                with pytest.raises(StoreUnavailable, match="handler"):
+                    store.ask(Pause("within"), timeout=timeout)
 
     engine.script.append(Handler())
     store.ask(Pause("a"))
@@ -140,19 +141,42 @@ def test_an_interrupt_is_the_leaders_own_and_others_go_on(
     assert engine.asked == [[Pause("a")], [], [Pause("b")]]  # the thread has found out how the engine is
 
 
+def test_who_waits_behind_a_leader_goes_on_though_that_is_interrupted_as_it_steps_down(
+    store: Store, engine: LedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, notify = Gate(), store._wanted.notify
+
+    def interrupt() -> None:
+        monkeypatch.setattr(store._wanted, "notify", notify)
+        raise KeyboardInterrupt
+
+    engine.script.append(gate)
+    leader = in_thread(store.ask, Pause("first"))
+    gate.wait_entered()
+    waiting = in_thread(store.ask, Pause("second"))
+    until(lambda: store._asking() == 1)
+    monkeypatch.setattr(store._wanted, "notify", interrupt)
+    gate.open()
+
+    with pytest.raises(KeyboardInterrupt):
+        leader.result(GUARD)
+    assert waiting.result(GUARD) == [True]
+
+
 # An interrupt at each call of a put, on the engines that can bear it
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt in this thread, in the engines' code: *number*-th of all calls, as it begins or ends.
+    """Calls *handler* in this thread, in the engines' code: *number*-th of all calls, as it begins or ends.
 
     That is where a signal's handler may raise: the interpreter looks for signals as a function of its own begins, and
     after one of C's has returned.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, handler: Callable[[], object]) -> None:
         self.left = number
         self.place = ""
+        self._handler = handler
 
     def __enter__(self) -> Interrupt:
         self._hook = sys.unraisablehook
@@ -166,12 +190,17 @@ class Interrupt:
 
     def _event(self, frame: FrameType, event: str, arg: object) -> None:
         path = Path(frame.f_code.co_filename)
-        if event in ("call", "c_return") and "penstock" in path.parts and "engines" in path.parts:
+        is_ours = "penstock" in path.parts and "engines" in path.parts
+        if event in ("call", "c_return") and (is_ours or path == Path(threading.__file__)):
             self.left -= 1
             if self.left == 0:
                 self.place = f"{path}:{frame.f_lineno} {event}"
                 sys.setprofile(None)
-                raise KeyboardInterrupt
+                self._handler()
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
@@ -184,19 +213,52 @@ def test_an_interrupt_at_any_call_of_a_put_leaves_nothing_in_the_way(tmp_path: P
     while True:
         number += 1
         id = f"job {number}"
-        interrupt = Interrupt(number)
-        with contextlib.suppress(KeyboardInterrupt), interrupt:
+        interrupted = Interrupt(number, interrupt)
+        with contextlib.suppress(KeyboardInterrupt), interrupted:
             store.ask(Put([new(id)]))
-        places.add(interrupt.place)
-        if not interrupt.place:
+        places.add(interrupted.place)
+        if not interrupted.place:
             break  # it has fewer calls
         # Neither another process nor this one is kept out, and the job is there or not.
-        assert other.transact([Put([new(f"other {number}")])], 5.0) == [[Fate.ACCEPTED]], interrupt.place
-        assert store.ask(Put([new(f"next {number}")]), timeout=5.0) == [[Fate.ACCEPTED]], interrupt.place
+        assert other.transact([Put([new(f"other {number}")])], 5.0) == [[Fate.ACCEPTED]], interrupted.place
+        assert store.ask(Put([new(f"next {number}")]), timeout=5.0) == [[Fate.ACCEPTED]], interrupted.place
         [state] = store.find(States([id]))
-        assert store.ask(Put([new(id)])) == [[Fate.ACCEPTED if state is None else Fate.KNOWN]], interrupt.place
+        assert store.ask(Put([new(id)])) == [[Fate.ACCEPTED if state is None else Fate.KNOWN]], interrupted.place
 
     assert len(places) > 60
     assert store.find(Complaints()) == []
     store.close(GUARD)
     other.close()
+
+
+@pytest.mark.parametrize("timeout", [30.0, 29.0])
+def test_what_a_handler_asks_at_any_call_of_a_put_is_done_or_refused(tmp_path: Path, timeout: float) -> None:
+    """29 s are less than usual: then the put is left to the thread."""
+    store = Store(KINDS["sqlite"](tmp_path, clock.wall))
+    store.ask(Put([new("before")]))
+    refused, puts = 0, 1
+
+    def put(number: int) -> bool:
+        nonlocal refused, puts
+
+        def handle() -> None:
+            nonlocal refused, puts
+            try:
+                store.ask(Put([new(f"handler's {number}")]), timeout=timeout)
+                puts += 1
+            except StoreUnavailable:
+                refused += 1
+
+        interrupted = Interrupt(number, handle)
+        with interrupted:
+            store.ask(Put([new(f"job {number}")]), timeout=timeout)
+        puts += 1
+        return bool(interrupted.place)
+
+    number = 1
+    while in_thread(put, number).result(GUARD):
+        number += 1
+
+    assert refused
+    assert [count.jobs for count in store.find(Counts())] == [puts]
+    store.close(GUARD)

@@ -219,7 +219,7 @@ def test_what_is_no_exception_is_told_within_the_group() -> None:
     with pytest.raises(ExceptionGroup) as caught, ThreadPool(1, unobserved="raise") as pool:
         pool.submit(leave)
 
-    assert "SystemExit(3)" in str(caught.value.exceptions[0])
+    assert "raised SystemExit: 3" in str(caught.value.exceptions[0])
 
 
 def test_one_error_that_many_jobs_raised_is_in_the_group_for_each() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import itertools
+import math
 import threading
 from collections import defaultdict
 from concurrent.futures import ALL_COMPLETED, FIRST_EXCEPTION, Future, InvalidStateError, as_completed, wait
@@ -257,6 +258,17 @@ def test_result_and_exception_wait_at_most_their_timeout() -> None:
 
         assert job.result(GUARD) == 1
         assert job.exception(0) is None
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.5, -math.inf, math.nan])
+def test_a_timeout_below_zero_is_over_at_once(timeout: float) -> None:
+    with held_pool() as (pool, gate):
+        job = pool.submit(abs, -1)
+
+        waiting = in_thread(job.exception, timeout)
+
+        assert isinstance(waiting.exception(GUARD), TimeoutError)
+        gate.open()
 
 
 def test_a_job_that_raised_timeout_error_is_not_confused_with_a_wait_that_timed_out() -> None:

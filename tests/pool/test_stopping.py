@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import math
 import signal
 import sys
 import threading
@@ -416,6 +417,19 @@ def test_wait_with_a_time_limit_is_the_same_ladder(hung: Gate) -> None:
 
     assert BUDGET <= time.monotonic() - begun < slack(BUDGET + SLACK)
     assert (report.abandoned, report.budget) == (1, BUDGET)
+
+
+@pytest.mark.parametrize("limit", [math.inf, 1e300])
+def test_a_stop_may_have_all_the_time_there_is(limit: float) -> None:
+    gate, pool = Gate(), ThreadPool(1, grace=limit)
+    pool.submit(gate)
+    gate.wait_entered()
+
+    stopping = in_thread(pool.shutdown, timeout=limit)
+    gate.open()
+
+    assert stopping.result(GUARD).ok
+    assert pool.wait(limit).done == 1
 
 
 def test_an_exception_that_leaves_the_block_stops_the_pool_within_its_grace(hung: Gate) -> None:

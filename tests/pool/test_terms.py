@@ -33,6 +33,8 @@ POOL = [
     ({"max_retrying": "many"}, TypeError, "max_retrying must be a whole number, not 'many'"),
     ({"grace": None}, TypeError, "grace must be a number of seconds, not None"),
     ({"grace": -1}, ValueError, "grace must be zero or more seconds"),
+    ({"grace": 10**400}, ValueError, "grace must be a number of seconds that a float can hold"),
+    ({"thread_name_prefix": 5}, TypeError, "thread_name_prefix must be a string, not 5"),
     ({"stuck_after": None}, TypeError, "stuck_after must be a number of seconds, not None"),
     ({"stuck_after": "soon"}, TypeError, "stuck_after must be a number of seconds"),
     ({"unobserved": "shout"}, ValueError, "unobserved must be 'log', 'raise' or 'ignore', not 'shout'"),

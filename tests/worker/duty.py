@@ -8,6 +8,7 @@ import ctypes
 import logging
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -125,6 +126,27 @@ def fails(times: int) -> int:
     if job.attempt <= times:
         raise ValueError(f"attempt {job.attempt}")
     return job.attempt
+
+
+@app.task(name="ends_the_loop")
+async def ends_the_loop(how: str) -> None:
+    loop = asyncio.get_running_loop()
+    match how:
+        case "at once":
+            raise KeyboardInterrupt
+        case "later":
+            await asyncio.sleep(0)
+            raise KeyboardInterrupt
+        case "in a task of its own":
+            await asyncio.gather(leave())
+        case "in a callback":
+            loop.call_soon(sys.exit, 3)
+        case "by its own word":
+            loop.stop()
+
+
+async def leave() -> None:
+    sys.exit(3)
 
 
 @app.task(name="says")

@@ -103,6 +103,31 @@ def test_a_failure_without_a_line_to_blame_is_logged_though_another_task_failed_
     assert "(lies_too) failed: NotEncodable" in service.log
 
 
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        ("at once", "KeyboardInterrupt"),
+        ("later", "KeyboardInterrupt"),
+        ("in a task of its own", "SystemExit"),
+        ("in a callback", None),
+        ("by its own word", None),
+    ],
+)
+def test_a_coroutine_that_would_end_its_loop_is_no_other_job_s_affair(home: House, how: str, error: str | None) -> None:
+    before, ends = home.duty.double_async.enqueue(1), home.duty.ends_the_loop.enqueue(how)
+    behind = [home.duty.double_async.enqueue(number) for number in range(3)]
+    service = home.work()
+    assert [handle.result(GUARD) for handle in (before, *behind)] == [2, 0, 2, 4]
+    if error is None:
+        ends.result(GUARD)
+    else:
+        with pytest.raises(JobFailed, match=error):
+            ends.result(GUARD)
+    assert home.duty.double_async.enqueue(5).result(GUARD) == 10
+    assert service.stop() == 0
+    assert [outcome for outcome, _ in outcomes(home, ends.id)] == ([] if error is None else ["failed"])
+
+
 def test_a_task_can_ask_for_later_or_give_up(home: House) -> None:
     home.work()
     handle = home.duty.snoozes.enqueue()

@@ -26,12 +26,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
         assert made.app.store.find(Complaints()) == []
 
 
+def locked(home: House) -> apsw.Connection:
+    """Another program, which has the file locked: it waits for whoever writes just now."""
+    other = apsw.Connection(str(home.folder / STORE))
+    other.set_busy_timeout(int(GUARD * 1000))
+    other.execute("BEGIN IMMEDIATE")
+    return other
+
+
 def test_an_outcome_is_kept_while_another_locks_the_file_and_told_once_it_is_free(home: House) -> None:
     service = home.work("--threads", "1")
     handle = home.duty.held.enqueue("gate")
     home.begun()
-    other = apsw.Connection(str(home.folder / STORE))
-    other.execute("BEGIN IMMEDIATE")
+    other = locked(home)
     home.open("gate")
     until(lambda: home.marks("ends"))
     assert handle.state is JobState.RUNNING
@@ -44,8 +51,7 @@ def test_an_outcome_is_kept_while_another_locks_the_file_and_told_once_it_is_fre
 
 def test_who_starts_a_service_on_a_locked_file_is_soon_told_what_it_waits_for(home: House) -> None:
     handle = home.duty.double.enqueue(1)
-    other = apsw.Connection(str(home.folder / STORE))
-    other.execute("BEGIN IMMEDIATE")
+    other = locked(home)
     service = home.start()
     service.logged("another program keeps it locked|one is stuck", within=20)  # and not the 30 s of an enqueue
     other.execute("ROLLBACK")

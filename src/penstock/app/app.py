@@ -23,6 +23,7 @@ from penstock.app.watch import Watch
 from penstock.engines import connect, scheme_of, without_password
 from penstock.engines.engine import Engine
 from penstock.engines.store import Store
+from penstock.errors import StoreUnavailable
 from penstock.retry import Retry
 
 P = ParamSpec("P")
@@ -72,7 +73,8 @@ class App:
         self.keep_failed = checked_length("keep_failed", keep_failed, zero=False)
         """Seconds that failed jobs are kept for."""
         self._tasks: dict[str, Task[Any, Any]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_connecting = False  # guarded by _lock
         self._store: Store | None = None
         self._watch: Watch | None = None
         self._is_closed = False
@@ -158,8 +160,15 @@ class App:
         if store is None:
             with self._lock:
                 store = self._store
+                if self._is_connecting:  # whoever else does it holds the lock
+                    why = "a signal's handler has asked for it while its own thread was about to connect"
+                    raise StoreUnavailable(without_password(self.url), why)
                 if store is None:
-                    store = self._store = Store(self._connect)
+                    self._is_connecting = True
+                    try:
+                        store = self._store = Store(self._connect)
+                    finally:
+                        self._is_connecting = False
                     if self._is_closed:
                         store.close()
         return store
@@ -211,7 +220,8 @@ class App:
 
     def start_afresh(self) -> None:
         """In the child of a fork: a thread that the child doesn't have may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_connecting = False
 
     def _connect(self) -> Engine:
         return connect(self.url)

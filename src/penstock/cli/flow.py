@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from penstock import JobState, PoolClosed
+from penstock import JobState, PoolClosed, raised
 from penstock.cli.output import invalid_line, result_line
 
 if TYPE_CHECKING:
@@ -204,10 +204,11 @@ class Flow:
 
     def _remember(self, task: Input, job: Job[object]) -> None:
         error = job.exception(timeout=0)
-        trace = error.__traceback__ if error is not None else None
+        assert error is not None
+        trace = raised.traceback_of(error)
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
-        kind = (type(error), trace and (trace.tb_frame.f_code, trace.tb_lineno))
+        kind = (raised.type_name(error), trace and (trace.tb_frame.f_code, trace.tb_lineno))
         if self._kinds.get(kind, 0) < FEW and (kind in self._kinds or len(self._kinds) < KINDS):
             self._kinds[kind] = self._kinds.get(kind, 0) + 1
             self.failed_inputs[job.id] = task

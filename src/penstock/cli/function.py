@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -96,22 +97,29 @@ def _load(place: str) -> ModuleType:
         return _load_file(Path(place))
     if any(not part.isidentifier() for part in place.split(".")):
         raise click.UsageError(f"{place!r} is neither a module's name nor a path that ends in .py")
-    _put_first_on_path(Path.cwd())
+    with contextlib.suppress(FileNotFoundError):  # somebody has removed the folder that we are in
+        _put_first_on_path(Path.cwd())
     try:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{place}.".startswith(f"{error.name}."):  # not one that it imports in turn
             raise click.UsageError(f"there is no module {error.name!r} here or on the import path") from None
         raise _import_failed(place, error) from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise _import_failed(place, error) from error
 
 
 def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise click.UsageError(f"there is no file {str(path)!r}")
+    try:
+        if not path.is_file():
+            raise click.UsageError(f"there is no file {str(path)!r}")
+        folder = path.parent.resolve()
+    except OSError as error:  # a name too long, a folder that nobody may look into
+        raise click.UsageError(f"can't read {str(path)!r}: {error.strerror}") from None
     # As `python path/to/file.py` would: its neighbours can be imported, and it is not its own __main__.
-    _put_first_on_path(path.parent.resolve())
+    _put_first_on_path(folder)
     name = path.stem if path.stem not in sys.modules else f"_penstock_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:  # pragma: no cover - a name in .py always has a loader
@@ -120,8 +128,10 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # before it runs: dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
+    except BaseException as error:
+        sys.modules.pop(name, None)
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise _import_failed(str(path), error) from error
     return module
 
@@ -138,7 +148,11 @@ def _import_failed(place: str, error: BaseException) -> click.UsageError:
 def _named(module: ModuleType, name: str, place: str) -> object:
     found: object = module
     for part in name.split("."):
-        if not hasattr(found, part):
+        try:
+            has_it = hasattr(found, part)
+        except Exception as error:  # a module may make its names when they are asked for
+            raise _import_failed(f"{place}:{name}", error) from error
+        if not has_it:
             close = difflib.get_close_matches(part, dir(found), n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise click.UsageError(f"{place} has no {name!r}{hint}")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Never
 
 import click
 
@@ -18,11 +19,15 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One input. *problem* says why it can't be run; *value* is then the text as it was read."""
+    """One input. *problem* says why it can't be run; *value* is then the text as it was read.
+
+    *json*: the text of one that is JSON. Its job may change the value, which is its own; this stays.
+    """
 
     line: int  # counted from 1, blank lines too; on the command line: which INPUT
     value: object
     problem: str | None = None
+    json: str | None = None
 
 
 class Inputs:
@@ -81,13 +86,21 @@ class Inputs:
         if not self._jsonl:
             return Input(number, text)
         try:
-            return Input(number, json.loads(raw.rstrip().decode("utf-8")))
+            written = raw.rstrip().decode("utf-8")
+            return Input(number, _JSON.decode(written), json=written)
         except json.JSONDecodeError as error:
             return Input(number, text, f"invalid JSON: {error.msg} at column {error.colno}")
         except UnicodeDecodeError:
             return Input(number, text, "invalid JSON: not UTF-8")
         except (ValueError, RecursionError) as error:  # a number of too many digits, too many brackets
             return Input(number, text, f"invalid JSON: {error}")
+
+
+def _no_json(word: str) -> Never:
+    raise ValueError(f"{word} is not a JSON value")
+
+
+_JSON: Final = json.JSONDecoder(parse_constant=_no_json)  # NaN and Infinity, which Python's json reads and others don't
 
 
 def open_inputs(arguments: Sequence[str], source: str | None, *, jsonl: bool) -> Inputs:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import click
+
+from penstock import raised
 
 if TYPE_CHECKING:
     from penstock import Job
     from penstock.cli.inputs import Input
 
 STDOUT = "-"
+_BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]")  # in JSON only a string has any
 
 
 class Output:
@@ -98,36 +102,43 @@ def open_output(path: str, *, append: bool, force: bool) -> Output:
 
 def result_line(task: Input, job: Job[object]) -> bytes:
     """The line for *task* once its *job* has finished, whatever became of it."""
-    fields = {"id": job.id, "line": task.line, "input": task.value, "state": str(job.state)}
+    fields: dict[str, object] = {"state": str(job.state)}
     try:
         fields["result"] = job.result(timeout=0)
     except BaseException as error:  # a job may raise anything, SystemExit too: here it is only news
         fields["error"] = described(error)
     fields |= {"waited": _seconds(job.waited), "ran": _seconds(job.ran), "attempt": job.attempt}
-    return _encoded(fields)
+    return _line(job.id, task, fields)
 
 
 def invalid_line(task: Input) -> bytes:
     """The line for an input that could not become a job."""
     error = {"type": "InvalidInput", "message": f"line {task.line}: {task.problem}"}
-    return _encoded({"id": None, "line": task.line, "input": task.value, "state": "invalid", "error": error})
+    return _line(None, task, {"state": "invalid", "error": error})
 
 
 def described(error: BaseException) -> dict[str, str]:
     """The type and the message of *error*, for a result line."""
-    try:
-        message = str(error)
-    except Exception:  # its own __str__ is broken: that must not cost us the line
-        message = "(its message can't be shown)"
-    return {"type": type(error).__qualname__, "message": message}
+    return {"type": raised.type_name(error), "message": raised.message_of(error)}
 
 
-def _encoded(fields: dict[str, object]) -> bytes:
+def _line(number: int | str | None, task: Input, fields: dict[str, object]) -> bytes:
+    head = json.dumps({"id": number, "line": task.line})
+    return f'{head[:-1]}, "input": {said_input(task)}, {_encoded(fields)[1:]}\n'.encode()
+
+
+def said_input(task: Input) -> str:
+    """The input of *task* as JSON, in ASCII: as it was read, whatever its job has made of it."""
+    if task.json is None:
+        return json.dumps(task.value)
+    return _BEYOND_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], task.json).replace("\r", " ")
+
+
+def _encoded(fields: dict[str, object]) -> str:
     try:
-        text = json.dumps(fields, allow_nan=False)
+        return json.dumps(fields, allow_nan=False)
     except (TypeError, ValueError, RecursionError):  # it has a result that JSON has no words for
-        text = json.dumps({("repr" if key == "result" else key): _said(key, fields[key]) for key in fields})
-    return text.encode() + b"\n"
+        return json.dumps({("repr" if key == "result" else key): _said(key, fields[key]) for key in fields})
 
 
 def _said(key: str, value: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import deque
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 INTERVAL: Final = 5.0  # seconds between two plain lines
 RATE_OVER: Final = 10.0  # seconds that the rate is an average of
+
+_nobody_there: Final = contextlib.suppress(OSError, ValueError)
+"""The reader has gone, the disk is full, the terminal or the file is closed: that must not end a run that goes well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,10 @@ class Lines:
         )
 
     def say(self, text: str) -> None:  # noqa: D102
-        sys.stderr.write(f"penstock: {text}\n")  # one write, so that what jobs print can't come between
-        sys.stderr.flush()
+        if sys.stderr is not None:
+            with _nobody_there:
+                sys.stderr.write(f"penstock: {text}\n")  # one write, so that what jobs print can't come between
+                sys.stderr.flush()
 
     def close(self) -> None:  # noqa: D102
         pass
@@ -121,21 +127,24 @@ class Bar:
         self._bar.start()
 
     def show(self, moment: Moment) -> None:  # noqa: D102 - as in Progress
-        self._bar.update(
-            self._task,
-            completed=moment.finished,
-            total=moment.expected,
-            rate=said_rate(self._rate.of(moment.finished)),
-            failed=f"[red]{moment.failed:,} failed[/]" if moment.failed else "0 failed",
-            waiting=moment.waiting,
-            refresh=True,
-        )
+        with _nobody_there:
+            self._bar.update(
+                self._task,
+                completed=moment.finished,
+                total=moment.expected,
+                rate=said_rate(self._rate.of(moment.finished)),
+                failed=f"[red]{moment.failed:,} failed[/]" if moment.failed else "0 failed",
+                waiting=moment.waiting,
+                refresh=True,
+            )
 
     def say(self, text: str) -> None:  # noqa: D102
-        self._console.print(f"penstock: {text}", markup=False, highlight=False, soft_wrap=True)
+        with _nobody_there:
+            self._console.print(f"penstock: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:  # noqa: D102
-        self._bar.stop()
+        with _nobody_there:
+            self._bar.stop()
 
 
 def said_rate(rate: float) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
+
+from penstock.cli.output import said_input
 
 if TYPE_CHECKING:
     from penstock.cli.flow import Flow
@@ -76,12 +77,13 @@ def _failure(failure: Failure, inputs: dict[int | str, Input]) -> Iterator[str]:
 
 
 def _places(tasks: Sequence[Input]) -> str:
-    return ", ".join(f"line {task.line}: {_cut(_text(task.value))}" for task in tasks)
+    return ", ".join(f"line {task.line}: {_cut(_text(task))}" for task in tasks)
 
 
-def _text(value: object) -> str:
+def _text(task: Input) -> str:
+    value = task.value
     if not isinstance(value, str):
-        return json.dumps(value)
+        return said_input(task)
     return value if value.isprintable() else ascii(value)  # a terminal must not obey an input
 
 

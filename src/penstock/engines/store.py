@@ -147,7 +147,7 @@ class Store:
         _stores.add(self)
 
     def _set_out(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # which knows whose it is: see `_refuse_handlers`
         self._wanted = threading.Condition(self._lock)
         self._urgent: deque[_Asked] = deque()
         self._waiting: deque[_Asked] = deque()
@@ -183,6 +183,7 @@ class Store:
         `OutcomeUnknown` if that can't be told, and what the first refused request was refused for; the others are done
         all the same.
         """
+        self._refuse_handlers()
         asked = _Asked(requests, clock.deadline_after(timeout))
         try:
             if (timeout is None or timeout >= _WITHIN) and self._may_lead(asked):
@@ -200,6 +201,7 @@ class Store:
                 self._step_down(is_hurt=True)
             else:
                 self._withdraw(asked)
+                self._rouse()
             raise
         if not is_told:
             self._give_up(asked)
@@ -228,6 +230,7 @@ class Store:
 
     def post(self, *requests: Request) -> None:
         """Ask for *requests* and don't wait: whether they are done, refused, or dropped, nobody is told."""
+        self._refuse_handlers()
         if len(self._waiting) < _POSTS:
             self._put(_Asked(requests, clock.deadline_after(_WITHIN)), urgent=False)
 
@@ -289,6 +292,14 @@ class Store:
     def _closed(self) -> StoreUnavailable:
         return StoreUnavailable(self.engine.url, "it was closed here")
 
+    def _refuse_handlers(self) -> None:
+        """Raise, if this is a signal's handler that would wait for what it has interrupted, on this very thread."""
+        is_leading = self._leader is not None and self._leads == threading.get_ident()
+        if is_leading or self._lock._is_owned():  # type: ignore[attr-defined]  # as `Condition` asks it
+            raise StoreUnavailable(
+                self.engine.url, "a signal's handler has asked it for something while its own thread was at it"
+            )
+
     # Leading
 
     def _may_lead(self, asked: _Asked) -> bool:
@@ -296,17 +307,11 @@ class Store:
         if not self.engine.in_caller:
             return False
         with self._lock:
-            if self._leader is None:
-                if self._is_busy or self._urgent or self._waiting or self._is_hurt or self._is_closed:
-                    return False
-                self._leads = threading.get_ident()
-                self._leader = asked
-                return True
-            if self._leads == threading.get_ident():
-                raise StoreUnavailable(
-                    self.engine.url, "a signal's handler has asked it for something while its own thread was at it"
-                )
-            return False
+            if self._leader or self._is_busy or self._urgent or self._waiting or self._is_hurt or self._is_closed:
+                return False
+            self._leads = threading.get_ident()
+            self._leader = asked
+            return True
 
     def _step_down(self, *, is_hurt: bool = False) -> None:
         """Let others go on. *is_hurt*: after an interrupt, so that what it left behind has to be put in order."""
@@ -318,6 +323,11 @@ class Store:
             if self._thread is None:
                 with contextlib.suppress(StoreUnavailable):  # whoever asks next hears of it
                     self._thread = self._started()
+            self._wanted.notify()
+
+    def _rouse(self) -> None:
+        """Let the thread look whether others wait: who stepped down may have been interrupted before he told it."""
+        with self._lock:
             self._wanted.notify()
 
     def _put(self, asked: _Asked, urgent: bool) -> None:

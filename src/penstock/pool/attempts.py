@@ -16,7 +16,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
-from penstock import clock, timers
+from penstock import clock, raised, timers
 from penstock.context import Cause, Context
 from penstock.errors import Cancelled, DeadlineExceeded, JobCancelled
 from penstock.events import JobEnded, JobRetried, JobStarted, WorkerStuck
@@ -190,7 +190,7 @@ class Attempts:
         worker.tally.times.extend((job._since, job._began, ended))
         drop_our_frames(error)
         stage, cut = JobState.FAILED, False
-        if isinstance(error, self.unwinds):
+        if raised.is_a(error, self.unwinds):
             cause = (None if job._context is None else job._context.cause) or self.cause_of(error, job)
             stage, ending = outcome_of(job, cause, started=True)
             ending.__cause__ = error
@@ -239,7 +239,7 @@ class Attempts:
             return None  # cancelled, or out of time as a whole
         delay = retry.next_delay(error, job._attempt, clock.monotonic() - job._accepted)
         if delay is not None and self._crew.backlog.retrying >= self._crew.settings.max_retrying:
-            error.add_note("not retried: as many jobs as may (max_retrying) wait for another attempt already")
+            raised.note(error, "not retried: as many jobs as may (max_retrying) wait for another attempt already")
             return None
         return delay
 
@@ -387,7 +387,7 @@ class Attempts:
         """Settle *job*, which is in our hands, as the stop leaves it: failed with its last error if it had one."""
         if job._attempt:
             error: BaseException = job._value
-            error.add_note(f"not retried: {STOPPING}")
+            raised.note(error, f"not retried: {STOPPING}")
             self.settle(job, JobState.FAILED, error, cut=True)
         elif self._crew.staff.broken is not None:
             self.settle(job, JobState.FAILED, self._crew.refusal(), cut=True)

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
-from penstock import clock, timers
+from penstock import clock, raised, timers
 from penstock.context import Context
 from penstock.errors import Incomplete
 from penstock.failures import Failures
@@ -213,9 +213,9 @@ class AnyPool:
         failures = self._unobserved()
         if error is not None:
             if report.cut:
-                error.add_note(str(report))
+                raised.note(error, str(report))
             for failure in failures:
-                error.add_note(f"and nobody looked at: {failure!r}")
+                raised.note(error, f"and nobody looked at: {failure!r}")
         elif report.cut:
             raise Incomplete(report) from (
                 ExceptionGroup("failures that nobody looked at", failures) if failures else None
@@ -227,8 +227,8 @@ class AnyPool:
         errors = []
         for job in self._crew.ledger.take_unobserved():
             error = job._value
-            error.add_note(f"raised by {job.label}")
-            errors.append(error if isinstance(error, Exception) else RuntimeError(f"{job.label} raised {error!r}"))
+            raised.note(error, f"raised by {job.label}")
+            errors.append(error if raised.is_a(error, Exception) else _stand_in(job, error))
         return errors
 
 
@@ -313,7 +313,7 @@ class Pool(AnyPool, Submitting):
     def _stop_for(self, error: BaseException) -> Report:
         """Stop within `grace` because *error* is leaving; a further Ctrl-C moves it on."""
         with contextlib.suppress(KeyboardInterrupt):
-            Stop([self._crew], self._crew.settings.grace).climb(f"{type(error).__name__} left its block")
+            Stop([self._crew], self._crew.settings.grace).climb(f"{raised.type_name(error)} left its block")
         return finished(self._crew, clock.monotonic())
 
     def _refuse_own_worker(self) -> None:
@@ -323,6 +323,11 @@ class Pool(AnyPool, Submitting):
                 "a job can't wait for its own pool to stop, which waits for the job; "
                 "use close() or shutdown(wait=False) there"
             )
+
+
+def _stand_in(job: Job[Any], error: BaseException) -> Exception:
+    """For an error that an ExceptionGroup doesn't take."""
+    return RuntimeError(f"{job.label} raised {raised.type_name(error)}: {raised.message_of(error)}")
 
 
 def _let_go(crew: Crew) -> None:

@@ -27,7 +27,7 @@ from contextlib import AbstractAsyncContextManager
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from penstock import clock
+from penstock import clock, raised
 from penstock.errors import Incomplete, PoolClosed
 from penstock.lifecycle import Phase
 from penstock.pool.crew import Crew
@@ -177,12 +177,14 @@ class Shutdown:
         """Wait for the pools' end; a signal that comes meanwhile still moves it on."""
         for crew in self._crews:
             crew.check_may_block()
-        if error is None and not self.requested.is_set():
+        if self.requested.is_set():
+            pass  # the ladder is under way
+        elif error is None:
             for crew in self._crews:
                 crew.close()
                 wait_for_all(crew)
-        elif not self.requested.is_set():
-            Stop(self._crews, self._timeout).climb(f"{type(error).__name__} left its block")
+        else:
+            Stop(self._crews, self._timeout).climb(f"{raised.type_name(error)} left its block")
         if self.requested.is_set() and self._ladder is not None:
             self._ladder.join()
         self.reports = [crew.report() for crew in self._crews]

@@ -39,7 +39,7 @@ class SubmitterInLine:
     def sleep(self, deadline: float | None) -> None:
         """Block the calling thread until it is woken or *deadline* has come."""
         left = clock.remaining(deadline)
-        self._lock.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX))
+        self._lock.acquire(timeout=-1 if left is None else left)
 
 
 class CoroutineInLine:

@@ -14,6 +14,8 @@ import traceback
 import types
 from typing import Any, Final
 
+from penstock import raised
+
 _HERE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _STDLIB: Final = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _DEEPEST: Final = 30  # frames shown, the innermost ones
@@ -115,10 +117,10 @@ def in_the_midst_of_ours(own_file: str) -> bool:
 
 def drop_our_frames(error: BaseException) -> None:
     """Let the traceback of *error* begin in the user's code. Our frames would also keep the job alive: a cycle."""
-    tb = error.__traceback__
+    tb = raised.traceback_of(error)
     while tb is not None and _leads_to_a_job(tb.tb_frame.f_code.co_filename, tb.tb_frame.f_code.co_name):
         tb = tb.tb_next
-    error.__traceback__ = tb
+    raised.set_traceback(error, tb)
 
 
 def _begins_a_thread(frame: traceback.FrameSummary) -> bool:

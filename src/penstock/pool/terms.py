@@ -122,7 +122,6 @@ class ThreadSettings(PoolSettings):
     def check(self) -> None:
         """TypeError or ValueError that names what is wrong."""
         PoolSettings.check(self)
-        check_text("thread_name_prefix", self.prefix)
         for name in ("max_stuck", "max_lent"):
             check_count(name, getattr(self, name), least=0)
         check_length("stuck_after", self.margin)

@@ -11,7 +11,7 @@ from penstock.pool.attempts import Attempts
 from penstock.pool.crew import Crew
 from penstock.pool.executor import Pool
 from penstock.pool.staff import Staff
-from penstock.pool.terms import Around, JobTerms, ThreadSettings, Unobserved, WhenFull
+from penstock.pool.terms import Around, JobTerms, ThreadSettings, Unobserved, WhenFull, check_text
 from penstock.retry import Retry
 
 _numbers = itertools.count(1)
@@ -63,6 +63,7 @@ class ThreadPool(Pool):
         max_lent: int = 100,
         max_retrying: int = 1_000,
     ) -> None:
+        check_text("thread_name_prefix", thread_name_prefix)
         workers = _default_workers() if max_workers is None else max_workers
         prefix = thread_name_prefix or name or f"ThreadPool-{next(_numbers)}"
         settings = ThreadSettings(

@@ -188,7 +188,11 @@ class ProcessLane(_Lane):
 
 
 class LoopLane(_Lane):
-    """Coroutine functions, on a loop that has a thread of its own."""
+    """Coroutine functions, on a loop that has a thread of its own.
+
+    What ends a loop (`sys.exit` in a task that a job has made, a `KeyboardInterrupt`, its `stop`) is one job's affair
+    here: the loop goes on for the others.
+    """
 
     _pool: AsyncPool
 
@@ -199,9 +203,18 @@ class LoopLane(_Lane):
         self._pool = AsyncPool(tasks, backlog=_ROOM, around=app.around, name="coroutines")
         self._crew = self._pool._crew
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="penstock-loop", daemon=True)
+        self._is_over = False
+        self._thread = threading.Thread(target=self._turn, name="penstock-loop", daemon=True)
         self._thread.start()
         self._do(self._pool.start()).result()
+
+    def _turn(self) -> None:
+        """The loop's thread."""
+        while not self._is_over:
+            try:
+                self._loop.run_forever()
+            except BaseException:
+                log.exception("something in a job would have ended the loop of all of them")
 
     def start(self, batch: Sequence[Held[Kind]]) -> None:
         """See `Lane`."""
@@ -212,14 +225,18 @@ class LoopLane(_Lane):
         for held in batch:
             task, make = self._order(held.job.task)
             terms = make(held)
-            job = door.accept(terms, _run_on_loop, (self, held, task), {})
-            if job is None:
-                job = await door.admit(terms, _run_on_loop, (self, held, task), {})
+            try:
+                job = door.accept(terms, _run_on_loop, (self, held, task), {})
+                if job is None:
+                    job = await door.admit(terms, _run_on_loop, (self, held, task), {})
+            except KeyboardInterrupt:  # raised by the job in its first step; it has its outcome
+                continue
             self._is_running(held, job)
 
     def close(self, timeout: float) -> None:
         """See `Lane`."""
         self._do(self._pool.shutdown(timeout=timeout)).result(timeout + 1)
+        self._is_over = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(1)
 

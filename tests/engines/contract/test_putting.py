@@ -64,6 +64,29 @@ def test_an_id_twice_in_one_put_is_one_job_the_first(desk: Desk) -> None:
     assert [job.args for job in desk.claim(A)] == [b"first"]
 
 
+def test_jobs_that_are_put_again_cost_those_after_them_nothing(desk: Desk) -> None:
+    """An engine that counts its jobs later may not take for counted what was refused."""
+    many = [f"{number}" for number in range(1_000)]
+    desk.put(*many)
+
+    assert set(desk.put(*many)) == {Fate.KNOWN}
+    for id in ("a", "a", "b"):
+        desk.put(id)
+
+    assert desk.counts() == {("default", "work", READY): 1_002}
+    assert [job.id for job in desk.claim(A, limit=2_000)] == [*many, "a", "b"]
+
+
+def test_one_that_was_put_one_by_one_and_is_put_again_costs_those_after_it_nothing(desk: Desk) -> None:
+    ids = [f"{number}" for number in range(600)]
+    for id in ids:
+        desk.put(id)
+        desk.put(id)
+
+    assert desk.counts() == {("default", "work", READY): 600}
+    assert desk.claim_ids(A, limit=1_000) == ids
+
+
 def test_an_id_that_waits_is_known_and_stays_as_it_is(desk: Desk) -> None:
     desk.put(new("ready", args=b"first"), new("later", args=b"first", delay=60))
 

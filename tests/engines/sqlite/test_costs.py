@@ -18,6 +18,7 @@ from penstock.engines.records import Attempts, Begins, ByIds, Counts, Failed, He
 from penstock.engines.requests import Beat, Outcome, Renew, Settle, Settlement
 from penstock.engines.sqlite import finding, place
 from penstock.engines.sqlite.readers import Readers
+from penstock.engines.sqlite.step import TAIL
 from tests.engines.kinds import DONE, FAILED, READY, A, B, Desk, died, ended, new, oops
 from tests.gates import GUARD, in_thread
 
@@ -86,6 +87,32 @@ def test_no_statement_of_daily_work_looks_at_all_jobs(desk: Desk, plans: Callabl
 
     assert len(lines) > 40
     assert [line for line in lines if MANY.search(line)] == [NEW_ONES]
+
+
+def test_new_jobs_are_counted_now_and_then_and_never_many_of_them_wait_for_it(
+    desk: Desk, opened: Callable[[], Desk]
+) -> None:
+    """Whoever puts one by one knows only now and then how far others have counted."""
+    other, began, counting = opened(), 0, []
+    engine: Any = desk.engine
+
+    def watch(_cursor: object, sql: str, _bindings: object) -> bool:
+        nonlocal began
+        began += sql.startswith("BEGIN")
+        return True
+
+    desk.put("first")
+    engine._db.exec_trace = watch
+    look = apsw.Connection(engine._place.path)
+    for number in range(1_500):
+        if number % 500 == 300:
+            other.put("of", f"another {number}")
+        desk.put(f"{number}")
+        counting.append(look.execute("SELECT (SELECT max(seq) FROM job) - counted FROM store").get)
+    look.close()
+
+    assert max(counting) <= TAIL
+    assert 1_500 // TAIL <= began <= 1_500 // TAIL + 2
 
 
 def test_no_query_looks_at_all_jobs_but_for_a_walk_back_through_the_newest(

@@ -179,3 +179,20 @@ def test_who_leaves_just_before_a_mark_is_not_waited_for(where: place.Place, mon
         in_thread(write, second).result(GUARD)
 
     assert next(marks) == 3
+
+
+@pytest.mark.parametrize("name", ["crowd", "next", "next.bell", "turn", "turn.bell"])
+def test_what_cannot_be_opened_costs_no_descriptors_however_often_it_is_tried(where: place.Place, name: str) -> None:
+    Path(where.folder, name).mkdir()
+    turn = Turn(where)
+    before = len([*Path("/proc/self/fd").iterdir()])
+
+    for _ in range(3):
+        with pytest.raises(OSError, match=name):
+            turn.enter(soon())
+        assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+    Path(where.folder, name).rmdir()
+    write(turn)
+    turn.close()
+    assert len([*Path("/proc/self/fd").iterdir()]) == before

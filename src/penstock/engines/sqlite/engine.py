@@ -87,6 +87,7 @@ class SQLiteEngine:
         self._living = Living(self._place)
         self._news = News(self._place)
         self._file: File | None = None
+        self._counted = 0  # the last job that is counted, or one before it: as we saw it last
         self._counts_later = True  # the next new job may be left for others to count
         self._store: object = None  # what tells it from another that has its name
         self._is_another = False  # than the one that our claims are of
@@ -151,8 +152,8 @@ class SQLiteEngine:
             self._turn.leave()
         if answer is None:
             return None
-        fate, waiting = answer
-        self._counts_later = waiting < TAIL
+        fate, seq = answer
+        self._counts_later = seq - self._counted < TAIL
         if fate is Fate.ACCEPTED:
             self._news.tell()
         return fate
@@ -215,6 +216,7 @@ class SQLiteEngine:
             raise
         self._is_another = self._is_another or self._store not in (None, store)
         self._db, self._file, self._store, self._is_full = db, file, store, True
+        self._counted = 0
         return file
 
     def _let_go(self) -> None:
@@ -323,6 +325,7 @@ class SQLiteEngine:
                 step.undone()
             raise
         step.done()
+        self._counted = step.counted
         return answers, step.has_news
 
     def _commit(self, requests: Sequence[Request]) -> None:

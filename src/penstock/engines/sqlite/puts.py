@@ -22,15 +22,16 @@ VALUES %s ON CONFLICT (id) DO NOTHING
 )
 
 
+# Nothing is returned from it, and it selects from no table what it inserts: each takes a twentieth of the put more.
 _ALONE: Final = """
 INSERT INTO job (seq, id, state, queue, task, priority, enqueued, due, at, headers, args)
-SELECT max(next_seq, coalesce((SELECT max(seq) FROM job), 0) + 1), ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM store WHERE true
-ON CONFLICT (id) DO NOTHING RETURNING seq - (SELECT counted FROM store)
+VALUES ((SELECT max(next_seq, coalesce((SELECT max(seq) FROM job), 0) + 1) FROM store), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING
 """
 
 
 def put_alone(db: apsw.Connection, names: Names, job: NewJob, now: float, wall: float) -> tuple[Fate, int] | None:
-    """Accept one job, by one statement that is a transaction of its own; and how many wait to be counted by now.
+    """Accept one job, by one statement that is a transaction of its own; and the number that it got.
 
     None, and nothing is done, if it has a name that is new here.
     """
@@ -42,8 +43,8 @@ def put_alone(db: apsw.Connection, names: Names, job: NewJob, now: float, wall: 
     is_ready = due <= now
     state, at = (READY, None) if is_ready else (SCHEDULED, at)
     row = (id, state, queue_, task_, priority, now, now if is_ready else due, at, headers, args)
-    waiting: int | None = db.execute(_ALONE, row).get
-    return (Fate.KNOWN, 0) if waiting is None else (Fate.ACCEPTED, waiting)
+    db.execute(_ALONE, row)
+    return (Fate.ACCEPTED, db.last_insert_rowid()) if db.changes() else (Fate.KNOWN, 0)
 
 
 def put(step: Step, jobs: Sequence[NewJob]) -> list[Fate]:
@@ -58,7 +59,8 @@ def put(step: Step, jobs: Sequence[NewJob]) -> list[Fate]:
         accepted = {seq for (seq,) in step.db.execute("SELECT seq FROM job WHERE seq >= ?", (first,))}
         fates = [Fate.ACCEPTED if row[0] in accepted else Fate.KNOWN for row in rows]
         rows = [row for row in rows if row[0] in accepted]
-    step.come_in(first, (row[2:5] for row in rows), len(jobs))
+    numbers = rows[-1][0] + 1 - first if rows else 0  # those behind the last that was accepted are the next jobs'
+    step.come_in(first, (row[2:5] for row in rows), numbers)
     step.has_news = step.has_news or bool(rows)
     return fates
 

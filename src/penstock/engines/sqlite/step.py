@@ -51,7 +51,7 @@ class Step:
         self.pulse: float | None = row[1]
         self.hold_until: float = row[2]
         self.ahead: float = row[3]
-        self._counted: int = row[4]
+        self.counted: int = row[4]
 
     def name(self, number: int) -> str:
         """The name that *number* stands for."""
@@ -78,24 +78,24 @@ class Step:
         """Give no number again, though the jobs that have the last ones may be deleted now."""
         self._next_seq = self.next_seq()
 
-    def come_in(self, first: int, lanes: Iterable[tuple[int, int, int]], jobs: int) -> None:
-        """Note that *jobs* came in, numbered from *first* on; *lanes*: state, queue and task of each."""
-        following = first + jobs
-        if following - self._counted > TAIL:
+    def come_in(self, first: int, lanes: Iterable[tuple[int, int, int]], numbers: int) -> None:
+        """Note that jobs came in, which took *numbers* from *first* on; *lanes*: state, queue and task of each."""
+        following = first + numbers
+        if following - self.counted > TAIL:
             self._count_up_to(first)
             for lane in lanes:
                 self._counts[lane] += 1
-            self._counted = following - 1
+            self.counted = following - 1
 
     def count_all(self) -> None:
         """Count the new jobs: before anything changes their state, or wants their sum."""
         last: int = self.db.execute("SELECT max(seq) FROM job").get or 0
-        if last > self._counted:
+        if last > self.counted:
             self._count_up_to(last + 1)
-            self._counted = last
+            self.counted = last
 
     def _count_up_to(self, seq: int) -> None:
-        new: list[Any] = self.db.execute(_NEW, (self._counted, seq)).fetchall()
+        new: list[Any] = self.db.execute(_NEW, (self.counted, seq)).fetchall()
         for state, queue, task, jobs in new:
             self._counts[state, queue, task] += jobs
 
@@ -118,7 +118,7 @@ class Step:
     def finish(self) -> None:
         """Write what was gathered: the last thing before the commit."""
         self.write_counts()
-        row = (self._next_seq, self.pulse, self.hold_until, self.ahead, self._counted)
+        row = (self._next_seq, self.pulse, self.hold_until, self.ahead, self.counted)
         if row != self._row:
             self.db.execute(_ROW, (*row, self.now))
 

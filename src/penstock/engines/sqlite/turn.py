@@ -84,8 +84,14 @@ class Turn:
 
     def _open(self) -> None:
         folder = self._place.folder
-        self._gates = (_Gate(folder + "/next"), _Gate(folder + "/turn"))
-        self._crowd = _Crowd(folder + "/crowd")
+        with contextlib.ExitStack() as opened:  # should one of them fail, there will be another try, and another
+            crowd = _Crowd(folder + "/crowd")
+            opened.callback(crowd.close)
+            following = _Gate(folder + "/next")
+            opened.callback(following.close)
+            turn = _Gate(folder + "/turn")
+            opened.pop_all()
+        self._crowd, self._gates = crowd, (following, turn)
 
     def _enter(self, gate: _Gate, until: float) -> None:
         assert self._crowd is not None
@@ -149,10 +155,14 @@ class _Gate:
     """
 
     def __init__(self, path: str) -> None:
-        self.lock = beside.opened(path)
         with contextlib.suppress(FileExistsError):
             os.mkfifo(path + ".bell")
         self._bell = os.open(path + ".bell", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self.lock = beside.opened(path)
+        except BaseException:
+            os.close(self._bell)
+            raise
 
     def enter(self, until: float, crowd: _Crowd) -> bool:
         """Wait for the lock, until *until*, as one of *crowd*; whether it is ours."""

@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, 
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
 
-from penstock import clock
+from penstock import clock, raised
 from penstock.context import Context
 from penstock.job import Job
 from penstock.lifecycle import Phase
@@ -240,7 +240,9 @@ class AsyncPool(AnyPool, SubmittingCoroutines):
             self._crew.close()
             report = await self._stop(None)
         else:
-            report, cancelled = await self._climb(self._crew.settings.grace, f"{type(error).__name__} left its block")
+            report, cancelled = await self._climb(
+                self._crew.settings.grace, f"{raised.type_name(error)} left its block"
+            )
         self._tell_end(error, report)
         if cancelled is not None and not isinstance(error, type(cancelled)):
             raise cancelled

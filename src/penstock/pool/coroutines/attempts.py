@@ -6,7 +6,7 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING, Any
 
-from penstock import clock, timers
+from penstock import clock, raised, timers
 from penstock.context import Cause
 from penstock.errors import Cancelled, JobCancelled
 from penstock.job import Job, JobState
@@ -27,7 +27,7 @@ class TaskAttempts(Attempts):
 
     def cause_of(self, error: BaseException, job: Job[Any]) -> Cause:
         """Why *job*, whose context is not tripped, was left by *error*."""
-        if isinstance(error, asyncio.CancelledError):  # by somebody who has its task, or by what it awaited
+        if raised.is_a(error, asyncio.CancelledError):  # by somebody who has its task, or by what it awaited
             return Cause("its task was cancelled", by_deadline=False, source=job.context)
         return super().cause_of(error, job)
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from penstock import clock
+from penstock import clock, raised
 from penstock.context import Cause, scope
 from penstock.errors import JobAbandoned
 from penstock.job import Job, JobState
@@ -144,7 +144,7 @@ class TaskWorker:
             if self._lifecycle.closing:
                 self._crew.check_drained()
             return
-        if isinstance(error, GeneratorExit) and not self._is_at_it():
+        if raised.is_a(error, GeneratorExit) and not self._is_at_it():
             self._attempts.thrown_away(self, job)
             raise error  # the loop is gone, and no other job can begin
         if self._slots.is_beginning:
@@ -152,7 +152,7 @@ class TaskWorker:
         self._attempts.failed(self, job, error)
         del job  # the frames of the error reach this one, and the job keeps its error: a cycle
         self.go_on()
-        if isinstance(error, KeyboardInterrupt):
+        if raised.is_a(error, KeyboardInterrupt):
             raise error  # it is the loop's to deal with
         del error
 

@@ -25,7 +25,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock import clock, timers
+from penstock import clock, raised, timers
 from penstock.errors import BacklogFull, Cancelled, JobDropped, NestedWait
 from penstock.events import WorkerStarted, WorkerStopped
 from penstock.job import FINAL, Job, current_job
@@ -208,12 +208,12 @@ class ExecutorStaff:
 
     def heard(self, error: BaseException | None) -> None:
         """A future has ended, with *error*. If every one says that the executor is broken, it is."""
-        dropped = isinstance(error, JobDropped)
+        dropped = raised.is_a(error, JobDropped)
         with self._lock:
-            self._broken_in_a_row = self._broken_in_a_row + 1 if isinstance(error, BrokenExecutor) else 0
+            self._broken_in_a_row = self._broken_in_a_row + 1 if raised.is_a(error, BrokenExecutor) else 0
             every = self._broken_in_a_row > 2 * self.capacity
             begins_doubt = dropped and self._doubt is None
-            if not (dropped or isinstance(error, Cancelled)):
+            if not (dropped or raised.is_a(error, Cancelled)):
                 self._doubt = None
                 if self._to_ask is not None:
                     self._to_ask.cancel()
@@ -236,7 +236,7 @@ class ExecutorStaff:
         line = functools.partial(log.critical, said, name, exc_info=error, extra={"pool": name})
         self._crew.ledger.failures._lines.put(line)
         self._crew.broke("its executor takes no more jobs")
-        if is_lost and (isinstance(error, BrokenExecutor) or not isinstance(error, RuntimeError)):
+        if is_lost and (raised.is_a(error, BrokenExecutor) or not raised.is_a(error, RuntimeError)):
             # What it has may never end; after a shutdown in good order, a RuntimeError as the stdlib has it, it may.
             for hold in holds:
                 if hold is not None:

@@ -10,12 +10,12 @@ import contextlib
 import copyreg
 import importlib.util
 import pickle
-import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.reduction import ForkingPickler
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Final
 
+from penstock import raised
 from penstock.errors import NotPicklable
 from penstock.job import Job
 from penstock.pool.mapping import EachOf
@@ -52,9 +52,7 @@ class Parcel:
 
     def __init__(self, job: Job[Any], fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.memory: Memory | None = None
-        kind = type(fn)
-        is_name = kind is FunctionType or (kind is EachOf and type(fn.fn) is FunctionType)  # type: ignore[attr-defined]
-        function = _known.get(fn) if is_name else b""
+        function = _known.get(fn) if type(fn) is FunctionType or _is_name(fn) else b""
         self.function: bytes = _remember(fn) if function is None else function
         if not self.function:
             self.call, self.memory = pack_call(fn, args)
@@ -89,6 +87,14 @@ class Parcel:
 
 _known: dict[Callable[..., Any], bytes] = {}  # functions of modules, packed; empty for those that go with their call
 _MOST_KNOWN: Final = 256
+
+
+def _is_name(fn: Any) -> bool:
+    """Whether *fn*, which is no plain function, crosses by a name all the same."""
+    kind = type(fn)
+    if kind is BuiltinFunctionType:
+        return type(fn.__self__) is ModuleType  # else it is bound to an object, which goes along
+    return kind is EachOf and type(fn.fn) is FunctionType
 
 
 def _remember(fn: Callable[..., Any]) -> bytes:
@@ -225,7 +231,7 @@ def pack_error(error: BaseException) -> bytes:
         why = f"it arrives as {type(arrived).__qualname__}"
     except BaseException as trouble:  # it is the user's code that pickles and unpickles it
         why = _short(trouble)
-    stand_in = NotPicklable(f"{type(error).__qualname__}: {_message(error)} (the error itself can't cross: {why})")
+    stand_in = NotPicklable(f"{_short(error)} (the error itself can't cross: {why})")
     return pickle.dumps((stand_in, text), _PROTOCOL)
 
 
@@ -284,18 +290,8 @@ def _refused(parts: dict[str, Any], otherwise: str, why: Exception) -> NotPickla
 
 
 def _text_of(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except BaseException:  # a user's, in its `__str__`
-        return f"{type(error).__qualname__}: {_message(error)}"
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except BaseException:  # a user's, in its `__str__`
-        return "<its message could not be made>"
+    return raised.printed(error) or _short(error)
 
 
 def _short(error: BaseException) -> str:
-    return f"{type(error).__qualname__}: {_message(error)}"
+    return f"{raised.type_name(error)}: {raised.message_of(error)}"
