@@ -349,7 +349,7 @@ def test_what_a_task_writes_is_there_once_wherever_it_breaks(
             module.pay_on_a_thread, module.pay_async, module.pay_apart,
             module.pay_in_a_session, module.pay_in_an_async_session, module.pay_in_django,
         )  # fmt: skip
-        jobs = [(task, place, how) for task in tasks for place in PLACES for how in ("raise", "cut")]
+        jobs = [(task, place, how) for task in tasks for place in PLACES for how in ("raise", "cut", "snooze")]
         handles = [task.enqueue(place, how) for task, place, how in jobs]
         paid_once(handles, [place for _, place, _ in jobs], ask)
         assert service.stop() == 0
@@ -357,6 +357,8 @@ def test_what_a_task_writes_is_there_once_wherever_it_breaks(
         # Each is counted as done once; those that broke before the commit have run a second time.
         again = sum(place < 4 for _, place, _ in jobs)
         assert f"{len(jobs)} done, {again} to run again later, 0 abandoned" in service.log
+        snoozed = [handle for handle, (_, _, how) in zip(handles, jobs, strict=True) if how == "snooze"]
+        assert {handle.record.attempt for handle in snoozed} == {1}, "it cost them none"
 
 
 @pytest.mark.parametrize("way", ["pay_on_a_thread", "pay_in_a_session", "pay_in_django"])
