@@ -260,7 +260,7 @@ class Swept(NamedTuple):
 
     returned: int = 0  # jobs that are ready again
     failed: int = 0  # jobs that ended: one death too many
-    lost: Sequence[int] = ()  # workers whose lease ran out
+    lost: Sequence[int] = ()  # workers whose lease ran out; there may be more of them, for the next sweep
     due: int = 0  # scheduled jobs that became ready
     suspects: int = 0  # jobs that wait to run alone
 

@@ -77,6 +77,21 @@ def test_a_renewal_does_not_wait_for_a_sweep(desk: Desk, postgres: Postgres, sch
         assert list(in_thread(desk.renew, A).result(GUARD).lost) == []
 
 
+@pytest.mark.parametrize("limit", ["_TAKEN", "_WORKERS"])
+def test_what_a_whole_fleet_held_is_taken_back_little_by_little(
+    desk: Desk, postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """At once it would take any sweep longer than it may, and nothing of it would ever come back."""
+    monkeypatch.setattr(workers, limit, 1)
+    desk.put_and_claim(A, "a", "b")
+    desk.put_and_claim(B, "c", "d")
+    postgres.ask(f"UPDATE {schema}.worker SET until = 0")
+
+    sweeps = [desk.sweep() for _ in range(3)]
+    assert [(list(swept.lost), swept.returned) for swept in sweeps] == [([A], 2), ([B], 2), ([], 0)]
+    assert [desk.state(id) for id in "abcd"] == [READY] * 4
+
+
 def hanging(desk: Desk, other: psycopg.Connection[Any], job: ClaimedJob) -> None:
     """Let *job* be completed in a transaction of *other*, which stays open."""
     other.execute("SELECT 1")
