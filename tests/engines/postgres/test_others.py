@@ -157,6 +157,19 @@ def test_those_who_put_the_same_ids_never_wait_for_each_other(desk: Desk, postgr
     assert [job.id for job in desk.claim(A, limit=9)] == ["zebra", "ant", "bee"], "as they were said"
 
 
+@pytest.mark.parametrize("outcome", [Outcome.DONE, Outcome.RETRY])
+def test_outcomes_lock_their_jobs_in_that_order_however_they_came(
+    desk: Desk, postgres: Postgres, schema: str, outcome: Outcome
+) -> None:
+    a, b, c = desk.put_and_claim(A, "a", "b", "c")
+    with transaction(postgres) as other:
+        other.execute(f"SELECT FROM {schema}.job WHERE id = 'a' FOR UPDATE")
+        settled = in_thread(desk.ask_all, Settle([Settlement(job.seq, job.token, outcome) for job in (b, a, c)]))
+        until(lambda: postgres.waiting(schema))
+        other.execute(f"SELECT FROM {schema}.job WHERE id <> 'a' FOR UPDATE NOWAIT")
+    assert settled.result(GUARD) == [[True, True, True]]
+
+
 def test_those_who_count_failures_of_the_same_kinds_never_wait_for_each_other(
     desk: Desk, postgres: Postgres, schema: str
 ) -> None:
