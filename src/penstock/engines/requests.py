@@ -82,7 +82,10 @@ class ClaimedJob(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """Answer to a `Claim`. *jobs*: for each want, in their order."""
+    """Answer to a `Claim`. *jobs*: for each want, in their order. *next_due*: also when to ask again for a ready one.
+
+    That is one which this claim might have had, and passed over as another claim had it in its hands.
+    """
 
     jobs: Sequence[Sequence[ClaimedJob]]
     cancels: Sequence[tuple[int, int, str]] = ()  # (seq, token, reason) of all that it holds and somebody cancelled

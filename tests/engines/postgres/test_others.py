@@ -157,6 +157,27 @@ def test_those_who_put_the_same_ids_never_wait_for_each_other(desk: Desk, postgr
     assert [job.id for job in desk.claim(A, limit=9)] == ["zebra", "ant", "bee"], "as they were said"
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_who_passes_over_what_another_claim_has_locked_is_told_to_ask_again_soon(
+    desk: Desk, postgres: Postgres, schema: str, alone: bool
+) -> None:
+    """A claim locks the head of each queue and takes one: no news would come of those that it leaves."""
+    desk.put("a", new("b", queue="other"))
+    postgres.ask(f"UPDATE {schema}.job SET suspect = %s", alone)
+    with transaction(postgres) as other:
+        other.execute(f"SELECT FROM {schema}.job WHERE id = 'a' FOR UPDATE")
+        taken = desk.take(A, limit=1, alone=alone)
+        assert ([job.id for job in taken.jobs[0]], taken.next_due) == (["b"], None)
+        taken = desk.take(B, limit=1, alone=alone)
+        assert list(taken.jobs[0]) == []
+        assert taken.next_due is not None
+        assert taken.next_due < 0.1
+        assert desk.take(B, limit=1, alone=not alone).next_due is None, "it is none of those"
+        assert desk.take(B, limit=1, alone=alone, queues=["other"]).next_due is None
+    assert desk.take(B, limit=2, alone=alone).next_due is None
+    assert desk.take(A, limit=2, alone=alone).next_due is None
+
+
 @pytest.mark.parametrize("outcome", [Outcome.DONE, Outcome.RETRY])
 def test_outcomes_lock_their_jobs_in_that_order_however_they_came(
     desk: Desk, postgres: Postgres, schema: str, outcome: Outcome
