@@ -64,7 +64,7 @@ class Postgres:
     """A server that runs from the making of this object to `close`; not while it is stopped, or was killed.
 
     *durable*: what was committed survives a power cut, as by the server's defaults; else it is several times faster,
-    and what was committed survives `kill` all the same, but not a crash of the machine.
+    and what was committed last may be gone after `kill`.
     """
 
     def __init__(self, *, durable: bool = False, settings: Mapping[str, str] | None = None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock import App, JobFailed, LeaseLost, NotCommitted, ThreadPool, acomplete, complete, testing
+from penstock import App, Discard, JobFailed, LeaseLost, NotCommitted, Snooze, ThreadPool, acomplete, complete, testing
 from penstock.engines.memory import MemoryEngine
 from penstock.engines.requests import Death, Reply, Request, Sweep
 from penstock.job import JobState, current_job
@@ -115,6 +115,29 @@ def test_a_job_whose_transaction_was_rolled_back_is_not_done(app: App, monkeypat
         with pytest.raises(JobFailed) as failed:
             handle.result()
         assert failed.value.type.endswith(NotCommitted.__name__)
+
+
+@pytest.mark.parametrize(("asked", "state"), [(Snooze(1.0), JobState.DONE), (Discard("paid"), JobState.CANCELLED)])
+def test_a_job_that_was_rolled_back_may_ask_for_something_else(
+    app: App, monkeypatch: pytest.MonkeyPatch, asked: Exception, state: JobState
+) -> None:
+    """As one does whose transaction met another one."""
+    calls = []
+
+    @app.task
+    def count() -> int:
+        calls.append(complete(CONNECTION, 7))
+        if len(calls) == 1:
+            raise asked
+        monkeypatch.undo()
+        return complete(CONNECTION, 7)
+
+    with testing.in_memory(app):
+        monkeypatch.setattr(MemoryEngine, "join", lambda engine, connection: RolledBack(engine))
+        handle = count.enqueue()
+        testing.run_all(app)
+        assert handle.state == state
+        assert handle.record.attempt == 1
 
 
 def test_in_memory_an_enqueue_within_a_transaction_is_done_at_once(app: App) -> None:

@@ -25,6 +25,7 @@ from penstock.engines.requests import (
     Want,
 )
 from penstock.job import JobState
+from penstock.worker import holding
 from penstock.worker.holding import Held, Holding, Lane
 
 WORKER = 7
@@ -93,6 +94,24 @@ def test_each_kind_has_room_of_its_own() -> None:
     taken = bench.step()
     assert names(taken) == ["a", "b", "d", "e"]
     assert [held.lane for held in taken] == ["threads", "threads", "loop", "loop"]
+
+
+def test_large_results_are_told_bit_by_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that came while the store was away may be more than it takes in one step, or ever."""
+    monkeypatch.setattr(holding, "_BYTES", 1_000)
+    bench = Bench(slots=5)
+    bench.put(*"abcde")
+    for held in bench.step():
+        bench.holding.ended(held, Settlement(held.job.seq, held.job.token, Outcome.DONE, bytes(500)))
+
+    told = [bench.holding.requests()[0]]
+    bench.holding.unknown()  # and what was told is told again, no more with it
+    while bench.holding.has_outcomes:
+        [settle, *_] = requests = bench.holding.requests()
+        told.append(settle)
+        bench.holding.answered(bench.do(*requests))
+    assert [len(settle.settlements) for settle in told if isinstance(settle, Settle)] == [2, 2, 2, 1]
+    assert bench.holding.counts[Outcome.DONE] == 5
 
 
 def test_an_outcome_and_the_next_claim_go_in_one_step(bench: Bench) -> None:

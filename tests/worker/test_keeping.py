@@ -88,6 +88,25 @@ def test_a_death_is_told_at_once_and_until_it_is_answered_and_so_is_one_that_com
     assert not any(isinstance(request, Renew) for request in desk.asks())
 
 
+def test_deaths_of_many_are_told_a_few_at_a_time(desk: Desk) -> None:
+    deaths = [Death(number, "killed") for number in range(25)]
+    for death in deaths:
+        desk.keeping.died(death, leaves_jobs=True)
+    sweeps = desk.asks()
+    assert [len(sweep.deaths) for sweep in sweeps] == [10, 10, 5]
+    assert [death for sweep in sweeps for death in sweep.deaths] == deaths
+    assert desk.keeping.leaving == 0
+
+
+def test_while_more_is_lost_than_one_sweep_takes_back_the_next_comes_soon(desk: Desk) -> None:
+    desk.now += BETWEEN_SWEEPS
+    for lost, pause in (((1,), 1.0), ((), BETWEEN_SWEEPS)):
+        assert isinstance(desk.keeping.next(desk.now), Sweep)
+        desk.keeping.answered(Swept(lost=lost))
+        before, desk.now = desk.now, desk.keeping.due
+        assert desk.now <= before + pause
+
+
 def test_while_more_is_old_than_one_prune_takes_the_next_comes_soon(desk: Desk) -> None:
     desk.now += BETWEEN_PRUNES
     assert isinstance(desk.keeping.next(desk.now), Sweep)

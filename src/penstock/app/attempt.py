@@ -30,6 +30,14 @@ def run(task: Task[..., Any], data: bytes) -> Ended:
         return asked
 
 
+def ended_of(ended: Ended, *, has_completed: bool) -> Ended:
+    """What a call comes to that gave *ended*, whether or not it *has_completed* its job before.
+
+    To be snoozed or discarded is asked for instead, after a rollback; the store refuses it if there was none.
+    """
+    return Completed() if has_completed and isinstance(ended, bytes) else ended
+
+
 async def arun(task: Task[..., Any], data: bytes) -> Ended:
     """As `run`, for a task that is an `async def`."""
     codec = task.codec

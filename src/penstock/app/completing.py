@@ -26,7 +26,7 @@ def complete(connection: object, result: object = None) -> object:
     *connection*: of psycopg, SQLAlchemy (a Session, too) or Django, to the database that has the jobs. Raises
     `LeaseLost` if the job is somebody else's by now: let it leave the transaction, so that nothing is written twice.
     If the transaction is rolled back the job is not done: should the task return all the same, it fails with
-    `NotCommitted`.
+    `NotCommitted`. It may raise `Snooze` or `Discard` instead, as it may any error.
 
     In a function that is called plainly, or runs on a pool, there is nothing to complete: it does nothing.
     """

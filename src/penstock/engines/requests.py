@@ -82,7 +82,10 @@ class ClaimedJob(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """Answer to a `Claim`. *jobs*: for each want, in their order."""
+    """Answer to a `Claim`. *jobs*: for each want, in their order. *next_due*: also when to ask again for a ready one.
+
+    That is one which this claim might have had, and passed over as another claim had it in its hands.
+    """
 
     jobs: Sequence[Sequence[ClaimedJob]]
     cancels: Sequence[tuple[int, int, str]] = ()  # (seq, token, reason) of all that it holds and somebody cancelled
@@ -260,7 +263,7 @@ class Swept(NamedTuple):
 
     returned: int = 0  # jobs that are ready again
     failed: int = 0  # jobs that ended: one death too many
-    lost: Sequence[int] = ()  # workers whose lease ran out
+    lost: Sequence[int] = ()  # workers whose lease ran out; there may be more of them, for the next sweep
     due: int = 0  # scheduled jobs that became ready
     suspects: int = 0  # jobs that wait to run alone
 

@@ -151,12 +151,12 @@ class Worker:
 
 def _run(task: Task[..., Any], args: bytes, claim: _Claim) -> attempt.Ended:
     ended = attempt.run(task, args)
-    return attempt.Completed() if claim.has_completed else ended
+    return attempt.ended_of(ended, has_completed=claim.has_completed)
 
 
 async def _arun(task: Task[..., Any], args: bytes, claim: _Claim) -> attempt.Ended:
     ended = await attempt.arun(task, args)
-    return attempt.Completed() if claim.has_completed else ended
+    return attempt.ended_of(ended, has_completed=claim.has_completed)
 
 
 @dataclass(slots=True)

@@ -30,4 +30,4 @@ def run(app_name: str, task_name: str, args: bytes, claim: tuple[int, int, int])
     if terms is not None:
         terms.claim = mine
     ended = attempt.run(task, args)
-    return attempt.Completed() if mine.has_completed else ended
+    return attempt.ended_of(ended, has_completed=mine.has_completed)

@@ -26,6 +26,7 @@ K = TypeVar("K")
 
 _SOON: Final = 0.02  # seconds: what is claimed ahead should begin within that
 _MOST_AHEAD: Final = 512
+_BYTES: Final = 8 * 1024 * 1024  # of results that are told in one step, about
 _WEIGHT: Final = 0.2  # of the last job in the mean of how long they run
 _CRASHED: Final = Outcome.CRASHED  # looking up an enum's member costs as much as the rest of a step
 _ENDS: Final = {JobState.FAILED: Outcome.FAILED, JobState.CANCELLED: Outcome.CANCELLED}
@@ -148,12 +149,14 @@ class Holding(Generic[K]):
         return [held for held in self._held.values() if id(held) not in telling]
 
     def requests(self) -> list[Request]:
-        """What to ask of the store now, in one step; empty if there is nothing."""
-        while self._outbox:
+        """What to ask of the store now, in one step; empty if there is nothing. Results that are large take several."""
+        size = sum(len(settlement.result or b"") for _, settlement in self._sent)
+        while self._outbox and size < _BYTES:
             held, settlement = self._outbox.popleft()
             if held.is_lost:
                 continue  # in another store, under the same name, its numbers may be those of another job
             self._sent.append((held, settlement))
+            size += len(settlement.result or b"")
             if settlement.outcome is Outcome.DONE or settlement.ran:
                 self._lanes[held.lane].ran(settlement.ran)
         asked: list[Request] = []

@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from penstock.engines.requests import Beat, Death, Prune, Renew, Renewed, Reply, Request, Sweep
+from penstock.engines.requests import Beat, Death, Prune, Renew, Renewed, Reply, Request, Sweep, Swept
 
 BETWEEN_SWEEPS: Final = 5.0  # seconds
 BETWEEN_PRUNES: Final = 60.0
-_SOON: Final = 0.1  # after a prune that found something: there may be more
+_SOON: Final = 0.1  # after a prune, or a sweep, that found something: there may be more
+_DEATHS: Final = 10  # told in one sweep: what all children of a large service held is not for one deadline
 
 
 class Keeping:
@@ -75,7 +76,7 @@ class Keeping:
         if now >= self._renew_at:
             self._asked = Renew([Beat(worker) for worker in sorted(self._workers)], self._lease)
         elif self._deaths or now >= self._sweep_at:
-            self._asked = Sweep(list(self._deaths), self._lease)
+            self._asked = Sweep(self._deaths[:_DEATHS], self._lease)
         elif now >= self._prune_at:
             self._asked = self._prune
         return self._asked
@@ -94,7 +95,8 @@ class Keeping:
                 self._renew_at = now + self._lease / 3
                 self._workers.difference_update(reply.lost)
             case Sweep():
-                self._sweep_at = now + BETWEEN_SWEEPS
+                assert isinstance(reply, Swept)
+                self._sweep_at = now + (_SOON if reply.lost else BETWEEN_SWEEPS)
                 self._deaths = [death for death in self._deaths if death not in asked.deaths]
                 self._leaving.difference_update(death.worker for death in asked.deaths)
             case Prune():

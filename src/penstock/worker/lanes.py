@@ -155,7 +155,7 @@ def _run(lane: ThreadLane, held: Held[Kind], task: Task[Any, Any]) -> attempt.En
     lane._begin(held, task)
     try:
         ended = attempt.run(task, held.job.args)
-        return attempt.Completed() if held.has_completed else ended
+        return attempt.ended_of(ended, has_completed=held.has_completed)
     finally:
         lane._end(held)
 
@@ -255,6 +255,6 @@ async def _run_on_loop(lane: LoopLane, held: Held[Kind], task: Task[Any, Any]) -
     lane._begin(held, task)
     try:
         ended = await attempt.arun(task, held.job.args)
-        return attempt.Completed() if held.has_completed else ended
+        return attempt.ended_of(ended, has_completed=held.has_completed)
     finally:
         lane._end(held)

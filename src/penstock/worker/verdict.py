@@ -20,11 +20,10 @@ def verdict(held: Held[Any], task: Task[..., Any], job: Job[attempt.Ended]) -> S
         ended = job.result()
         if type(ended) is bytes:  # most of them
             return attempt.done(claim, ended, job.ran or 0.0)
-        if isinstance(ended, attempt.Completed):
-            held.has_completed = True
-        return attempt.verdict(claim, task, job, _elapsed(claim))
     if held.lane is Kind.PROCESS:
         held.has_completed = True  # it may have: what fails or dies there doesn't come back to say so
+    if job.state is JobState.DONE:
+        return attempt.verdict(claim, task, job, _elapsed(claim))
     if held.cause is None and job.state is not JobState.FAILED:
         return attempt.verdict(claim, task, job, 0.0)
     ran = job.ran or 0.0

@@ -22,7 +22,21 @@ from sqlalchemy.orm import Session
 
 from penstock import App, StoreInvalid
 from penstock.engines.records import Search
-from penstock.engines.requests import Beat, Claim, Claimed, Death, Outcome, Renew, Settle, Settlement, Sweep, Want
+from penstock.engines.requests import (
+    Beat,
+    Claim,
+    Claimed,
+    Death,
+    Fate,
+    NewJob,
+    Outcome,
+    Put,
+    Renew,
+    Settle,
+    Settlement,
+    Sweep,
+    Want,
+)
 from penstock.job import JobState
 from tests.gates import GUARD
 from tests.needs import needed
@@ -349,7 +363,7 @@ def test_what_a_task_writes_is_there_once_wherever_it_breaks(
             module.pay_on_a_thread, module.pay_async, module.pay_apart,
             module.pay_in_a_session, module.pay_in_an_async_session, module.pay_in_django,
         )  # fmt: skip
-        jobs = [(task, place, how) for task in tasks for place in PLACES for how in ("raise", "cut")]
+        jobs = [(task, place, how) for task in tasks for place in PLACES for how in ("raise", "cut", "snooze")]
         handles = [task.enqueue(place, how) for task, place, how in jobs]
         paid_once(handles, [place for _, place, _ in jobs], ask)
         assert service.stop() == 0
@@ -357,6 +371,8 @@ def test_what_a_task_writes_is_there_once_wherever_it_breaks(
         # Each is counted as done once; those that broke before the commit have run a second time.
         again = sum(place < 4 for _, place, _ in jobs)
         assert f"{len(jobs)} done, {again} to run again later, 0 abandoned" in service.log
+        snoozed = [handle for handle, (_, _, how) in zip(handles, jobs, strict=True) if how == "snooze"]
+        assert {handle.record.attempt for handle in snoozed} == {1}, "it cost them none"
 
 
 @pytest.mark.parametrize("way", ["pay_on_a_thread", "pay_in_a_session", "pay_in_django"])
@@ -388,6 +404,20 @@ def test_a_claim_that_was_lost_completes_nothing(app: App, postgres: Postgres) -
     with of_psycopg(postgres) as connection:
         assert store.join(connection).transact((settle,)) == [[False]]
     assert handle.state.value == "ready"
+
+
+@pytest.mark.parametrize("loader", [psycopg.types.string.TextLoader, psycopg.types.string.ByteaLoader])
+def test_the_answers_are_right_whatever_the_users_connection_makes_of_values(
+    app: App, postgres: Postgres, loader: Any
+) -> None:
+    """As some let numbers come as text, or text as bytes: a claim that was lost must not be taken for a current one."""
+    put = Put([NewJob("a", "double"), NewJob("é", "double")])
+    lost = Settle((Settlement(7, 1, Outcome.DONE, result=b"2"),))
+    app.store.ask(put)
+    with of_psycopg(postgres) as connection:
+        for kind in ("int8", "text"):
+            connection.adapters.register_loader(kind, loader)
+        assert app.store.join(connection).transact((put, lost)) == [[Fate.KNOWN] * 2, [False]]
 
 
 def test_a_commit_wakes_who_waits_and_a_rollback_does_not(app: App, postgres: Postgres) -> None:

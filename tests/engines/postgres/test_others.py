@@ -77,6 +77,21 @@ def test_a_renewal_does_not_wait_for_a_sweep(desk: Desk, postgres: Postgres, sch
         assert list(in_thread(desk.renew, A).result(GUARD).lost) == []
 
 
+@pytest.mark.parametrize("limit", ["_TAKEN", "_WORKERS"])
+def test_what_a_whole_fleet_held_is_taken_back_little_by_little(
+    desk: Desk, postgres: Postgres, schema: str, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """At once it would take any sweep longer than it may, and nothing of it would ever come back."""
+    monkeypatch.setattr(workers, limit, 1)
+    desk.put_and_claim(A, "a", "b")
+    desk.put_and_claim(B, "c", "d")
+    postgres.ask(f"UPDATE {schema}.worker SET until = 0")
+
+    sweeps = [desk.sweep() for _ in range(3)]
+    assert [(list(swept.lost), swept.returned) for swept in sweeps] == [([A], 2), ([B], 2), ([], 0)]
+    assert [desk.state(id) for id in "abcd"] == [READY] * 4
+
+
 def hanging(desk: Desk, other: psycopg.Connection[Any], job: ClaimedJob) -> None:
     """Let *job* be completed in a transaction of *other*, which stays open."""
     other.execute("SELECT 1")
@@ -127,6 +142,53 @@ def test_a_transaction_locks_jobs_in_one_order_whatever_it_asks(
         until(lambda: postgres.waiting(schema))
         other.execute(f"SELECT FROM {schema}.job WHERE id = 'b' FOR UPDATE NOWAIT")
     assert not [answer for answer in answers.result(GUARD) if isinstance(answer, Exception)]
+
+
+def test_those_who_put_the_same_ids_never_wait_for_each_other(desk: Desk, postgres: Postgres, schema: str) -> None:
+    """As two receivers of the same events may do, each in the order in which they came there."""
+    with transaction(postgres) as other:
+        other.execute(f"INSERT INTO {schema}.known (id) VALUES ('ant')")
+        put = in_thread(desk.ask_all, Put([new("zebra"), new("ant"), new("zebra"), new("bee")]))
+        until(lambda: postgres.waiting(schema))
+
+        other.execute("SET LOCAL lock_timeout = '100ms'")
+        other.execute(f"INSERT INTO {schema}.known (id) VALUES ('zebra')")
+    assert put.result(GUARD) == [[Fate.ACCEPTED, Fate.ACCEPTED, Fate.KNOWN, Fate.ACCEPTED]]
+    assert [job.id for job in desk.claim(A, limit=9)] == ["zebra", "ant", "bee"], "as they were said"
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_who_passes_over_what_another_claim_has_locked_is_told_to_ask_again_soon(
+    desk: Desk, postgres: Postgres, schema: str, alone: bool
+) -> None:
+    """A claim locks the head of each queue and takes one: no news would come of those that it leaves."""
+    desk.put("a", new("b", queue="other"))
+    postgres.ask(f"UPDATE {schema}.job SET suspect = %s", alone)
+    with transaction(postgres) as other:
+        other.execute(f"SELECT FROM {schema}.job WHERE id = 'a' FOR UPDATE")
+        taken = desk.take(A, limit=1, alone=alone)
+        assert ([job.id for job in taken.jobs[0]], taken.next_due) == (["b"], None)
+        taken = desk.take(B, limit=1, alone=alone)
+        assert list(taken.jobs[0]) == []
+        assert taken.next_due is not None
+        assert taken.next_due < 0.1
+        assert desk.take(B, limit=1, alone=not alone).next_due is None, "it is none of those"
+        assert desk.take(B, limit=1, alone=alone, queues=["other"]).next_due is None
+    assert desk.take(B, limit=2, alone=alone).next_due is None
+    assert desk.take(A, limit=2, alone=alone).next_due is None
+
+
+@pytest.mark.parametrize("outcome", [Outcome.DONE, Outcome.RETRY])
+def test_outcomes_lock_their_jobs_in_that_order_however_they_came(
+    desk: Desk, postgres: Postgres, schema: str, outcome: Outcome
+) -> None:
+    a, b, c = desk.put_and_claim(A, "a", "b", "c")
+    with transaction(postgres) as other:
+        other.execute(f"SELECT FROM {schema}.job WHERE id = 'a' FOR UPDATE")
+        settled = in_thread(desk.ask_all, Settle([Settlement(job.seq, job.token, outcome) for job in (b, a, c)]))
+        until(lambda: postgres.waiting(schema))
+        other.execute(f"SELECT FROM {schema}.job WHERE id <> 'a' FOR UPDATE NOWAIT")
+    assert settled.result(GUARD) == [[True, True, True]]
 
 
 def test_those_who_count_failures_of_the_same_kinds_never_wait_for_each_other(

@@ -141,6 +141,55 @@ def test_after_an_interrupt_nobody_uses_the_connection(link: Link) -> None:
     assert not link.is_well()
 
 
+class Interrupted(Exception):
+    """As a signal's handler raises it that measures the time of a request, say."""
+
+
+class Libpq:
+    """A connection of libpq, at which a signal comes right behind the call *at* of *name*."""
+
+    def __init__(self, libpq: Any, name: str, at: int) -> None:
+        self._libpq = libpq
+        self._name = name
+        self._left = at
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._libpq, name)
+
+        def called(*values: Any) -> Any:
+            result = call(*values)
+            if name == self._name:
+                self._left -= 1
+                if not self._left:
+                    raise Interrupted
+            return result
+
+        return called if callable(call) else call
+
+
+CALLS = ("send_prepare", "send_query_prepared", "pipeline_sync", "flush", "is_busy", "get_result")
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+@pytest.mark.parametrize("name", CALLS)
+def test_what_a_handler_raises_comes_out_wherever_it_was_and_the_next_answers_are_the_right_ones(
+    link: Link, name: str, at: int
+) -> None:
+    came_out = False
+    try:
+        with Pipeline(link, prepares=True) as pipeline:
+            pipeline._libpq = Libpq(link.pgconn, name, at)  # type: ignore[assignment]
+            for n in range(6):
+                pipeline.run(f"SELECT {n}", {}, prepared=True)
+                pipeline.sync()
+            pipeline.finish()
+    except Interrupted:
+        came_out = True
+
+    assert came_out or (name, at) in {("flush", n) for n in range(2, 6)}, "all of it is sent in one go"
+    assert not link.is_well() or [asked(link, f"SELECT {n}") for n in range(6)] == [[(n,)] for n in range(6)]
+
+
 def test_a_session_that_is_ended_has_said_nothing_for_certain(link: Link) -> None:
     with pytest.raises(psycopg.OperationalError), Pipeline(link) as pipeline:
         pipeline.run("SELECT pg_terminate_backend(pg_backend_pid())", {})

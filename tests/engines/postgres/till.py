@@ -17,7 +17,7 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from penstock import App, Retry, acomplete, complete, current_job
+from penstock import App, Retry, Snooze, acomplete, complete, current_job
 
 DATABASE = os.environ["TILL_DATABASE"]
 
@@ -46,6 +46,8 @@ def break_once(at: int, place: int, how: str, pid: int | None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "raise":
         raise RuntimeError(f"broken at {place}")
+    if how == "snooze":
+        raise Snooze(0)
 
 
 def pay(place: int, how: str) -> int:

@@ -58,10 +58,23 @@ given AS (
 counted AS (
     INSERT INTO penstock.change SELECT state, queue, task, sign * jobs
     FROM (SELECT queue, task, count(*) AS jobs FROM given GROUP BY queue, task) AS sums,
-        (VALUES (1, -1), (2, 1)) AS moved (state, sign))
-SELECT seq, token, id, task, queue, priority, args, headers, attempt, enqueued, waited FROM given
-ORDER BY priority DESC, due, seq
+        (VALUES (1, -1), (2, 1)) AS moved (state, sign)),
+passed AS (
+    SELECT FROM lane WHERE (SELECT count(*) FROM given) < %(limit)s
+        AND lane.task = ANY(%(tasks)s::text[])
+        AND (%(queues)s::text[] IS NULL OR lane.queue = ANY(%(queues)s::text[]))
+        AND lane.queue NOT IN (SELECT queue FROM penstock.paused)
+        AND EXISTS (
+            SELECT FROM penstock.job WHERE state = 1 AND job.queue = lane.queue AND job.task = lane.task
+                AND suspect = %(alone)s AND ctid <> ALL(ARRAY(SELECT place FROM picked)))
+    LIMIT 1)
+SELECT seq, token, id, task, queue, priority, args, headers, attempt, enqueued, waited FROM (
+    SELECT * FROM given UNION ALL
+    SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM passed) AS all_of_it
+ORDER BY priority DESC NULLS LAST, due, seq
 """
+# What another claim has locked may be free in a moment: it locks the heads of all lanes, and takes the best of them.
+_AGAIN: Final = 0.02  # seconds
 _ABOUT: Final = f"""
 SELECT (SELECT id FROM penstock.worker WHERE id = %(worker)s),
     (SELECT min(due) - {NOW} FROM penstock.job WHERE state = 0)
@@ -91,7 +104,7 @@ def _alone(step: Step, claim: Claim) -> Callable[[], Claimed]:
     given: list[Any] = []
     for want in claim.wants:
         cursor = None
-        if not any(given):
+        if not any(one and one[0][0] is not None for one in given):
             cursor = _give(step, claim, tasks=list(want.tasks), limit=min(1, want.limit))
         given.append([] if cursor is None else cursor.fetchall())
     return _answer(step, claim, given)
@@ -103,11 +116,14 @@ def _answer(step: Step, claim: Claim, given: list[Any]) -> Callable[[], Claimed]
 
     def answer() -> Claimed:
         rows = [one if isinstance(one, list) else [] if one is None else one.fetchall() for one in given]
+        passed = [one.pop() for one in rows if one and one[-1][0] is None]
         [[worker, next_due]] = about.fetchall()
         cancelled = [tuple(row) for row in cancels.fetchall()]
         if worker is None:
             return Claimed([[] for _ in claim.wants], known=False)
         next_due = None if next_due is None else max(0.0, next_due)
+        if passed:
+            next_due = _AGAIN if next_due is None else min(next_due, _AGAIN)
         return Claimed([list(map(_CLAIMED, one)) for one in rows], cancelled, next_due)
 
     return answer

@@ -69,10 +69,12 @@ class JoinedTransaction:
         raise TypeError(f"{type(request).__name__} can't be a part of somebody else's transaction")
 
     def _reply(self, request: Request, rows: list[Any]) -> Reply:
+        """From *rows*, of which the connection may have made what its owner likes: numbers as text, text as bytes."""
         if isinstance(request, Put):
-            return puts.fates(request.jobs, rows)
+            ids = (id.decode() if isinstance(id, bytes) else str(id) for (id,) in rows)
+            return puts.fates(request.jobs, [(id,) for id in ids])
         assert isinstance(request, Settle)
-        return settling.answers_of(request.settlements, rows)
+        return settling.answers_of(request.settlements, [(int(seq), int(token)) for seq, token in rows])
 
     def _news(self) -> Statement:
         return TELL, {"channel": self._channel}

@@ -90,7 +90,12 @@ class Pipeline:
         if (self._is_open or self._expected) and not self._link.closed:
             self._roll_back()
         if not self._link.closed:
-            self._libpq.exit_pipeline_mode()
+            try:
+                self._libpq.exit_pipeline_mode()
+            except (
+                psycopg.Error
+            ):  # there are answers left: a signal's handler has raised between the asking and the note
+                self._link.drop()
 
     def run(self, statement: str, values: Mapping[str, Any], *, prepared: bool = False) -> Answer:
         """Send *statement*, whose `%(name)s` are *values*.
@@ -181,8 +186,10 @@ class Pipeline:
                 if answer.words is not None:
                     answer.words.is_kept = True
             elif status == pq.ExecStatus.PIPELINE_SYNC:
+                if not isinstance(answer, Sync):  # a signal's handler has raised between the asking and the note of it
+                    self._link.drop()
+                    raise psycopg.OperationalError("nobody knows to what these answers are")
                 answer.result = result
-                assert isinstance(answer, Sync)
                 answer.is_done = self._error is None
                 return
             elif status != pq.ExecStatus.PIPELINE_ABORTED:

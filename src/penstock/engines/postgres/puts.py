@@ -17,7 +17,8 @@ WITH said AS MATERIALIZED (
         %(priorities)s::integer[], %(delays)s::float8[], %(ats)s::float8[], %(headers)s::bytea[], %(args)s::bytea[])
     AS s(id, queue, task, priority, delay, at, headers, args)),
 accepted AS (
-    INSERT INTO penstock.known (id, seq) SELECT id, seq FROM said ON CONFLICT (id) DO NOTHING RETURNING seq),
+    INSERT INTO penstock.known (id, seq) SELECT id, seq FROM said ORDER BY id COLLATE "C", seq
+    ON CONFLICT (id) DO NOTHING RETURNING seq),
 timed AS (
     SELECT said.*, {NOW} AS now, coalesce(at, {NOW} + delay) AS due FROM said JOIN accepted USING (seq)),
 new AS (
@@ -28,7 +29,11 @@ counted AS (
     INSERT INTO penstock.change SELECT state, queue, task, count(*) FROM new GROUP BY state, queue, task)
 SELECT id FROM said LEFT JOIN accepted USING (seq) WHERE accepted.seq IS NULL
 """
-"""Accept jobs that aren't known, in the order in which they are said; gives the ids of the others, each as often."""
+"""Accept jobs that aren't known, in the order in which they are said; gives the ids of the others, each as often.
+
+Who puts an id waits for whoever else is putting it. So all put theirs in one order, and none waits for one that waits
+for it: that would be seen after a second, and one of them had to begin anew.
+"""
 
 _ONE: Final = f"""
 WITH accepted AS (

@@ -51,8 +51,9 @@ _NAMES: Final = ("seqs", "tokens", "rans", "results")
 
 def values(settlements: Sequence[Settlement]) -> dict[str, Any]:
     """What `DONE` is to be given for *settlements*."""
-    firsts = {(it.seq, it.token): it for it in reversed(settlements)}.values()  # of what is said twice
-    return dict(columns([(it.seq, it.token, float(it.ran), it.result) for it in firsts], _NAMES))
+    firsts = {(it.seq, it.token): it for it in reversed(settlements)}  # of what is said twice
+    ordered = [firsts[claim] for claim in sorted(firsts)]  # in which all lock jobs: none waits for one who waits for it
+    return dict(columns([(it.seq, it.token, float(it.ran), it.result) for it in ordered], _NAMES))
 
 
 def settle(step: Step, settlements: Sequence[Settlement]) -> Callable[[], list[bool]]:

@@ -44,6 +44,8 @@ SELECT id FROM holder WHERE id IS NOT NULL AND id NOT IN (SELECT id FROM penstoc
 """
 _OF_WORKER: Final = "WHERE state = 2 AND worker = %(worker)s ORDER BY seq"
 SUSPECTS: Final = "SELECT count(*) FROM penstock.job WHERE state = 1 AND suspect"
+_WORKERS: Final = 100  # lost ones from which one sweep takes jobs back; those of a whole fleet are not for one deadline
+_TAKEN: Final = 2_000  # jobs, about: of a worker all are taken, or none
 _FOLDED: Final = 50_000  # changes that one sweep sums up: those of hours without a service are not for one deadline
 _FOLD: Final = """
 WITH gone AS (
@@ -72,7 +74,10 @@ def renew(step: Step, renew: Renew) -> Callable[[], Renewed]:
 
 
 def sweep(step: Step, sweep: Sweep) -> Swept:
-    """Take back what the dead held; see `requests.Sweep`. One sweep at a time: they meet at the store's row."""
+    """Take back what the dead held; see `requests.Sweep`. One sweep at a time: they meet at the store's row.
+
+    Of many lost workers, those that are left are for the next.
+    """
     due = step.run(DUE)
     pulse = step.run(_PULSE_IN_TURN, lease=sweep.lease, gap=sweep.gap)
     [[may_take]] = pulse.fetchall()
@@ -85,8 +90,12 @@ def sweep(step: Step, sweep: Sweep) -> Swept:
     left = [worker for (worker,) in step.rows(_LEFT) if worker not in deaths]
     for death in deaths.values():
         _take_back(step, death, False, sweep.crashes, moves, changes)
-    for worker in sorted({*late, *left}):
+    lost = set[int]()
+    for worker in sorted({*late, *left})[:_WORKERS]:
+        if len(moves) >= _TAKEN:
+            break
         _take_back(step, Death(worker, "its lease ran out"), True, sweep.crashes, moves, changes)
+        lost.add(worker)
     step.count(changes)
     step.run(_FOLD, limit=_FOLDED)
     ended = sum(move.state in rules.ENDED for move in moves)
@@ -94,7 +103,7 @@ def sweep(step: Step, sweep: Sweep) -> Swept:
     [[became_ready]] = due.fetchall()
     if became_ready:
         step.has_news = True
-    return Swept(len(moves) - ended, ended, late, became_ready, suspects)
+    return Swept(len(moves) - ended, ended, [worker for worker in late if worker in lost], became_ready, suspects)
 
 
 def _take_back(
