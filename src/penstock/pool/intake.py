@@ -63,8 +63,8 @@ class Intake:
         """Accept one call, waiting for a place in the backlog as *terms* say; *placed*: the caller holds one for it.
 
         One function for the whole way in, and steps of others written out: a call costs as much as several of them. No
-        parameter is for a keyword alone: calls of such a function are never made fast (Python 3.11). What a step does is
-        noted before it: an exception that a signal's handler raises comes at the end of a call, not before it.
+        parameter is for a keyword alone: calls of such a function are never made fast (Python 3.11). What a step does
+        is noted before it: an exception that a signal's handler raises comes at the end of a call, not before it.
         """
         if type(fn) is not FunctionType or fn.__code__ is not self._checked:
             check_function(fn)
