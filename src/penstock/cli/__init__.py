@@ -42,7 +42,14 @@ def main(args: Sequence[str] | None = None) -> int:
     except click.ClickException as error:  # one line
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "penstock"
-        print(f"{command}: {error.format_message()}", file=sys.stderr)
+        message = error.format_message()
+        if (
+            context
+            and "unexpected extra argument" in message
+            and any(it.name == "app" for it in context.command.params)
+        ):
+            message += "; the app goes behind --app, as in --app module:app"  # `penstock work` has it without
+        print(f"{command}: {message}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         if error.errno not in _UNWRITABLE:

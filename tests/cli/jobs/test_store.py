@@ -37,6 +37,15 @@ def test_a_store_and_an_app_are_too_much(in_memory: Desk, capsys: Captured) -> N
     assert capsys.readouterr().err == "penstock status: give one of --store and --app\n"
 
 
+def test_an_app_that_is_given_as_to_penstock_work_is_told_its_place(in_memory: Desk, capsys: Captured) -> None:
+    for command in ("status", "jobs", "failures", "check"):
+        assert main([command, "shop:app"]) == 2
+        assert capsys.readouterr().err == (
+            f"penstock {command}: Got unexpected extra argument (shop:app); "
+            "the app goes behind --app, as in --app module:app\n"
+        )
+
+
 def test_an_unreachable_store_is_exit_code_3_and_one_sentence(
     in_memory: Desk, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
