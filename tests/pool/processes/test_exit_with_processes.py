@@ -58,12 +58,13 @@ def test_a_worker_that_is_killed_and_does_not_end_keeps_no_exit(tmp_path: Path) 
             pool.submit(len, "ready").result()
             server = forkserver._forkserver._forkserver_pid
             os.kill(server, signal.SIGSTOP)  # nobody hears any more that a worker has ended
-            pool.submit(hang)
             say(server)
+            pool.submit(hang)
         """
     with running(tmp_path, code) as script:
         server = int(script.line())
         try:
+            script.expect("hung")
             script.end(within=GRACE + SLACK)
         finally:
             os.kill(server, signal.SIGKILL)
