@@ -76,7 +76,7 @@ from tests.engines.kinds import (
     oops,
 )
 
-FULL_SECONDS = 8.0 if os.environ.get("PENSTOCK_STRESS") == "full" else 1.0  # for each kind, in `make stress`
+FULL_SECONDS = 4.0 if os.environ.get("PENSTOCK_STRESS") == "full" else 1.0  # for each kind, in `make stress`
 
 IDS = [f"job{n}" for n in range(9)]
 WORKERS = [1, 2, 3]

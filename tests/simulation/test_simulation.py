@@ -23,7 +23,7 @@ from tests.simulation.play import Make, play
 from tests.simulation.truth import Wrong
 
 PARTS, SEEDS = 2, 500  # in `make test`, a few seconds
-FULL_SECONDS = 25.0 if os.environ.get("PENSTOCK_STRESS") == "full" else 1.0  # `make stress` may take two minutes
+FULL_SECONDS = 20.0 if os.environ.get("PENSTOCK_STRESS") == "full" else 1.0  # `make stress` may take two minutes
 ON_FILES = 40
 ON_A_SERVER = 10  # half a second each: a schema, and a thousand transactions
 
