@@ -79,6 +79,11 @@ def message_of(error: BaseException) -> str:
         return "<its message could not be made>"
 
 
+def sentence(error: BaseException) -> str:
+    """The name of its type and its text, as at the end of a traceback."""
+    return f"{type_name(error)}: {message_of(error)}"
+
+
 def attribute_of(error: BaseException | None, name: str) -> object:
     """What it has under *name*; None if that is nothing, or can't be had."""
     try:

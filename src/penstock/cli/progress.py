@@ -53,7 +53,7 @@ class Progress(Protocol):
 
 def make_progress(*, bar: bool) -> Progress:
     """A bar if *bar* and standard error is a terminal, else plain lines."""
-    return Bar() if bar and sys.stderr is not None and sys.stderr.isatty() else Lines()
+    return Bar() if bar and sys.stderr.isatty() else Lines()
 
 
 class Rate:
@@ -93,10 +93,9 @@ class Lines:
         )
 
     def say(self, text: str) -> None:  # noqa: D102
-        if sys.stderr is not None:
-            with _nobody_there:
-                sys.stderr.write(f"penstock: {text}\n")  # one write, so that what jobs print can't come between
-                sys.stderr.flush()
+        with _nobody_there:
+            sys.stderr.write(f"penstock: {text}\n")  # one write, so that what jobs print can't come between
+            sys.stderr.flush()
 
     def close(self) -> None:  # noqa: D102
         pass
@@ -121,7 +120,7 @@ class Bar:
             TimeElapsedColumn(),
             console=self._console,
             auto_refresh=False,
-            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+            redirect_stdout=sys.stdout.isatty(),
         )
         self._task = self._bar.add_task("map", total=None, rate="", failed="", waiting=0)
         self._bar.start()

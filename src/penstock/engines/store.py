@@ -15,11 +15,11 @@ and spares itself the way to the other thread and back. Not if it has less time 
 time, whatever the disk or the network is at. Who asks meanwhile waits in the queue, for the thread to go on
 as soon as the leader is through.
 
-State: `_urgent`, `_waiting`, `_enough`, `_leader`, `_is_busy`, `_is_hurt`, `_thread` and `_is_closed` are guarded by
-`_lock`, a leaf; `_wanted` is its condition. What was asked is in a queue, or taken by the thread, or led, or answered;
-whoever takes it out of the queue under the lock makes the next move. The engine's `transact` is called by one at a
-time: by who leads, or by the thread, which takes nothing while somebody does; the thread is also the one that closes
-it. A leader may be interrupted at any point, by an error that a signal's handler raises; that it led is seen by
+State: `_urgent`, `_waiting`, `_enough`, `_leader`, `_leads`, `_is_busy`, `_is_hurt`, `_thread` and `_is_closed` are
+guarded by `_lock`, a leaf; `_wanted` is its condition. What was asked is in a queue, or taken by the thread, or led, or
+answered; whoever takes it out of the queue under the lock makes the next move. The engine's `transact` is called by one
+at a time: by who leads, or by the thread, which takes nothing while somebody does; the thread is also the one that
+closes it. A leader may be interrupted at any point, by an error that a signal's handler raises; that it led is seen by
 `_leader`, and then the thread puts things in order before all else.
 """
 
@@ -293,7 +293,10 @@ class Store:
         return StoreUnavailable(self.engine.url, "it was closed here")
 
     def _refuse_handlers(self) -> None:
-        """Raise, if this is a signal's handler that would wait for what it has interrupted, on this very thread."""
+        """Raise, if this is a signal's handler that would wait for what it has interrupted, on this very thread.
+
+        Looks without the lock: what it looks for is not so, or this thread itself has made it so.
+        """
         is_leading = self._leader is not None and self._leads == threading.get_ident()
         if is_leading or self._lock._is_owned():  # type: ignore[attr-defined]  # as `Condition` asks it
             raise StoreUnavailable(

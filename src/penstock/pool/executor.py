@@ -335,7 +335,7 @@ class Pool(AnyPool, Submitting):
 
 def _stand_in(job: Job[Any], error: BaseException) -> Exception:
     """For an error that an ExceptionGroup doesn't take."""
-    return RuntimeError(f"{job.label} raised {raised.type_name(error)}: {raised.message_of(error)}")
+    return RuntimeError(f"{job.label} raised {raised.sentence(error)}")
 
 
 def _let_go(crew: Crew) -> None:

@@ -181,14 +181,13 @@ class Shutdown:
         """Wait for the pools' end; a signal that comes meanwhile still moves it on."""
         for crew in self._crews:
             crew.check_may_block()
-        if self.requested.is_set():
-            pass  # the ladder is under way
-        elif error is None:
-            for crew in self._crews:
-                crew.close()
-                wait_for_all(crew)
-        else:
-            Stop(self._crews, self._timeout).climb(f"{raised.type_name(error)} left its block")
+        if not self.requested.is_set():  # else the ladder is under way
+            if error is None:
+                for crew in self._crews:
+                    crew.close()
+                    wait_for_all(crew)
+            else:
+                Stop(self._crews, self._timeout).climb(f"{raised.type_name(error)} left its block")
         if self.requested.is_set() and self._ladder is not None:
             self._ladder.join()
         self.reports = [crew.report() for crew in self._crews]

@@ -55,8 +55,9 @@ class _Subscription:
 class Ledger:
     """Counts of one pool that balance: accepted = done + failed + cancelled + killed + abandoned, once all has ended.
 
-    *numbers* hands out the jobs' numbers, and so counts the accepted ones without a lock. Jobs that return are counted
-    by their workers, each in a tally of its own; every other outcome is counted here.
+    *numbers* hands out the jobs' numbers, and so counts the accepted ones without a lock; *told* counts likewise those
+    that have an outcome here and whose waiters were told. Jobs that return are counted by their workers, each in a
+    tally of its own; every other outcome is counted here.
     Lock: `_lock` guards every field that is written here; a leaf. Observers are called without it.
     """
 

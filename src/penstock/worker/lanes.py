@@ -203,7 +203,7 @@ class LoopLane(_Lane):
         self._pool = AsyncPool(tasks, backlog=_ROOM, around=app.around, name="coroutines")
         self._crew = self._pool._crew
         self._loop = asyncio.new_event_loop()
-        self._is_over = False
+        self._is_over = False  # written once, by who closes it, before the loop is told to stop
         self._thread = threading.Thread(target=self._turn, name="penstock-loop", daemon=True)
         self._thread.start()
         self._do(self._pool.start()).result()

@@ -92,9 +92,8 @@ class Pipeline:
         if not self._link.closed:
             try:
                 self._libpq.exit_pipeline_mode()
-            except (
-                psycopg.Error
-            ):  # there are answers left: a signal's handler has raised between the asking and the note
+            except psycopg.Error:
+                # There are answers left: a signal's handler has raised between the asking and the note of it.
                 self._link.drop()
 
     def run(self, statement: str, values: Mapping[str, Any], *, prepared: bool = False) -> Answer:

@@ -18,6 +18,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
+from penstock import raised
 from penstock.errors import PoolBroken, PoolClosed
 from penstock.job import Job
 from penstock.pool.attempts import Attempts
@@ -150,6 +151,6 @@ class ExecutorCrew(Crew):
         broken = self.staff.broken
         if broken is None:
             return super().refusal()
-        refused = PoolBroken(self.name, f"its executor takes no more jobs: {type(broken).__qualname__}: {broken}")
+        refused = PoolBroken(self.name, f"its executor takes no more jobs: {raised.sentence(broken)}")
         refused.__cause__ = broken
         return refused

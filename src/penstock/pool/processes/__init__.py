@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from penstock import raised
 from penstock.errors import PoolBroken, PoolClosed
 from penstock.job import Job
 from penstock.pool.attempts import Attempts
@@ -178,7 +179,7 @@ class ProcessCrew(Crew):
         broken = self.staff.broken
         if broken is None:
             return super().refusal()
-        return self.broken_by(broken, f"its workers can't be made ready: {type(broken).__qualname__}: {broken}")
+        return self.broken_by(broken, f"its workers can't be made ready: {raised.sentence(broken)}")
 
     def abandon(self) -> None:
         """After LEAVING: every job gets its outcome now, and every worker is killed."""

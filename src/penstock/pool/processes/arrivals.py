@@ -168,7 +168,7 @@ def use_again(job: Job[Any]) -> None:
 
 def not_unpacked(trouble: BaseException) -> NotPicklable:
     """What a job fails with whose result can't be unpacked."""
-    error = NotPicklable(f"the result can't be unpickled: {raised.type_name(trouble)}: {raised.message_of(trouble)}")
+    error = NotPicklable(f"the result can't be unpickled: {raised.sentence(trouble)}")
     error.__cause__ = trouble
     return error
 

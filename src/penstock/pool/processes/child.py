@@ -258,9 +258,7 @@ class _Worker:
             more = Extra(*pickle.loads(packed[:extra])) if extra else None
             values = pickle.loads(more.values) if more is not None and more.values is not None else None
         except Exception as error:
-            raise NotPicklable(
-                f"the call can't be unpickled by its worker: {raised.type_name(error)}: {raised.message_of(error)}"
-            ) from error
+            raise NotPicklable(f"the call can't be unpickled by its worker: {raised.sentence(error)}") from error
         terms = self._terms if more is None else _Terms(self, more)
         job = new_job(terms, number, fn, args, {}, self._nothing, began)
         job._attempt = attempt

@@ -67,7 +67,9 @@ class Parcel:
                 self._values = pickle.dumps(dict(context.values), _PROTOCOL)
             except Exception as error:
                 what = "the values of its context"
-                raise NotPicklable(f"{culprit(dict(context.values), what) or what}: {_short(error)}") from error
+                raise NotPicklable(
+                    f"{culprit(dict(context.values), what) or what}: {raised.sentence(error)}"
+                ) from error
 
     def keep(self, args: tuple[Any, ...]) -> None:
         """Keep the arguments for the first attempt, which runs here: iterating gives them."""
@@ -208,7 +210,7 @@ def pack_result(value: Any) -> tuple[bytes, Memory | None]:
         with contextlib.suppress(Exception):
             return _by_value(value), None
         where = culprit(value, "the result") or "the result"
-        raise NotPicklable(f"{where}: {_short(error)}") from error
+        raise NotPicklable(f"{where}: {raised.sentence(error)}") from error
 
 
 def is_plain(packed: bytes) -> bool:
@@ -230,8 +232,8 @@ def pack_error(error: BaseException) -> bytes:
             return packed
         why = f"it arrives as {type(arrived).__qualname__}"
     except BaseException as trouble:  # it is the user's code that pickles and unpickles it
-        why = _short(trouble)
-    stand_in = NotPicklable(f"{_short(error)} (the error itself can't cross: {why})")
+        why = raised.sentence(trouble)
+    stand_in = NotPicklable(f"{raised.sentence(error)} (the error itself can't cross: {why})")
     return pickle.dumps((stand_in, text), _PROTOCOL)
 
 
@@ -240,7 +242,7 @@ def unpack_error(packed: bytes) -> BaseException:
     try:
         error, text = pickle.loads(packed)
     except BaseException as trouble:
-        return NotPicklable(f"what the job raised can't be unpickled: {_short(trouble)}")
+        return NotPicklable(f"what the job raised can't be unpickled: {raised.sentence(trouble)}")
     if not isinstance(error, BaseException):
         return NotPicklable(f"what the job raised arrives as {raised.shown(error)}")
     raised.set_cause(error, RemoteTraceback(text))
@@ -284,13 +286,9 @@ def _refused(parts: dict[str, Any], otherwise: str, why: Exception) -> NotPickla
     hint = ""
     if _cloudpickle() is None:
         hint = "; functions and classes that another process can't import need cloudpickle: pip install cloudpickle"
-    reason = str(why) if type(why) is pickle.PicklingError else _short(why)
+    reason = str(why) if type(why) is pickle.PicklingError else raised.sentence(why)
     return NotPicklable(f"{where}: {reason}{hint}")
 
 
 def _text_of(error: BaseException) -> str:
-    return raised.printed(error) or _short(error)
-
-
-def _short(error: BaseException) -> str:
-    return f"{raised.type_name(error)}: {raised.message_of(error)}"
+    return raised.printed(error) or raised.sentence(error)

@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any, Final
 
-from penstock import timers
+from penstock import raised, timers
 
 log = logging.getLogger("penstock.pool")
 
@@ -76,7 +76,7 @@ def _handle(packed: bytes) -> None:
         if record.levelname == f"Level {record.levelno}":  # it may have a name that only this process knows
             record.levelname = logging.getLevelName(record.levelno)
     except Exception as error:
-        log.warning("a log record of a worker can't be unpickled: %s: %s", type(error).__qualname__, error)
+        log.warning("a log record of a worker can't be unpickled: %s", raised.sentence(error))
         return
     logger = logging.getLogger(record.name)
     if logger.isEnabledFor(record.levelno):
